@@ -1,0 +1,1 @@
+//! Code in, token shards out: sources, filters, splits, shards and the loader

@@ -1,0 +1,1 @@
+//! The completion engine: text in, text out, over a model folder

@@ -1,0 +1,1 @@
+//! Byte-level BPE: pre-tokenizer, encoder, trainer, tokenizer.json

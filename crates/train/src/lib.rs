@@ -1,0 +1,1 @@
+//! The trainer: plan, schedule, optimizer step, evaluation, checkpoints, run log

@@ -1,1 +1,40 @@
-//! Maths on buffers: the operations a GPT is made of, forward and backward
+//! Maths on buffers: every operation a GPT is made of, forward and backward.
+//!
+//! This crate owns the operations and the devices that run them. It knows nothing of GPT, files or text.
+//! An operation is one folder: `mod.rs` has the maths, the shape contract, the trait (forward, then backward), a
+//! naive reference and the tests; `cpu.rs` has the fast version, in the same order.
+//!
+//! Legend used throughout: B batch, T time, C channels, NH heads, HS head size, L layers, V vocabulary,
+//! OC output channels. A gradient is `d` + the name of what it is the gradient of.
+
+pub mod adamw;
+pub mod attention;
+pub mod cpu;
+mod device;
+mod element;
+pub mod embedding;
+pub mod gemm;
+pub mod layernorm;
+pub mod linear;
+pub mod loss;
+mod random;
+#[cfg(test)]
+mod testing;
+
+pub use adamw::{AdamW, AdamWStep};
+pub use attention::{Attention, AttentionDims, CachedAttentionDims};
+pub use cpu::{Cpu, Isa};
+pub use device::{Act, Buf, Buffer, Device, Scalar};
+pub use element::{Bf16, Element};
+pub use embedding::{Embedding, EmbeddingDims};
+pub use layernorm::{LayerNorm, LayerNormDims};
+pub use linear::{Linear, LinearDims, Storage, Use};
+pub use loss::{Loss, LossDims};
+pub use random::{Dropout, Rng, mix};
+
+/// A target that is not scored: its loss and its gradient are zero.
+pub const IGNORE: u32 = u32::MAX;
+
+/// All operations of a device: the sum of the operations' traits, and nothing else.
+pub trait Backend: Embedding + LayerNorm + Linear + Attention + Loss + AdamW {}
+impl<D: Embedding + LayerNorm + Linear + Attention + Loss + AdamW> Backend for D {}

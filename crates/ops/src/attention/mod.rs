@@ -1,0 +1,82 @@
+//! Causal multi-head attention, in tiles: neither scores nor probabilities, (T, T), ever exist whole.
+//!
+//! For each row b and head h, with q, k, v (T, HS) cut out of qkv (T, 3C) at column h HS of each third:
+//!
+//! Forward:   s[i,j] = q[i] . k[j] / sqrt(HS) for j <= i;   lse[i] = log sum_j exp(s[i,j])
+//!            p[i,j] = exp(s[i,j] - lse[i]);   out[i] = sum_j D(p[i,j]) v[j]            D: dropout
+//! Backward:  delta[i] = out[i] . dout[i];   dp[i,j] = D'(dout[i] . v[j])
+//!            dv[j] = sum_i D(p[i,j]) dout[i];   ds = p (dp - delta) / sqrt(HS)
+//!            dq[i] = sum_j ds[i,j] k[j];   dk[j] = sum_i ds[i,j] q[i]
+//!
+//! Forward saves out and lse, (B, NH, T); backward recomputes p (FlashAttention, Dao et al. 2022).
+//! Element (i, j) of head h of row b of the dropout mask has index i T + j in slice b NH + h.
+
+mod cpu;
+
+use crate::{Act, Buf, Device, Dropout};
+
+/// Shapes of attention in training.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionDims {
+    /// B.
+    pub batch: usize,
+    /// T.
+    pub time: usize,
+    /// NH.
+    pub heads: usize,
+    /// HS.
+    pub head_size: usize,
+}
+
+/// Shapes of attention over a KV cache.
+#[derive(Clone, Copy, Debug)]
+pub struct CachedAttentionDims {
+    /// B: sequences.
+    pub batch: usize,
+    /// New tokens of each sequence.
+    pub time: usize,
+    /// Tokens already in the cache, the same for every sequence.
+    pub cached: usize,
+    /// Tokens the cache can hold.
+    pub capacity: usize,
+    /// NH.
+    pub heads: usize,
+    /// HS.
+    pub head_size: usize,
+}
+
+/// Causal multi-head attention.
+pub trait Attention: Device {
+    /// Sets `out` (B, T, C) and `lse` (B, NH, T) from `qkv` (B, T, 3C).
+    fn attention_forward(
+        &self,
+        out: &mut Act<Self>,
+        lse: &mut Buf<Self, f32>,
+        qkv: &Act<Self>,
+        dropout: Dropout,
+        dims: AttentionDims,
+    );
+
+    /// Sets `dqkv` (B, T, 3C).
+    fn attention_backward(
+        &self,
+        dqkv: &mut Act<Self>,
+        dout: &Act<Self>,
+        out: &Act<Self>,
+        lse: &Buf<Self, f32>,
+        qkv: &Act<Self>,
+        dropout: Dropout,
+        dims: AttentionDims,
+    );
+
+    /// Appends the keys and values of `qkv` (B, T, 3C) to `keys` and `values` (B, NH, capacity, HS) at position
+    /// `cached`, and sets `out` (B, T, C) to the attention of the new queries over all of the cache.
+    fn attention_cached(
+        &self,
+        out: &mut Act<Self>,
+        keys: &mut Act<Self>,
+        values: &mut Act<Self>,
+        qkv: &Act<Self>,
+        dims: CachedAttentionDims,
+    );
+}

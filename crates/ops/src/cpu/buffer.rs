@@ -1,0 +1,103 @@
+//! Host memory aligned to a cache line, and the one way tasks share a mutable slice.
+
+use crate::device::Scalar;
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+/// Alignment of every buffer: two cache lines, which is also two vectors of 512 bits.
+const ALIGNMENT: usize = 128;
+
+/// A zero-initialized slice aligned to 128 bytes. The operating system gives the pages when they are first touched.
+pub struct AlignedBuf<T> {
+    ptr: NonNull<T>,
+    len: usize,
+}
+
+// SAFETY: AlignedBuf owns its memory as Vec does.
+unsafe impl<T: Send> Send for AlignedBuf<T> {}
+// SAFETY: as above; shared access is read-only.
+unsafe impl<T: Sync> Sync for AlignedBuf<T> {}
+
+impl<T: Scalar> AlignedBuf<T> {
+    /// Allocates `len` zeros.
+    pub fn zeros(len: usize) -> Self {
+        let layout = Self::layout(len);
+        if layout.size() == 0 {
+            return AlignedBuf { ptr: NonNull::dangling(), len };
+        }
+        // SAFETY: the layout's size is not zero; all-zero bytes are a valid T, which is Pod.
+        let ptr = unsafe { alloc_zeroed(layout) }.cast::<T>();
+        AlignedBuf { ptr: NonNull::new(ptr).unwrap_or_else(|| handle_alloc_error(layout)), len }
+    }
+}
+
+impl<T> AlignedBuf<T> {
+    fn layout(len: usize) -> Layout {
+        Layout::array::<T>(len)
+            .and_then(|layout| layout.align_to(ALIGNMENT))
+            .unwrap_or_else(|_| panic!("a buffer of {len} elements is larger than the address space"))
+    }
+}
+
+impl<T> Drop for AlignedBuf<T> {
+    fn drop(&mut self) {
+        let layout = Self::layout(self.len);
+        if layout.size() != 0 {
+            // SAFETY: allocated in `zeros` with this layout.
+            unsafe { dealloc(self.ptr.as_ptr().cast(), layout) };
+        }
+    }
+}
+
+impl<T> AsRef<[T]> for AlignedBuf<T> {
+    fn as_ref(&self) -> &[T] {
+        self
+    }
+}
+
+impl<T> Deref for AlignedBuf<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        // SAFETY: ptr is valid for len elements (or dangling and len or the size of T is 0), all initialized.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl<T> DerefMut for AlignedBuf<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in deref; the borrow is unique.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+/// A mutable slice that parallel tasks cut disjoint pieces from.
+#[derive(Clone, Copy)]
+pub(crate) struct SharedMut<'a, T> {
+    ptr: *mut T,
+    len: usize,
+    lifetime: std::marker::PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: pieces are only handed out by the unsafe `slice`, whose callers promise that they do not overlap.
+unsafe impl<T: Send> Send for SharedMut<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for SharedMut<'_, T> {}
+
+impl<'a, T> SharedMut<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        SharedMut { ptr: slice.as_mut_ptr(), len: slice.len(), lifetime: std::marker::PhantomData }
+    }
+
+    /// The piece of `len` elements from `start`, which must lie within the slice (checked).
+    ///
+    /// # Safety
+    /// No two pieces that live at the same time overlap.
+    #[expect(clippy::mut_from_ref, reason = "this is the point of the type")]
+    #[inline(always)]
+    pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &mut [T] {
+        assert!(start <= self.len && len <= self.len - start, "piece {start}+{len} of {}", self.len);
+        // SAFETY: within bounds (just checked), disjoint from the others (the caller's promise).
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(start), len) }
+    }
+}

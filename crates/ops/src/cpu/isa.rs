@@ -1,0 +1,132 @@
+//! The instruction sets, and the one place where code is compiled for each of them.
+//!
+//! The trick: a kernel is a [`Task`], a generic inlined function; `Isa::run` calls it inside a function that enables an
+//! instruction set, so that the compiler vectorizes the same source once for each. Kernels that need particular
+//! instructions (matrix multiplication) are written with intrinsics instead, in `gemm`.
+
+use std::fmt;
+
+/// An instruction set that kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// What the compiler's baseline has (SSE2 or NEON).
+    Portable,
+    /// x86-64 with AVX2 and FMA.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ and VL.
+    Avx512,
+    /// AVX-512 with BF16 dot products (`vdpbf16ps`).
+    Avx512Bf16,
+}
+
+impl Isa {
+    /// Every instruction set, worst first.
+    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
+
+    /// The best that this machine has.
+    pub fn detect() -> Isa {
+        Self::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Portable)
+    }
+
+    /// Whether this machine has it.
+    pub fn is_available(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            let avx2 = has!("avx2") && has!("fma") && has!("bmi2");
+            let avx512 =
+                avx2 && has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
+            match self {
+                Isa::Portable => true,
+                Isa::Avx2 => avx2,
+                Isa::Avx512 => avx512,
+                Isa::Avx512Bf16 => avx512 && has!("avx512bf16"),
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            self == Isa::Portable
+        }
+    }
+
+    /// Runs `task` compiled for this instruction set.
+    #[inline]
+    pub(crate) fn run<T: Task>(self, task: T) -> T::Output {
+        match self {
+            // SAFETY (all arms): a value above Portable exists only where `is_available` was checked, in `Cpu::with`.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx512Bf16 => unsafe { run_avx512(task) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Isa::Avx2 => unsafe { run_avx2(task) },
+            _ => task.run::<Baseline>(),
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Avx512Bf16 => "avx512bf16",
+        })
+    }
+}
+
+impl std::str::FromStr for Isa {
+    type Err = String;
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|isa| isa.to_string() == name).ok_or_else(|| {
+            format!("unknown instruction set `{name}`: expected one of {}", Self::ALL.map(|i| i.to_string()).join(", "))
+        })
+    }
+}
+
+/// A kernel that `Isa::run` compiles for each instruction set. `run` must be `#[inline(always)]`, and so must all that
+/// it calls.
+pub(crate) trait Task {
+    type Output;
+    fn run<S: Simd>(self) -> Self::Output;
+}
+
+/// What source compiled for several instruction sets must ask of them.
+pub(crate) trait Simd: Copy + Send + Sync + 'static {
+    /// a b + c, rounded once where the machine can do that in one instruction, else twice.
+    fn fma(a: f32, b: f32, c: f32) -> f32;
+}
+
+/// No instruction set beyond the compiler's baseline.
+#[derive(Clone, Copy)]
+pub(crate) struct Baseline;
+
+impl Simd for Baseline {
+    #[inline(always)]
+    fn fma(a: f32, b: f32, c: f32) -> f32 {
+        if cfg!(target_arch = "aarch64") { a.mul_add(b, c) } else { a * b + c }
+    }
+}
+
+/// A machine with fused multiply-add.
+#[derive(Clone, Copy)]
+pub(crate) struct Fused;
+
+impl Simd for Fused {
+    #[inline(always)]
+    fn fma(a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2,bmi1,lzcnt,popcnt")]
+unsafe fn run_avx512<T: Task>(task: T) -> T::Output {
+    task.run::<Fused>()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,bmi2,bmi1,lzcnt,popcnt")]
+unsafe fn run_avx2<T: Task>(task: T) -> T::Output {
+    task.run::<Fused>()
+}

@@ -1,0 +1,145 @@
+//! The CPU as a device: aligned memory, a thread pool, scratch memory that is allocated once, and the instruction set
+//! found at run time.
+//!
+//! Work is cut into tasks by shape alone, never by the number of threads, and each output element is computed by one
+//! task in a fixed order: that is why results have the same bits for any number of threads.
+
+mod buffer;
+mod isa;
+pub(crate) mod math;
+
+pub use buffer::AlignedBuf;
+pub(crate) use buffer::SharedMut;
+pub use isa::Isa;
+pub(crate) use isa::{Simd, Task};
+
+use crate::device::{Buffer, Device, Scalar};
+use crate::gemm::Word;
+use rayon::prelude::*;
+use std::marker::PhantomData;
+use std::sync::Mutex;
+
+/// The CPU, with activations of element type `E`.
+pub struct Cpu<E> {
+    isa: Isa,
+    pool: rayon::ThreadPool,
+    /// Scratch buffers that no operation is using now.
+    scratch: Mutex<Vec<AlignedBuf<u32>>>,
+    element: PhantomData<E>,
+}
+
+impl<E: Word> Cpu<E> {
+    /// All cores and the best instruction set of this machine.
+    pub fn new() -> Self {
+        Self::with(Isa::detect(), std::thread::available_parallelism().map_or(1, |n| n.get()))
+    }
+
+    /// A given instruction set, which this machine must have, and a given number of threads.
+    pub fn with(isa: Isa, num_threads: usize) -> Self {
+        assert!(isa.is_available(), "this machine does not have {isa}");
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(num_threads.max(1))
+            .thread_name(|i| format!("eyas-{i}"))
+            .build()
+            .expect("the operating system starts threads");
+        Cpu { isa, pool, scratch: Mutex::new(Vec::new()), element: PhantomData }
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Runs `f` on the pool's threads, so that the operations inside it start without waking a thread.
+    pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(f)
+    }
+
+    /// Calls `task(0)` to `task(tasks - 1)`, spread over the threads.
+    pub(crate) fn parallel(&self, tasks: usize, task: impl Fn(usize) + Sync + Send) {
+        match tasks {
+            0 => {}
+            1 => task(0),
+            _ => self.pool.install(|| (0..tasks).into_par_iter().with_max_len(1).for_each(task)),
+        }
+    }
+
+    /// Lends `len` words of scratch memory, with any content, to `f`. Nested calls get different memory. The
+    /// smallest free buffer that fits is lent, so that a steady sequence of calls allocates nothing.
+    pub(crate) fn with_scratch<R>(&self, len: usize, f: impl FnOnce(&mut [u32]) -> R) -> R {
+        let mut buffer = {
+            let mut free = self.scratch.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let best = (0..free.len()).filter(|&i| free[i].len() >= len).min_by_key(|&i| free[i].len());
+            best.map(|i| free.swap_remove(i))
+        }
+        .unwrap_or_else(|| AlignedBuf::zeros(len));
+        let result = f(&mut buffer[..len]);
+        self.scratch.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(buffer);
+        result
+    }
+}
+
+impl<E: Word> Default for Cpu<E> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T: Scalar> Buffer for AlignedBuf<T> {
+    fn len(&self) -> usize {
+        self.as_ref().len()
+    }
+}
+
+impl<E: Word> Device for Cpu<E> {
+    type Element = E;
+    type Buffer<T: Scalar> = AlignedBuf<T>;
+
+    fn zeros<T: Scalar>(&self, len: usize) -> AlignedBuf<T> {
+        AlignedBuf::zeros(len)
+    }
+
+    fn write<T: Scalar>(&self, dst: &mut AlignedBuf<T>, src: &[T]) {
+        dst[..src.len()].copy_from_slice(src);
+    }
+
+    fn read<T: Scalar>(&self, dst: &mut [T], src: &AlignedBuf<T>) {
+        dst.copy_from_slice(&src[..dst.len()]);
+    }
+
+    fn clear<T: Scalar>(&self, dst: &mut AlignedBuf<T>) {
+        const BLOCK: usize = 1 << 18;
+        let (len, out) = (dst.as_ref().len(), SharedMut::new(dst));
+        self.parallel(len.div_ceil(BLOCK), |block| {
+            let (start, end) = (block * BLOCK, len.min((block + 1) * BLOCK));
+            // SAFETY: blocks do not overlap.
+            unsafe { out.slice(start, end - start) }.fill(T::zeroed());
+        });
+    }
+
+    fn num_threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    fn describe(&self) -> String {
+        format!("CPU, {} threads, {}, {}", self.num_threads(), self.isa, E::NAME)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scratch_is_reused() {
+        let cpu = Cpu::<f32>::with(Isa::Portable, 1);
+        for _ in 0..3 {
+            cpu.with_scratch(100, |outer| {
+                outer.fill(1);
+                cpu.with_scratch(50, |inner| inner.fill(2));
+                assert!(outer.iter().all(|&x| x == 1));
+            });
+        }
+        assert_eq!(cpu.scratch.lock().map(|free| free.len()).unwrap_or(0), 2);
+    }
+}

@@ -1,0 +1,48 @@
+//! What a device is: memory of a few scalar types, copies to and from the host.
+//!
+//! Buffers are whole tensors, allocated once before the first step; operations borrow them.
+
+use crate::element::Element;
+use bytemuck::Pod;
+
+/// A type a buffer may hold: f32, bf16 or u32.
+pub trait Scalar: Pod + Send + Sync + 'static {}
+impl Scalar for f32 {}
+impl Scalar for crate::Bf16 {}
+impl Scalar for u32 {}
+
+/// Memory on a device.
+pub trait Buffer: Send + Sync {
+    /// Number of elements.
+    fn len(&self) -> usize;
+    /// Whether it has no elements.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A place where operations run.
+pub trait Device: Send + Sync + Sized + 'static {
+    /// The element type of activations and of compute copies of weights.
+    type Element: Element;
+    /// Memory for `T`.
+    type Buffer<T: Scalar>: Buffer;
+
+    /// Allocates `len` zeros.
+    fn zeros<T: Scalar>(&self, len: usize) -> Self::Buffer<T>;
+    /// Copies `src` to the start of `dst`. `src` must not be longer than `dst`.
+    fn write<T: Scalar>(&self, dst: &mut Self::Buffer<T>, src: &[T]);
+    /// Copies the start of `src` to `dst`. `dst` must not be longer than `src`.
+    fn read<T: Scalar>(&self, dst: &mut [T], src: &Self::Buffer<T>);
+    /// Sets all of `dst` to zero.
+    fn clear<T: Scalar>(&self, dst: &mut Self::Buffer<T>);
+    /// How many threads or execution units results may be spread over; for messages only, never for results.
+    fn num_threads(&self) -> usize;
+    /// The device and its instruction set in words, for the log.
+    fn describe(&self) -> String;
+}
+
+/// A buffer of `T` on device `D`.
+pub type Buf<D, T> = <D as Device>::Buffer<T>;
+/// A buffer of activations on device `D`.
+pub type Act<D> = <D as Device>::Buffer<<D as Device>::Element>;

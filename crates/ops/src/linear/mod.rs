@@ -1,0 +1,125 @@
+//! The linear layer, alone and fused with what follows it in a transformer block.
+//!
+//! Forward:   out = x W + bias                                   x (rows, C), W (C, OC), bias (OC), out (rows, OC)
+//!            pre = x W + bias;  out = gelu(pre)                 `linear_gelu_forward`
+//!            out = residual + D(x W + bias)                     `linear_residual_forward`, D: dropout
+//! Backward:  dbias += sum over rows of dout;  dW += x^T dout;  dx = dout W^T
+//!            dpre = (dout W^T) gelu'(pre)                       `linear_gelu_backward`: x was gelu(pre)
+//!
+//! gelu is GPT-2's `gelu_new` (Hendrycks and Gimpel, 2016):
+//!            gelu(x) = 0.5 x (1 + tanh(u)) = x sigmoid(2u),  u = sqrt(2/pi) (x + 0.044715 x^3)
+//!
+//! Matrices are multiplied from a compute copy of the weights, which a device lays out as its kernels like it and which
+//! is made again from the f32 master once an optimizer step (`pack`).
+
+mod cpu;
+
+use crate::{Act, Buf, Device, Dropout};
+
+/// Shapes of a linear layer.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearDims {
+    /// Rows: B T.
+    pub rows: usize,
+    /// C: input channels.
+    pub inputs: usize,
+    /// OC: output channels.
+    pub outputs: usize,
+}
+
+/// How the master of a weight matrix lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// (inputs, outputs), as GPT-2's Conv1D stores it.
+    InputsOutputs,
+    /// (outputs, inputs), as an embedding that is used as a head stores it.
+    OutputsInputs,
+}
+
+/// What a compute copy is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Forward only: half the memory.
+    Inference,
+    /// Forward and backward.
+    Training,
+}
+
+/// Linear layers.
+pub trait Linear: Device {
+    /// A compute copy of a weight matrix.
+    type Weights: Send + Sync;
+
+    /// Allocates a compute copy of a matrix of `inputs` x `outputs`.
+    fn weights(&self, inputs: usize, outputs: usize, storage: Storage, purpose: Use) -> Self::Weights;
+    /// Bytes that such a copy takes.
+    fn weights_bytes(&self, inputs: usize, outputs: usize, purpose: Use) -> usize;
+    /// Bytes of scratch memory that the device allocates once for the backward pass of a layer of these shapes.
+    fn linear_scratch_bytes(&self, dims: LinearDims) -> usize;
+    /// Fills the compute copy from the f32 `master`.
+    fn pack(&self, weights: &mut Self::Weights, master: &Buf<Self, f32>);
+
+    /// Sets `out` (rows, OC).
+    fn linear_forward(
+        &self,
+        out: &mut Act<Self>,
+        x: &Act<Self>,
+        weights: &Self::Weights,
+        bias: &Buf<Self, f32>,
+        dims: LinearDims,
+    );
+
+    /// Sets `pre` (rows, OC) and `out` (rows, OC) = gelu(pre).
+    fn linear_gelu_forward(
+        &self,
+        pre: &mut Act<Self>,
+        out: &mut Act<Self>,
+        x: &Act<Self>,
+        weights: &Self::Weights,
+        bias: &Buf<Self, f32>,
+        dims: LinearDims,
+    );
+
+    /// Sets `out` (rows, OC) = residual + dropout(x W + bias). Element (row, channel) of the dropout mask has index
+    /// row OC + channel.
+    fn linear_residual_forward(
+        &self,
+        out: &mut Act<Self>,
+        residual: &Act<Self>,
+        x: &Act<Self>,
+        weights: &Self::Weights,
+        bias: &Buf<Self, f32>,
+        dropout: Dropout,
+        dims: LinearDims,
+    );
+
+    /// Sets `dx` (rows, C), adds to `dweights` (shape of the master) and `dbias` (OC).
+    fn linear_backward(
+        &self,
+        dx: &mut Act<Self>,
+        dweights: &mut Buf<Self, f32>,
+        dbias: &mut Buf<Self, f32>,
+        dout: &Act<Self>,
+        x: &Act<Self>,
+        weights: &Self::Weights,
+        dims: LinearDims,
+    );
+
+    /// The backward pass of a layer whose input was x = gelu(pre), through the GELU: sets `dpre` (rows, C), adds to
+    /// `dweights` and `dbias`.
+    fn linear_gelu_backward(
+        &self,
+        dpre: &mut Act<Self>,
+        dweights: &mut Buf<Self, f32>,
+        dbias: &mut Buf<Self, f32>,
+        dout: &Act<Self>,
+        pre: &Act<Self>,
+        x: &Act<Self>,
+        weights: &Self::Weights,
+        dims: LinearDims,
+    );
+
+    /// Sets `out` (rows, OC) = dropout's factors times `x` (rows, OC): the backward pass of the dropout inside
+    /// `linear_residual_forward`.
+    fn dropout_backward(&self, out: &mut Act<Self>, dout: &Act<Self>, dropout: Dropout, dims: LinearDims);
+}

@@ -12,7 +12,7 @@
 //! Matrices are multiplied from a compute copy of the weights, which a device lays out as its kernels like it and which
 //! is made again from the f32 master once an optimizer step (`pack`).
 
-mod cpu;
+pub(crate) mod cpu;
 
 use crate::{Act, Buf, Device, Dropout};
 

@@ -1,0 +1,215 @@
+//! Matrix multiplication: C (M, N) = A (M, K) B (K, N), f32 sums, with the result handed to an epilogue tile by tile.
+//!
+//! Both operands are streams of 32-bit words along K: one f32, or a pair of neighbouring bf16 (what `vdpbf16ps` eats).
+//! That makes one layout serve both element types and every instruction set:
+//!
+//! - B is packed once into panels of 32 columns: `words[panel][k][32]` ([`Packed`]).
+//! - A is either rows of a row-major matrix as they are, or packed into panels of the kernel's height:
+//!   `words[panel][k][height]`. Only the two strides differ, so one kernel reads both ([`Lhs`]).
+//!
+//! A task owns a block of rows and a group of panels that fits the second-level cache; the kernel ([`Kernel`]) makes one
+//! tile of `height` x 32 sums in registers over the whole of K, so there is no partial sum to store and an epilogue sees
+//! final values. Each element of C is summed by one task in the order of K: the bits do not depend on the threads.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod pack;
+mod portable;
+
+pub(crate) use pack::{LhsPanels, Packed, pack_lhs_transposed, pack_rhs_columns, pack_rhs_rows};
+
+use crate::cpu::{Cpu, Isa, Simd, Task};
+use crate::device::Device;
+use crate::element::{Bf16, Element};
+use std::ops::Range;
+
+/// Columns of a panel of B.
+pub(crate) const PANEL: usize = 32;
+/// The tallest kernel.
+pub(crate) const MAX_HEIGHT: usize = 14;
+/// Bytes of B that a task keeps in the second-level cache (1 MiB on Zen 4, shared with A's rows and C's tiles).
+const GROUP_BYTES: usize = 512 << 10;
+/// Rows of A in a task, about.
+const TASK_ROWS: usize = 224;
+
+/// One tile of C in registers: see [`Kernel::tile`].
+type TileFn = unsafe fn(rows: usize, k: usize, a: *const u32, a_row: usize, a_step: usize, b: *const u32, c: *mut f32);
+
+/// A micro-kernel and its height.
+#[derive(Clone, Copy)]
+pub(crate) struct Kernel {
+    /// Rows of a full tile.
+    pub(crate) height: usize,
+    /// Sets `c[row][32]` for `rows` <= height rows, from `k` words of A (word `i` of row `r` lies at
+    /// `a + r a_row + i a_step`, strides in bytes) and a panel of B.
+    tile: TileFn,
+}
+
+/// An element type that matrices can be multiplied in.
+pub trait Word: Element {
+    /// Elements in one 32-bit word.
+    #[doc(hidden)]
+    const PER_WORD: usize;
+    /// Makes a word of its elements; an f32 word takes only the first.
+    #[doc(hidden)]
+    fn word(first: f32, second: f32) -> u32;
+    #[doc(hidden)]
+    #[expect(private_interfaces, reason = "the trait is public only as a bound")]
+    fn kernel(isa: Isa) -> Kernel;
+}
+
+impl Word for f32 {
+    const PER_WORD: usize = 1;
+    #[inline(always)]
+    fn word(first: f32, _: f32) -> u32 {
+        first.to_bits()
+    }
+    #[expect(private_interfaces, reason = "the trait is public only as a bound")]
+    fn kernel(isa: Isa) -> Kernel {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx512Bf16 => avx512::F32,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::F32,
+            _ => portable::F32,
+        }
+    }
+}
+
+impl Word for Bf16 {
+    const PER_WORD: usize = 2;
+    #[inline(always)]
+    fn word(first: f32, second: f32) -> u32 {
+        let bits = |x| u32::from(<Bf16 as Element>::from_f32(x).to_bits());
+        bits(first) | bits(second) << 16
+    }
+    #[expect(private_interfaces, reason = "the trait is public only as a bound")]
+    fn kernel(isa: Isa) -> Kernel {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => avx512::BF16,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx2 => avx2::BF16,
+            _ => portable::BF16,
+        }
+    }
+}
+
+/// The left operand.
+#[derive(Clone, Copy)]
+pub(crate) enum Lhs<'a, E> {
+    /// Rows of a row-major matrix: row `i` starts at element `i * stride`. K must fill whole words.
+    Rows { elements: &'a [E], stride: usize },
+    /// Panels made by [`pack_lhs_transposed`] or [`LhsPanels`].
+    Panels(LhsPanels<'a>),
+}
+
+/// A tile of C as the epilogue gets it.
+pub(crate) struct Tile<'a> {
+    /// First row.
+    pub(crate) row: usize,
+    /// First column.
+    pub(crate) col: usize,
+    /// Columns that exist, at most 32.
+    pub(crate) cols: usize,
+    /// The rows that exist.
+    pub(crate) values: &'a [[f32; PANEL]],
+}
+
+/// What becomes of a tile of C. Tiles do not overlap and come in any order.
+pub(crate) trait Epilogue: Sync {
+    /// Takes one tile; must be `#[inline(always)]`.
+    fn tile<S: Simd>(&self, tile: &Tile<'_>);
+}
+
+struct RunEpilogue<'a, P>(&'a P, Tile<'a>);
+
+impl<P: Epilogue> Task for RunEpilogue<'_, P> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        self.0.tile::<S>(&self.1);
+    }
+}
+
+/// C = A B over the words `k` of K, for `rows` rows of A, each tile of C handed to `epilogue`.
+pub(crate) fn gemm<E: Word, P: Epilogue>(
+    cpu: &Cpu<E>,
+    rows: usize,
+    lhs: Lhs<'_, E>,
+    rhs: Packed<'_>,
+    k: Range<usize>,
+    epilogue: &P,
+) {
+    let kernel = E::kernel(cpu.isa());
+    check_operands(&kernel, rows, &lhs, &rhs, &k);
+    let num_panels = rhs.columns.div_ceil(PANEL);
+    let (group, task_rows) = task_shape(&kernel, rows, num_panels, k.len(), cpu.num_threads());
+    let (row_tasks, groups) = (rows.div_ceil(task_rows), num_panels.div_ceil(group));
+    cpu.parallel(row_tasks * groups, |task| {
+        let (first_panel, first_row) = (task / row_tasks * group, task % row_tasks * task_rows);
+        let end_panel = num_panels.min(first_panel + group);
+        let end_row = rows.min(first_row + task_rows);
+        let mut tile = [[0.0f32; PANEL]; MAX_HEIGHT];
+        for row in (first_row..end_row).step_by(kernel.height) {
+            let height = kernel.height.min(end_row - row);
+            let (a, a_row, a_step) = lhs_address(&kernel, &lhs, row, k.start);
+            for panel in first_panel..end_panel {
+                let b = &rhs.words[(panel * rhs.k_words + k.start) * PANEL..];
+                // SAFETY: `check_operands` showed that rows and panels hold the words that the strides reach; the
+                // instruction set is there because `cpu` was made with it; the tile has room for `height` rows.
+                unsafe { (kernel.tile)(height, k.len(), a, a_row, a_step, b.as_ptr(), tile.as_mut_ptr().cast()) };
+                let col = panel * PANEL;
+                let cols = PANEL.min(rhs.columns - col);
+                cpu.isa().run(RunEpilogue(epilogue, Tile { row, col, cols, values: &tile[..height] }));
+            }
+        }
+    });
+}
+
+/// Panels in a group and rows in a task. Smaller groups only where there would be too few tasks for the threads; the
+/// cut never changes a result, since a tile is always summed whole.
+fn task_shape(kernel: &Kernel, rows: usize, num_panels: usize, k: usize, threads: usize) -> (usize, usize) {
+    let task_rows = (TASK_ROWS / kernel.height * kernel.height).min(rows.next_multiple_of(kernel.height)).max(1);
+    let mut group = (GROUP_BYTES / (k.max(1) * PANEL * 4)).clamp(1, num_panels.max(1));
+    while group > 1 && rows.div_ceil(task_rows) * num_panels.div_ceil(group) < 4 * threads {
+        group = group.div_ceil(2);
+    }
+    (group, task_rows)
+}
+
+/// Where word `start` of row `row` (a multiple of the kernel's height) lies, and the strides in bytes.
+fn lhs_address<E: Word>(kernel: &Kernel, lhs: &Lhs<'_, E>, row: usize, start: usize) -> (*const u32, usize, usize) {
+    match *lhs {
+        Lhs::Rows { elements, stride } => {
+            let first = &elements[row * stride + start * E::PER_WORD..];
+            (first.as_ptr().cast(), stride * size_of::<E>(), 4)
+        }
+        Lhs::Panels(panels) => {
+            let first = &panels.words[(row / kernel.height * panels.k_words + start) * kernel.height..];
+            (first.as_ptr(), 4, kernel.height * 4)
+        }
+    }
+}
+
+/// Shows that every word which the kernel will read lies inside the operands.
+fn check_operands<E: Word>(kernel: &Kernel, rows: usize, lhs: &Lhs<'_, E>, rhs: &Packed<'_>, k: &Range<usize>) {
+    assert!(k.start <= k.end && k.end <= rhs.k_words, "words {k:?} of {}", rhs.k_words);
+    assert!(rhs.words.len() >= rhs.columns.div_ceil(PANEL) * rhs.k_words * PANEL, "B is too short");
+    match *lhs {
+        Lhs::Rows { elements, stride } => {
+            let end = (rows.max(1) - 1) * stride + k.end * E::PER_WORD;
+            assert!(elements.len() >= end, "A holds {} elements, {end} are read", elements.len());
+        }
+        Lhs::Panels(panels) => {
+            assert!(k.end <= panels.k_words, "words {k:?} of {}", panels.k_words);
+            let end = rows.div_ceil(kernel.height) * panels.k_words * kernel.height;
+            assert!(panels.words.len() >= end, "A holds {} words, {end} are read", panels.words.len());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

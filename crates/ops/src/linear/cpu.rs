@@ -1,0 +1,399 @@
+//! Linear layers on the CPU: compute copies are packed panels, and what follows the matrix product happens on tiles
+//! that are still in the first-level cache.
+
+use super::{Linear, LinearDims, Storage, Use};
+use crate::cpu::{AlignedBuf, Cpu, SharedMut, Simd, Task, math};
+use crate::gemm::{Epilogue, Lhs, LhsPanels, Packed, Tile, Word, gemm};
+use crate::gemm::{pack_lhs_transposed, pack_rhs_columns, pack_rhs_rows};
+use crate::random::Dropout;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Words of K summed in registers at a time where f32 sums are added to memory anyway: a panel of 256 KiB.
+pub(crate) const K_BLOCK: usize = 2048;
+
+/// A weight matrix packed for the kernels, in one or both directions.
+pub struct CpuWeights<E> {
+    inputs: usize,
+    outputs: usize,
+    storage: Storage,
+    /// K = inputs, N = outputs.
+    forward: AlignedBuf<u32>,
+    /// K = outputs, N = inputs; absent in inference.
+    backward: Option<AlignedBuf<u32>>,
+    element: PhantomData<E>,
+}
+
+impl<E: Word> CpuWeights<E> {
+    /// The right operand of x W.
+    pub(crate) fn forward(&self) -> Packed<'_> {
+        Packed { words: &self.forward, k_words: self.inputs.div_ceil(E::PER_WORD), columns: self.outputs }
+    }
+
+    /// The right operand of dout W^T.
+    pub(crate) fn backward(&self) -> Packed<'_> {
+        let Some(words) = &self.backward else { panic!("these weights were made for inference") };
+        Packed { words, k_words: self.outputs.div_ceil(E::PER_WORD), columns: self.inputs }
+    }
+
+    /// Asserts that the matrix is `inputs` x `outputs`, stored as `storage`.
+    pub(crate) fn check(&self, inputs: usize, outputs: usize, storage: Storage) {
+        let (got, want) = ((self.inputs, self.outputs, self.storage), (inputs, outputs, storage));
+        assert!(got == want, "weights are {got:?}, the layer needs {want:?}");
+    }
+}
+
+impl<E: Word> Linear for Cpu<E> {
+    type Weights = CpuWeights<E>;
+
+    fn weights(&self, inputs: usize, outputs: usize, storage: Storage, purpose: Use) -> CpuWeights<E> {
+        let forward = AlignedBuf::zeros(Packed::num_words::<E>(inputs, outputs));
+        let backward =
+            (purpose == Use::Training).then(|| AlignedBuf::zeros(Packed::num_words::<E>(outputs, inputs)));
+        CpuWeights { inputs, outputs, storage, forward, backward, element: PhantomData }
+    }
+
+    fn weights_bytes(&self, inputs: usize, outputs: usize, purpose: Use) -> usize {
+        let backward = if purpose == Use::Training { Packed::num_words::<E>(outputs, inputs) } else { 0 };
+        4 * (Packed::num_words::<E>(inputs, outputs) + backward)
+    }
+
+    fn linear_scratch_bytes(&self, dims: LinearDims) -> usize {
+        let LinearDims { rows, inputs, outputs } = dims;
+        4 * (Packed::num_words::<E>(rows, outputs) + LhsPanels::num_words::<E>(inputs, rows))
+    }
+
+    fn pack(&self, weights: &mut CpuWeights<E>, master: &AlignedBuf<f32>) {
+        let CpuWeights { inputs, outputs, storage, forward, backward, .. } = weights;
+        let (k, n) = (*inputs, *outputs);
+        let rows_are_inputs = *storage == Storage::InputsOutputs;
+        if rows_are_inputs {
+            pack_rhs_rows(self, forward, master, k, n, None);
+        } else {
+            pack_rhs_columns(self, forward, master, k, n);
+        }
+        match backward {
+            Some(backward) if rows_are_inputs => {
+                pack_rhs_columns(self, backward, master, n, k);
+            }
+            Some(backward) => {
+                pack_rhs_rows(self, backward, master, n, k, None);
+            }
+            None => {}
+        }
+    }
+
+    fn linear_forward(
+        &self,
+        out: &mut AlignedBuf<E>,
+        x: &AlignedBuf<E>,
+        weights: &CpuWeights<E>,
+        bias: &AlignedBuf<f32>,
+        dims: LinearDims,
+    ) {
+        let out = Matrix::new(out, dims.rows, dims.outputs);
+        forward(self, x, weights, dims, &StoreBias { out, bias: &bias[..dims.outputs] });
+    }
+
+    fn linear_gelu_forward(
+        &self,
+        pre: &mut AlignedBuf<E>,
+        out: &mut AlignedBuf<E>,
+        x: &AlignedBuf<E>,
+        weights: &CpuWeights<E>,
+        bias: &AlignedBuf<f32>,
+        dims: LinearDims,
+    ) {
+        let pre = Matrix::new(pre, dims.rows, dims.outputs);
+        let out = Matrix::new(out, dims.rows, dims.outputs);
+        forward(self, x, weights, dims, &StoreGelu { pre, out, bias: &bias[..dims.outputs] });
+    }
+
+    fn linear_residual_forward(
+        &self,
+        out: &mut AlignedBuf<E>,
+        residual: &AlignedBuf<E>,
+        x: &AlignedBuf<E>,
+        weights: &CpuWeights<E>,
+        bias: &AlignedBuf<f32>,
+        dropout: Dropout,
+        dims: LinearDims,
+    ) {
+        let out = Matrix::new(out, dims.rows, dims.outputs);
+        let residual = &residual[..dims.rows * dims.outputs];
+        forward(self, x, weights, dims, &StoreResidual { out, residual, bias: &bias[..dims.outputs], dropout });
+    }
+
+    fn linear_backward(
+        &self,
+        dx: &mut AlignedBuf<E>,
+        dweights: &mut AlignedBuf<f32>,
+        dbias: &mut AlignedBuf<f32>,
+        dout: &AlignedBuf<E>,
+        x: &AlignedBuf<E>,
+        weights: &CpuWeights<E>,
+        dims: LinearDims,
+    ) {
+        weights_backward(self, dweights, dbias, dout, x, weights, dims);
+        let dx = Matrix::new(dx, dims.rows, dims.inputs);
+        input_backward(self, dout, weights, dims, &Store { out: dx });
+    }
+
+    fn linear_gelu_backward(
+        &self,
+        dpre: &mut AlignedBuf<E>,
+        dweights: &mut AlignedBuf<f32>,
+        dbias: &mut AlignedBuf<f32>,
+        dout: &AlignedBuf<E>,
+        pre: &AlignedBuf<E>,
+        x: &AlignedBuf<E>,
+        weights: &CpuWeights<E>,
+        dims: LinearDims,
+    ) {
+        weights_backward(self, dweights, dbias, dout, x, weights, dims);
+        let out = Matrix::new(dpre, dims.rows, dims.inputs);
+        input_backward(self, dout, weights, dims, &StoreGeluGrad { out, pre: &pre[..dims.rows * dims.inputs] });
+    }
+
+    fn dropout_backward(&self, out: &mut AlignedBuf<E>, dout: &AlignedBuf<E>, dropout: Dropout, dims: LinearDims) {
+        const BLOCK: usize = 1 << 14;
+        let len = dims.rows * dims.outputs;
+        let (dout, out) = (&dout[..len], SharedMut::new(&mut out[..len]));
+        self.parallel(len.div_ceil(BLOCK), |block| {
+            let (start, size) = (block * BLOCK, BLOCK.min(len - block * BLOCK));
+            // SAFETY: blocks do not overlap.
+            let out = unsafe { out.slice(start, size) };
+            self.isa().run(DropoutBackward { out, dout: &dout[start..][..size], dropout, start });
+        });
+    }
+}
+
+/// out = epilogue(x W).
+fn forward<E: Word, P: Epilogue>(cpu: &Cpu<E>, x: &[E], weights: &CpuWeights<E>, dims: LinearDims, epilogue: &P) {
+    weights.check(dims.inputs, dims.outputs, Storage::InputsOutputs);
+    let packed = weights.forward();
+    with_rows(cpu, x, dims.rows, dims.inputs, |lhs| gemm(cpu, dims.rows, lhs, packed, 0..packed.k_words, epilogue));
+}
+
+/// dW += x^T dout and dbias += column sums of dout, which come with packing it.
+fn weights_backward<E: Word>(
+    cpu: &Cpu<E>,
+    dweights: &mut [f32],
+    dbias: &mut [f32],
+    dout: &[E],
+    x: &[E],
+    weights: &CpuWeights<E>,
+    dims: LinearDims,
+) {
+    let LinearDims { rows, inputs, outputs } = dims;
+    weights.check(inputs, outputs, Storage::InputsOutputs);
+    cpu.with_scratch(Packed::num_words::<E>(rows, outputs), |words| {
+        let rhs = pack_rhs_rows(cpu, words, dout, rows, outputs, Some(&mut dbias[..outputs]));
+        cpu.with_scratch(LhsPanels::num_words::<E>(inputs, rows), |words| {
+            let lhs = Lhs::Panels(pack_lhs_transposed(cpu, words, x, rows, inputs));
+            let out = Matrix::new(dweights, inputs, outputs);
+            for k in blocks(rhs.k_words) {
+                gemm(cpu, inputs, lhs, rhs, k, &AddTo { out });
+            }
+        });
+    });
+}
+
+/// epilogue(dout W^T).
+fn input_backward<E: Word, P: Epilogue>(
+    cpu: &Cpu<E>,
+    dout: &[E],
+    weights: &CpuWeights<E>,
+    dims: LinearDims,
+    epilogue: &P,
+) {
+    let packed = weights.backward();
+    with_rows(cpu, dout, dims.rows, dims.outputs, |lhs| gemm(cpu, dims.rows, lhs, packed, 0..packed.k_words, epilogue));
+}
+
+/// `words` of K in blocks of [`K_BLOCK`].
+pub(crate) fn blocks(words: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..words).step_by(K_BLOCK).map(move |start| start..words.min(start + K_BLOCK))
+}
+
+/// Lends the rows of `x` (rows, k) as a left operand: as they are where they fill whole words, else as a padded copy.
+pub(crate) fn with_rows<E: Word>(cpu: &Cpu<E>, x: &[E], rows: usize, k: usize, f: impl FnOnce(Lhs<'_, E>)) {
+    let x = &x[..rows * k];
+    if k.is_multiple_of(E::PER_WORD) {
+        return f(Lhs::Rows { elements: x, stride: k });
+    }
+    let stride = k.next_multiple_of(E::PER_WORD);
+    cpu.with_scratch(rows * stride / E::PER_WORD, |words| {
+        let padded: &mut [E] = bytemuck::cast_slice_mut(words);
+        for (to, from) in padded.chunks_exact_mut(stride).zip(x.chunks_exact(k)) {
+            to[..k].copy_from_slice(from);
+            to[k..].fill(E::from_f32(0.0));
+        }
+        f(Lhs::Rows { elements: padded, stride });
+    });
+}
+
+/// A row-major matrix that tiles are written to.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a, T> {
+    elements: SharedMut<'a, T>,
+    columns: usize,
+}
+
+impl<'a, T> Matrix<'a, T> {
+    /// The first rows x columns elements of `elements`.
+    pub(crate) fn new(elements: &'a mut [T], rows: usize, columns: usize) -> Self {
+        assert!(elements.len() >= rows * columns, "a buffer of {} for {rows} x {columns}", elements.len());
+        Matrix { elements: SharedMut::new(&mut elements[..rows * columns]), columns }
+    }
+
+    /// Element index of the start of row `i` of `tile`.
+    #[inline(always)]
+    fn index(&self, tile: &Tile<'_>, i: usize) -> usize {
+        (tile.row + i) * self.columns + tile.col
+    }
+
+    /// Row `i` of `tile`.
+    #[inline(always)]
+    fn row(&self, tile: &Tile<'_>, i: usize) -> &mut [T] {
+        // SAFETY: tiles do not overlap, and one task handles a tile.
+        unsafe { self.elements.slice(self.index(tile, i), tile.cols) }
+    }
+}
+
+/// out = C.
+pub(crate) struct Store<'a, T> {
+    pub(crate) out: Matrix<'a, T>,
+}
+
+impl<T: crate::Element> Epilogue for Store<'_, T> {
+    #[inline(always)]
+    fn tile<S: Simd>(&self, tile: &Tile<'_>) {
+        for (i, values) in tile.values.iter().enumerate() {
+            for (o, x) in self.out.row(tile, i).iter_mut().zip(values) {
+                *o = T::from_f32(*x);
+            }
+        }
+    }
+}
+
+/// out += C.
+pub(crate) struct AddTo<'a> {
+    pub(crate) out: Matrix<'a, f32>,
+}
+
+impl Epilogue for AddTo<'_> {
+    #[inline(always)]
+    fn tile<S: Simd>(&self, tile: &Tile<'_>) {
+        for (i, values) in tile.values.iter().enumerate() {
+            for (o, x) in self.out.row(tile, i).iter_mut().zip(values) {
+                *o += x;
+            }
+        }
+    }
+}
+
+/// out = C + bias.
+struct StoreBias<'a, E> {
+    out: Matrix<'a, E>,
+    bias: &'a [f32],
+}
+
+impl<E: Word> Epilogue for StoreBias<'_, E> {
+    #[inline(always)]
+    fn tile<S: Simd>(&self, tile: &Tile<'_>) {
+        let bias = &self.bias[tile.col..][..tile.cols];
+        for (i, values) in tile.values.iter().enumerate() {
+            for ((o, x), b) in self.out.row(tile, i).iter_mut().zip(values).zip(bias) {
+                *o = E::from_f32(x + b);
+            }
+        }
+    }
+}
+
+/// pre = C + bias; out = gelu(pre).
+struct StoreGelu<'a, E> {
+    pre: Matrix<'a, E>,
+    out: Matrix<'a, E>,
+    bias: &'a [f32],
+}
+
+impl<E: Word> Epilogue for StoreGelu<'_, E> {
+    #[inline(always)]
+    fn tile<S: Simd>(&self, tile: &Tile<'_>) {
+        let bias = &self.bias[tile.col..][..tile.cols];
+        for (i, values) in tile.values.iter().enumerate() {
+            let (pre, out) = (self.pre.row(tile, i), self.out.row(tile, i));
+            for (((p, o), x), b) in pre.iter_mut().zip(out).zip(values).zip(bias) {
+                // The activation of what is stored, so that backward sees the same point.
+                *p = E::from_f32(x + b);
+                *o = E::from_f32(math::gelu::<S>(p.to_f32()));
+            }
+        }
+    }
+}
+
+/// out = residual + dropout(C + bias).
+struct StoreResidual<'a, E> {
+    out: Matrix<'a, E>,
+    residual: &'a [E],
+    bias: &'a [f32],
+    dropout: Dropout,
+}
+
+impl<E: Word> Epilogue for StoreResidual<'_, E> {
+    #[inline(always)]
+    fn tile<S: Simd>(&self, tile: &Tile<'_>) {
+        let bias = &self.bias[tile.col..][..tile.cols];
+        for (i, values) in tile.values.iter().enumerate() {
+            let start = self.out.index(tile, i);
+            let residual = &self.residual[start..][..tile.cols];
+            let sources = residual.iter().zip(values).zip(bias);
+            if self.dropout.is_active() {
+                for (j, (o, ((r, x), b))) in self.out.row(tile, i).iter_mut().zip(sources).enumerate() {
+                    *o = E::from_f32(r.to_f32() + self.dropout.factor((start + j) as u32) * (x + b));
+                }
+            } else {
+                for (o, ((r, x), b)) in self.out.row(tile, i).iter_mut().zip(sources) {
+                    *o = E::from_f32(r.to_f32() + (x + b));
+                }
+            }
+        }
+    }
+}
+
+/// out = C gelu'(pre).
+struct StoreGeluGrad<'a, E> {
+    out: Matrix<'a, E>,
+    pre: &'a [E],
+}
+
+impl<E: Word> Epilogue for StoreGeluGrad<'_, E> {
+    #[inline(always)]
+    fn tile<S: Simd>(&self, tile: &Tile<'_>) {
+        for (i, values) in tile.values.iter().enumerate() {
+            let pre = &self.pre[self.out.index(tile, i)..][..tile.cols];
+            for ((o, x), p) in self.out.row(tile, i).iter_mut().zip(values).zip(pre) {
+                *o = E::from_f32(x * math::gelu_grad::<S>(p.to_f32()));
+            }
+        }
+    }
+}
+
+/// out = factors times dout, elements `start ..` of the mask.
+struct DropoutBackward<'a, E> {
+    out: &'a mut [E],
+    dout: &'a [E],
+    dropout: Dropout,
+    start: usize,
+}
+
+impl<E: Word> Task for DropoutBackward<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        for (i, (o, d)) in self.out.iter_mut().zip(self.dout).enumerate() {
+            *o = E::from_f32(self.dropout.factor((self.start + i) as u32) * d.to_f32());
+        }
+    }
+}

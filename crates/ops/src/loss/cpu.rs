@@ -1,0 +1,274 @@
+//! The loss head on the CPU: a block of rows at a time, its logits in scratch memory, turned into their gradient in
+//! place and multiplied away.
+
+use super::{Loss, LossDims};
+use crate::IGNORE;
+use crate::cpu::math::{LANES, exp, sum_lanes};
+use crate::cpu::{AlignedBuf, Cpu, SharedMut, Simd, Task};
+use crate::element::Element;
+use crate::gemm::{Lhs, LhsPanels, Packed, Word, gemm, pack_lhs_transposed, pack_rhs_rows};
+use crate::linear::cpu::{AddTo, CpuWeights, Matrix, Store, blocks, with_rows};
+use crate::linear::Storage;
+
+/// Bytes of logits that exist at once, about.
+const LOGITS_BYTES: usize = 64 << 20;
+
+/// Rows in a block: all blocks about equal, and each a few kernel heights at least.
+fn block_rows<T>(dims: LossDims) -> usize {
+    let num_blocks = (dims.rows * dims.vocab_size * size_of::<T>()).div_ceil(LOGITS_BYTES).max(1);
+    dims.rows.div_ceil(num_blocks).max(dims.rows.min(56))
+}
+
+/// Columns that a row of logits takes: whole words.
+fn stride<E: Word>(dims: LossDims) -> usize {
+    dims.vocab_size.next_multiple_of(E::PER_WORD)
+}
+
+/// Scratch words of `loss_backward`: logits, dx in f32, dlogits packed, x packed.
+fn scratch_words<E: Word>(dims: LossDims) -> [usize; 4] {
+    let rows = block_rows::<E>(dims);
+    [
+        rows * stride::<E>(dims) / E::PER_WORD,
+        rows * dims.channels,
+        LhsPanels::num_words::<E>(dims.vocab_size, rows),
+        Packed::num_words::<E>(rows, dims.channels),
+    ]
+}
+
+impl<E: Word> Loss for Cpu<E> {
+    fn loss_scratch_bytes(&self, dims: LossDims) -> usize {
+        4 * scratch_words::<E>(dims).iter().sum::<usize>()
+    }
+
+    fn loss_forward(
+        &self,
+        losses: &mut AlignedBuf<f32>,
+        predictions: &mut AlignedBuf<u32>,
+        x: &AlignedBuf<E>,
+        head: &CpuWeights<E>,
+        targets: &AlignedBuf<u32>,
+        dims: LossDims,
+    ) {
+        check(dims, x, head, targets);
+        let (vocab_size, block) = (dims.vocab_size, block_rows::<f32>(dims));
+        self.with_scratch(block * vocab_size, |words| {
+            let logits: &mut [f32] = bytemuck::cast_slice_mut(words);
+            for start in (0..dims.rows).step_by(block) {
+                let rows = block.min(dims.rows - start);
+                let logits = &mut logits[..rows * vocab_size];
+                project(self, logits, vocab_size, &x[start * dims.channels..], head, LossDims { rows, ..dims });
+                let (losses, predictions) = (&mut losses[start..][..rows], &mut predictions[start..][..rows]);
+                let (losses, predictions) = (SharedMut::new(losses), SharedMut::new(predictions));
+                self.parallel(rows, |row| {
+                    let logits = &logits[row * vocab_size..][..vocab_size];
+                    let found = self.isa().run(RowForward { logits, target: targets[start + row] });
+                    // SAFETY: each task has its own row.
+                    let (loss, prediction) = unsafe { (losses.slice(row, 1), predictions.slice(row, 1)) };
+                    (loss[0], prediction[0]) = found;
+                });
+            }
+        });
+    }
+
+    fn loss_backward(
+        &self,
+        losses: &mut AlignedBuf<f32>,
+        dx: &mut AlignedBuf<E>,
+        dhead: &mut AlignedBuf<f32>,
+        x: &AlignedBuf<E>,
+        head: &CpuWeights<E>,
+        targets: &AlignedBuf<u32>,
+        weights: &AlignedBuf<f32>,
+        dims: LossDims,
+    ) {
+        check(dims, x, head, targets);
+        let (channels, block) = (dims.channels, block_rows::<E>(dims));
+        for start in (0..dims.rows).step_by(block) {
+            let rows = block.min(dims.rows - start);
+            let block = LossDims { rows, ..dims };
+            let piece = start * channels..(start + rows) * channels;
+            let x = &x[piece.clone()];
+            let words = scratch_words::<E>(dims);
+            self.with_scratch(words[0], |scratch| {
+                let dlogits: &mut [E] = bytemuck::cast_slice_mut(scratch);
+                let dlogits = &mut dlogits[..rows * stride::<E>(dims)];
+                project(self, dlogits, stride::<E>(dims), x, head, block);
+                let (targets, weights) = (&targets[start..][..rows], &weights[start..][..rows]);
+                softmax_backward(self, &mut losses[start..][..rows], dlogits, targets, weights, block);
+                self.with_scratch(words[1], |scratch| {
+                    input_backward(self, &mut dx[piece], bytemuck::cast_slice_mut(scratch), dlogits, head, block);
+                });
+                head_backward(self, dhead, dlogits, x, words, block);
+            });
+        }
+    }
+
+    fn logits(&self, logits: &mut AlignedBuf<f32>, x: &AlignedBuf<E>, head: &CpuWeights<E>, dims: LossDims) {
+        head.check(dims.channels, dims.vocab_size, Storage::OutputsInputs);
+        project(self, logits, dims.vocab_size, x, head, dims);
+    }
+}
+
+fn check<E: Word>(dims: LossDims, x: &[E], head: &CpuWeights<E>, targets: &[u32]) {
+    head.check(dims.channels, dims.vocab_size, Storage::OutputsInputs);
+    assert!(x.len() >= dims.rows * dims.channels, "x holds {} elements for {dims:?}", x.len());
+    let bad = targets[..dims.rows].iter().find(|&&t| t as usize >= dims.vocab_size && t != IGNORE);
+    assert!(bad.is_none(), "target {bad:?} is not below the vocabulary size {}", dims.vocab_size);
+}
+
+/// logits = x W^T, rows `stride` apart.
+fn project<E: Word, T: Element>(
+    cpu: &Cpu<E>,
+    logits: &mut [T],
+    stride: usize,
+    x: &[E],
+    head: &CpuWeights<E>,
+    dims: LossDims,
+) {
+    let out = Matrix::new(logits, dims.rows, stride);
+    let packed = head.forward();
+    with_rows(cpu, x, dims.rows, dims.channels, |lhs| {
+        gemm(cpu, dims.rows, lhs, packed, 0..packed.k_words, &Store { out });
+    });
+}
+
+/// Turns logits into dlogits in place, and gives the losses.
+fn softmax_backward<E: Word>(
+    cpu: &Cpu<E>,
+    losses: &mut [f32],
+    logits: &mut [E],
+    targets: &[u32],
+    weights: &[f32],
+    dims: LossDims,
+) {
+    let stride = stride::<E>(dims);
+    let (losses, logits) = (SharedMut::new(losses), SharedMut::new(logits));
+    cpu.parallel(dims.rows, |row| {
+        // SAFETY: each task has its own row.
+        let (loss, logits) = unsafe { (losses.slice(row, 1), logits.slice(row * stride, stride)) };
+        let (logits, padding) = logits.split_at_mut(dims.vocab_size);
+        padding.fill(E::from_f32(0.0));
+        loss[0] = cpu.isa().run(RowBackward { logits, target: targets[row], weight: weights[row] });
+    });
+}
+
+/// dx = dlogits W, summed in f32 over blocks of the vocabulary.
+fn input_backward<E: Word>(
+    cpu: &Cpu<E>,
+    dx: &mut [E],
+    sums: &mut [f32],
+    dlogits: &[E],
+    head: &CpuWeights<E>,
+    dims: LossDims,
+) {
+    let lhs = Lhs::Rows { elements: dlogits, stride: stride::<E>(dims) };
+    let packed = head.backward();
+    let sums = &mut sums[..dims.rows * dims.channels];
+    sums.fill(0.0);
+    let out = Matrix::new(sums, dims.rows, dims.channels);
+    for k in blocks(packed.k_words) {
+        gemm(cpu, dims.rows, lhs, packed, k, &AddTo { out });
+    }
+    for (d, sum) in dx.iter_mut().zip(&*sums) {
+        *d = E::from_f32(*sum);
+    }
+}
+
+/// dW += dlogits^T x.
+fn head_backward<E: Word>(
+    cpu: &Cpu<E>,
+    dhead: &mut [f32],
+    dlogits: &[E],
+    x: &[E],
+    [_, _, lhs_words, rhs_words]: [usize; 4],
+    dims: LossDims,
+) {
+    cpu.with_scratch(lhs_words, |words| {
+        let lhs = Lhs::Panels(pack_lhs_transposed(cpu, words, dlogits, dims.rows, stride::<E>(dims)));
+        cpu.with_scratch(rhs_words, |words| {
+            let rhs = pack_rhs_rows(cpu, words, x, dims.rows, dims.channels, None);
+            let out = Matrix::new(dhead, dims.vocab_size, dims.channels);
+            for k in blocks(rhs.k_words) {
+                gemm(cpu, dims.vocab_size, lhs, rhs, k, &AddTo { out });
+            }
+        });
+    });
+}
+
+/// The largest logit.
+#[inline(always)]
+fn maximum<E: Element>(logits: &[E]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            let x = x.to_f32();
+            *lane = if x > *lane { x } else { *lane };
+        }
+    }
+    rest.iter().map(|x| x.to_f32()).chain(lanes).fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// The sum of exp(logit - shift).
+#[inline(always)]
+fn sum_of_exp<S: Simd, E: Element>(logits: &[E], shift: f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane += exp::<S>(x.to_f32() - shift);
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane += exp::<S>(x.to_f32() - shift);
+    }
+    sum_lanes(lanes)
+}
+
+/// Loss and most likely token of one row.
+struct RowForward<'a> {
+    logits: &'a [f32],
+    target: u32,
+}
+
+impl Task for RowForward<'_> {
+    type Output = (f32, u32);
+    #[inline(always)]
+    fn run<S: Simd>(self) -> (f32, u32) {
+        let max = maximum(self.logits);
+        let prediction = self.logits.iter().position(|&x| x == max).unwrap_or(0) as u32;
+        if self.target == IGNORE {
+            return (0.0, prediction);
+        }
+        let sum = sum_of_exp::<S, f32>(self.logits, max);
+        (max + sum.ln() - self.logits[self.target as usize], prediction)
+    }
+}
+
+/// Loss of one row, whose logits become their gradient.
+struct RowBackward<'a, E> {
+    logits: &'a mut [E],
+    target: u32,
+    weight: f32,
+}
+
+impl<E: Element> Task for RowBackward<'_, E> {
+    type Output = f32;
+    #[inline(always)]
+    fn run<S: Simd>(self) -> f32 {
+        if self.target == IGNORE {
+            self.logits.fill(E::from_f32(0.0));
+            return 0.0;
+        }
+        let max = maximum(self.logits);
+        let lse = max + sum_of_exp::<S, E>(self.logits, max).ln();
+        let target = self.logits[self.target as usize].to_f32();
+        let scale = self.weight;
+        for x in self.logits.iter_mut() {
+            *x = E::from_f32(scale * exp::<S>(x.to_f32() - lse));
+        }
+        // p - 1 from the f32 probability: in bf16 the difference of the rounded values would lose p.
+        self.logits[self.target as usize] = E::from_f32(scale * (exp::<S>(target - lse) - 1.0));
+        lse - target
+    }
+}

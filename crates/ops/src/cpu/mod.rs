@@ -7,6 +7,7 @@
 mod buffer;
 mod isa;
 pub(crate) mod math;
+mod peak;
 
 pub use buffer::AlignedBuf;
 pub(crate) use buffer::SharedMut;
@@ -62,6 +63,11 @@ impl<E: Word> Cpu<E> {
             1 => task(0),
             _ => self.pool.install(|| (0..tasks).into_par_iter().with_max_len(1).for_each(task)),
         }
+    }
+
+    /// Calls `f` once on every thread at the same time.
+    pub(crate) fn broadcast<R: Send>(&self, f: impl Fn() -> R + Sync) -> Vec<R> {
+        self.pool.broadcast(|_| f())
     }
 
     /// Lends `len` words of scratch memory, with any content, to `f`. Nested calls get different memory. The

@@ -1,1 +1,46 @@
-//! Byte-level BPE: pre-tokenizer, encoder, trainer, tokenizer.json
+//! Byte-level BPE: pre-tokenizer, encoder, trainer, tokenizer.json.
+//!
+//! Owns everything between text and token ids, and equals Hugging Face `tokenizers` id for id and merge for
+//! merge. Knows nothing of tensors, corpora or the command line. Refuses every tokenizer.json whose ids it could
+//! not reproduce, naming the field.
+//!
+//! Reading order: [`alphabet`](self) (bytes spelled as characters), `split` (GPT-2's regular expression by hand),
+//! `bpe` (one word merged), `cache` (words seen before), `tokenizer` (text to ids and back), `added` (special
+//! tokens), `count` and `train` (a corpus to a vocabulary), `load` and `save` (the files).
+//!
+//! ```
+//! use eyas_token::{TrainOptions, WordCounts, train};
+//! let mut counts = WordCounts::new();
+//! counts.add("fn main() {}\nfn mainly() {}\n");
+//! let tokenizer = train(counts, &TrainOptions { vocab_size: 260, ..Default::default() }, &mut |_, _| {})?;
+//! let mut ids = Vec::new();
+//! tokenizer.encode("fn main() {}", &mut ids);
+//! let mut bytes = Vec::new();
+//! tokenizer.decode(&ids, &mut bytes)?;
+//! assert_eq!(bytes, b"fn main() {}");
+//! # Ok::<(), eyas_token::Error>(())
+//! ```
+
+mod added;
+mod alphabet;
+mod bpe;
+mod cache;
+mod count;
+mod error;
+mod load;
+mod pairs;
+mod save;
+mod split;
+mod stream;
+mod tokenizer;
+mod train;
+mod unicode;
+mod unicode_tables;
+mod word;
+
+pub use count::WordCounts;
+pub use error::Error;
+pub use split::{SPLIT_REGEX, words};
+pub use stream::StreamDecoder;
+pub use tokenizer::{END_OF_TEXT, Tokenizer};
+pub use train::{TrainOptions, train};

@@ -1,0 +1,203 @@
+//! Added tokens: texts that become one id each before any word is cut, `<|endoftext|>` among them.
+//!
+//! Found as the `tokenizers` crate finds them: leftmost, then longest; those with `normalized: false` in the whole
+//! text first, the others in what remains between them. The one trick is a table of first bytes, so that text
+//! without added tokens is passed over at a load a byte.
+
+use crate::unicode::{S, class};
+
+/// One added token and its flags, as tokenizer.json names them. `single_word` is always false here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AddedToken {
+    pub(crate) id: u32,
+    pub(crate) content: String,
+    /// Swallows the white space before it.
+    pub(crate) lstrip: bool,
+    /// Swallows the white space after it.
+    pub(crate) rstrip: bool,
+    /// Matched after the tokens that are not.
+    pub(crate) normalized: bool,
+    /// Skipped by a decoder that is asked to.
+    pub(crate) special: bool,
+}
+
+/// All added tokens of a tokenizer, ready to be found.
+#[derive(Clone)]
+pub(crate) struct AddedTokens {
+    tokens: Vec<AddedToken>,
+    as_written: Matcher,
+    normalized: Matcher,
+}
+
+impl AddedTokens {
+    /// `tokens` have distinct, non-empty contents.
+    pub(crate) fn new(tokens: Vec<AddedToken>) -> Self {
+        let matcher = |normalized| {
+            let wanted = tokens.iter().enumerate().filter(|(_, token)| token.normalized == normalized);
+            Matcher::new(wanted.map(|(index, token)| (token.content.as_bytes(), index as u32)))
+        };
+        Self { as_written: matcher(false), normalized: matcher(true), tokens }
+    }
+
+    pub(crate) fn tokens(&self) -> &[AddedToken] {
+        &self.tokens
+    }
+
+    /// Cuts `text` at the added tokens: `emit` gets, in order, pieces of plain text and ids.
+    pub(crate) fn split<'t>(&self, text: &'t str, mut emit: impl FnMut(Piece<'t>)) {
+        self.split_by(&self.as_written, text, &mut |piece| match piece {
+            Piece::Text(text) => self.split_by(&self.normalized, text, &mut emit),
+            Piece::Id(_) => emit(piece),
+        });
+    }
+
+    fn split_by<'t>(&self, matcher: &Matcher, text: &'t str, emit: &mut impl FnMut(Piece<'t>)) {
+        let (mut from, mut done) = (0, 0);
+        while let Some((mut start, mut end, index)) = matcher.find(text.as_bytes(), from) {
+            from = end;
+            let token = &self.tokens[index as usize];
+            if token.lstrip {
+                start = trim_end(&text[..start]).max(done);
+            }
+            if token.rstrip {
+                end += leading_white_space(&text[end..]);
+            }
+            if done < start {
+                emit(Piece::Text(&text[done..start]));
+            }
+            emit(Piece::Id(token.id));
+            done = end;
+        }
+        if done < text.len() {
+            emit(Piece::Text(&text[done..]));
+        }
+    }
+}
+
+/// What [`AddedTokens::split`] finds.
+pub(crate) enum Piece<'t> {
+    /// Text without added tokens, not empty.
+    Text(&'t str),
+    /// An added token.
+    Id(u32),
+}
+
+/// The length of `text` without the white space at its end.
+fn trim_end(text: &str) -> usize {
+    text.trim_end_matches(|c| class(c as u32) == S).len()
+}
+
+/// The bytes of white space that `text` starts with.
+fn leading_white_space(text: &str) -> usize {
+    text.len() - text.trim_start_matches(|c| class(c as u32) == S).len()
+}
+
+/// Finds the leftmost, then longest of several patterns: a trie behind a table of first bytes.
+#[derive(Clone)]
+struct Matcher {
+    is_first: [bool; 256],
+    nodes: Vec<Node>,
+}
+
+#[derive(Clone, Default)]
+struct Node {
+    /// Sorted by byte.
+    children: Vec<(u8, u32)>,
+    /// The pattern that ends here.
+    pattern: Option<u32>,
+}
+
+impl Matcher {
+    fn new<'p>(patterns: impl Iterator<Item = (&'p [u8], u32)>) -> Self {
+        let mut matcher = Self { is_first: [false; 256], nodes: vec![Node::default()] };
+        for (bytes, pattern) in patterns {
+            let mut node = 0;
+            for &byte in bytes {
+                node = matcher.child_or_new(node, byte);
+            }
+            matcher.nodes[node].pattern = Some(pattern);
+            if let Some(&first) = bytes.first() {
+                matcher.is_first[usize::from(first)] = true;
+            }
+        }
+        matcher
+    }
+
+    fn child_or_new(&mut self, node: usize, byte: u8) -> usize {
+        match self.nodes[node].children.binary_search_by_key(&byte, |&(byte, _)| byte) {
+            Ok(i) => self.nodes[node].children[i].1 as usize,
+            Err(i) => {
+                let child = self.nodes.len();
+                self.nodes[node].children.insert(i, (byte, child as u32));
+                self.nodes.push(Node::default());
+                child
+            }
+        }
+    }
+
+    /// Start, end and number of the first match at or after `from`.
+    fn find(&self, text: &[u8], mut from: usize) -> Option<(usize, usize, u32)> {
+        if self.nodes.len() == 1 {
+            return None;
+        }
+        loop {
+            from += text.get(from..)?.iter().position(|&byte| self.is_first[usize::from(byte)])?;
+            if let Some((end, pattern)) = self.longest_at(text, from) {
+                return Some((from, end, pattern));
+            }
+            from += 1;
+        }
+    }
+
+    fn longest_at(&self, text: &[u8], start: usize) -> Option<(usize, u32)> {
+        let (mut node, mut longest) = (&self.nodes[0], None);
+        for (i, byte) in text[start..].iter().enumerate() {
+            let Ok(child) = node.children.binary_search_by_key(byte, |&(byte, _)| byte) else { break };
+            node = &self.nodes[node.children[child].1 as usize];
+            if let Some(pattern) = node.pattern {
+                longest = Some((start + i + 1, pattern));
+            }
+        }
+        longest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(id: u32, content: &str) -> AddedToken {
+        let content = content.to_string();
+        AddedToken { id, content, lstrip: false, rstrip: false, normalized: false, special: true }
+    }
+
+    fn split(tokens: Vec<AddedToken>, text: &str) -> Vec<String> {
+        let mut pieces = Vec::new();
+        AddedTokens::new(tokens).split(text, |piece| match piece {
+            Piece::Text(text) => pieces.push(text.to_string()),
+            Piece::Id(id) => pieces.push(format!("#{id}")),
+        });
+        pieces
+    }
+
+    #[test]
+    fn leftmost_then_longest() {
+        let tokens = vec![token(0, "<a>"), token(1, "<a><b>"), token(2, "b>")];
+        assert_eq!(split(tokens.clone(), "x<a><b><a>b>"), ["x", "#1", "#0", "#2"]);
+        assert_eq!(split(tokens.clone(), "<<a>"), ["<", "#0"]);
+        assert_eq!(split(tokens.clone(), ""), Vec::<String>::new());
+        assert_eq!(split(tokens, "<a"), ["<a"]);
+        assert_eq!(split(vec![], "<a"), ["<a"]);
+    }
+
+    #[test]
+    fn flags() {
+        let mask = AddedToken { lstrip: true, ..token(0, "<m>") };
+        let pad = AddedToken { rstrip: true, ..token(1, "<p>") };
+        let late = AddedToken { normalized: true, ..token(2, "m><") };
+        assert_eq!(
+            split(vec![mask, pad, late], "a \u{3000}<m><p> \n b m><m>"),
+            ["a", "#0", "#1", "b ", "#2", "m>"]
+        );
+    }
+}

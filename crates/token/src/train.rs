@@ -1,0 +1,155 @@
+//! Trains a vocabulary: the merges that the `tokenizers` library's BpeTrainer finds, in its order, with its ids.
+//!
+//! The vocabulary is the special tokens, the 256 bytes sorted by the character that spells them, then one token a
+//! merge. A merge is the pair of highest count, of several the lowest ids. What the library does beyond that plain
+//! rule is kept too, because it shows in the ids: a token that two different pairs make has one id; a pair that was
+//! merged keeps its count, and may come back when one of its tokens is made again; the later rank then stands.
+//! Counts are 64 bits wide; the library's 32 overflow past two billion.
+
+use crate::added::AddedToken;
+use crate::alphabet;
+use crate::count::WordCounts;
+use crate::error::Error;
+use crate::pairs::Pairs;
+use crate::tokenizer::{END_OF_TEXT, Parts, Token, Tokenizer};
+use std::collections::HashMap;
+
+/// What to train.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrainOptions {
+    /// Tokens in all: special ones, bytes and merges. The result has fewer when the corpus has no more pairs to merge.
+    pub vocab_size: usize,
+    /// Take the first ids, in this order.
+    pub special_tokens: Vec<String>,
+    /// Pairs that occur less often are not merged.
+    pub min_frequency: u64,
+}
+
+impl Default for TrainOptions {
+    /// 50,000 tokens, `<|endoftext|>` first, no least frequency.
+    fn default() -> Self {
+        Self { vocab_size: 50_000, special_tokens: vec![END_OF_TEXT.to_string()], min_frequency: 0 }
+    }
+}
+
+/// Merges are reported this many at a time.
+const PROGRESS_EVERY: usize = 64;
+
+/// Trains a tokenizer on counted words. `progress` gets the merges done and the merges wanted, now and then.
+///
+/// # Errors
+/// [`Error::VocabularyTooSmall`], [`Error::SpecialToken`] for an empty, repeated or one-byte special token,
+/// [`Error::CorpusTooLarge`] beyond four billion bytes of distinct words.
+pub fn train(
+    counts: WordCounts,
+    options: &TrainOptions,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Tokenizer, Error> {
+    let mut vocabulary = Vocabulary::new(&options.special_tokens)?;
+    let num_base = vocabulary.tokens.len();
+    if options.vocab_size < num_base {
+        let num_special = options.special_tokens.len();
+        return Err(Error::VocabularyTooSmall { asked: options.vocab_size, least: num_base, num_special });
+    }
+    let mut pairs = Pairs::new(counts, &vocabulary.byte_ids())?;
+    let num_wanted = options.vocab_size - num_base;
+    let mut merges = Vec::with_capacity(num_wanted.min(1 << 20));
+    progress(0, num_wanted);
+    while vocabulary.tokens.len() < options.vocab_size {
+        let Some(best) = pairs.pop_best(options.min_frequency) else { break };
+        let joined = vocabulary.join(best.left(), best.right());
+        merges.push((best.left(), best.right(), joined));
+        pairs.merge(&best, joined, vocabulary.tokens.len());
+        let num_done = vocabulary.tokens.len() - num_base;
+        if num_done.is_multiple_of(PROGRESS_EVERY) {
+            progress(num_done, num_wanted);
+        }
+    }
+    progress(vocabulary.tokens.len() - num_base, num_wanted);
+    let added = options.special_tokens.iter().enumerate().map(|(id, content)| AddedToken {
+        id: id as u32,
+        content: content.clone(),
+        lstrip: false,
+        rstrip: false,
+        normalized: false,
+        special: true,
+    });
+    Ok(Tokenizer::from_parts(Parts {
+        added: added.collect(),
+        tokens: vocabulary.tokens,
+        merges: last_of_each(merges),
+        add_prefix_space: false,
+        ignore_merges: false,
+    }))
+}
+
+/// A pair that was merged twice has the rank of the second time.
+pub(crate) fn last_of_each(merges: Vec<(u32, u32, u32)>) -> Vec<(u32, u32, u32)> {
+    let last: HashMap<(u32, u32), usize> =
+        merges.iter().enumerate().map(|(rank, &(left, right, _))| ((left, right), rank)).collect();
+    let is_last = |&(rank, &(left, right, _)): &(usize, &(u32, u32, u32))| last[&(left, right)] == rank;
+    merges.iter().enumerate().filter(is_last).map(|(_, &merge)| merge).collect()
+}
+
+/// The tokens so far, and their ids by bytes.
+struct Vocabulary {
+    tokens: Vec<Token>,
+    ids: HashMap<Box<[u8]>, u32>,
+}
+
+impl Vocabulary {
+    fn new(special_tokens: &[String]) -> Result<Self, Error> {
+        let mut vocabulary = Self { tokens: Vec::new(), ids: HashMap::new() };
+        for (i, content) in special_tokens.iter().enumerate() {
+            let token = Token::new(content);
+            let problem = match &token {
+                _ if content.is_empty() => "is empty",
+                _ if special_tokens[..i].contains(content) => "is given twice",
+                Token::Bytes(bytes) if bytes.len() == 1 => {
+                    "is the spelling of a single byte, which is a token already"
+                }
+                _ => {
+                    vocabulary.push(token);
+                    continue;
+                }
+            };
+            return Err(Error::SpecialToken { token: content.clone(), problem });
+        }
+        for byte in alphabet::bytes_by_char() {
+            vocabulary.push(Token::Bytes([byte].into()));
+        }
+        Ok(vocabulary)
+    }
+
+    fn push(&mut self, token: Token) -> u32 {
+        let id = self.tokens.len() as u32;
+        if let Token::Bytes(bytes) = &token {
+            self.ids.insert(bytes.clone(), id);
+        }
+        self.tokens.push(token);
+        id
+    }
+
+    fn byte_ids(&self) -> [u32; 256] {
+        let mut ids = [0; 256];
+        for (byte, id) in ids.iter_mut().enumerate() {
+            *id = self.ids[&[byte as u8][..]];
+        }
+        ids
+    }
+
+    /// The id of the token that the two make together, which may exist.
+    fn join(&mut self, left: u32, right: u32) -> u32 {
+        let mut bytes = Vec::new();
+        for id in [left, right] {
+            // Symbols of words are bytes and what was joined from them: never a token spelled otherwise.
+            if let Token::Bytes(part) = &self.tokens[id as usize] {
+                bytes.extend_from_slice(part);
+            }
+        }
+        match self.ids.get(&bytes[..]) {
+            Some(&id) => id,
+            None => self.push(Token::Bytes(bytes.into())),
+        }
+    }
+}

@@ -17,6 +17,7 @@ pub mod gemm;
 pub mod layernorm;
 pub mod linear;
 pub mod loss;
+pub mod muon;
 mod random;
 #[cfg(test)]
 mod testing;
@@ -30,11 +31,12 @@ pub use embedding::{Embedding, EmbeddingDims};
 pub use layernorm::{LayerNorm, LayerNormDims};
 pub use linear::{Linear, LinearDims, Storage, Use};
 pub use loss::{Loss, LossDims};
+pub use muon::{Muon, MuonDims, MuonStep};
 pub use random::{Dropout, Rng, mix};
 
 /// A target that is not scored: its loss and its gradient are zero.
 pub const IGNORE: u32 = u32::MAX;
 
 /// All operations of a device: the sum of the operations' traits, and nothing else.
-pub trait Backend: Embedding + LayerNorm + Linear + Attention + Loss + AdamW {}
-impl<D: Embedding + LayerNorm + Linear + Attention + Loss + AdamW> Backend for D {}
+pub trait Backend: Embedding + LayerNorm + Linear + Attention + Loss + AdamW + Muon {}
+impl<D: Embedding + LayerNorm + Linear + Attention + Loss + AdamW + Muon> Backend for D {}

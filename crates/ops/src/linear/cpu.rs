@@ -249,13 +249,13 @@ impl<'a, T> Matrix<'a, T> {
 
     /// Element index of the start of row `i` of `tile`.
     #[inline(always)]
-    fn index(&self, tile: &Tile<'_>, i: usize) -> usize {
+    pub(crate) fn index(&self, tile: &Tile<'_>, i: usize) -> usize {
         (tile.row + i) * self.columns + tile.col
     }
 
     /// Row `i` of `tile`.
     #[inline(always)]
-    fn row(&self, tile: &Tile<'_>, i: usize) -> &mut [T] {
+    pub(crate) fn row(&self, tile: &Tile<'_>, i: usize) -> &mut [T] {
         // SAFETY: tiles do not overlap, and one task handles a tile.
         unsafe { self.elements.slice(self.index(tile, i), tile.cols) }
     }

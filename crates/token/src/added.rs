@@ -195,9 +195,8 @@ mod tests {
         let mask = AddedToken { lstrip: true, ..token(0, "<m>") };
         let pad = AddedToken { rstrip: true, ..token(1, "<p>") };
         let late = AddedToken { normalized: true, ..token(2, "m><") };
-        assert_eq!(
-            split(vec![mask, pad, late], "a \u{3000}<m><p> \n b m><m>"),
-            ["a", "#0", "#1", "b ", "#2", "m>"]
-        );
+        let tokens = vec![mask, pad, late];
+        assert_eq!(split(tokens.clone(), "a \u{3000}<m><p> \n b m><p>"), ["a", "#0", "#1", "b m>", "#1"]);
+        assert_eq!(split(tokens, "b m><<m>"), ["b ", "#2", "#0"]);
     }
 }

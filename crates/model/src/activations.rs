@@ -1,0 +1,176 @@
+//! The buffers of a training step or an evaluation: what forward saves, and the gradients that backward passes down.
+//!
+//! All of them are allocated once, for the largest batch; a smaller batch uses the start of each. For training every block
+//! has buffers of its own, because backward reads them again; otherwise the blocks take turns with one set. The gradients of
+//! activations are shared by all blocks: only one block is in backward at a time.
+
+use crate::config::Config;
+use crate::model::Gpt;
+use crate::parameters::Parameters;
+use eyas_ops::{
+    Act, AttentionDims, Backend, Buf, Device, EmbeddingDims, LayerNormDims, LinearDims, LossDims, Use,
+};
+use std::sync::Arc;
+
+/// Every shape of a step on B rows of T tokens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dims {
+    pub(crate) embedding: EmbeddingDims,
+    pub(crate) norm: LayerNormDims,
+    pub(crate) c_attn: LinearDims,
+    pub(crate) attention: AttentionDims,
+    pub(crate) attn_proj: LinearDims,
+    pub(crate) c_fc: LinearDims,
+    pub(crate) mlp_proj: LinearDims,
+    pub(crate) head: LossDims,
+}
+
+impl Dims {
+    pub(crate) fn new(config: &Config, batch: usize, time: usize) -> Self {
+        let (rows, channels, inner) = (batch * time, config.n_embd, config.inner());
+        let (heads, head_size, vocab_size) = (config.n_head, config.head_size(), config.vocab_size);
+        let linear = |inputs, outputs| LinearDims { rows, inputs, outputs };
+        Dims {
+            embedding: EmbeddingDims { batch, time, channels, vocab_size, start: 0 },
+            norm: LayerNormDims { rows, channels, epsilon: config.layer_norm_epsilon },
+            c_attn: linear(channels, 3 * channels),
+            attention: AttentionDims { batch, time, heads, head_size },
+            attn_proj: linear(channels, channels),
+            c_fc: linear(channels, inner),
+            mlp_proj: linear(inner, channels),
+            head: LossDims { rows, channels, vocab_size },
+        }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.norm.rows
+    }
+}
+
+/// The output of a LayerNorm and what it saves.
+pub(crate) struct Normed<D: Device> {
+    pub(crate) out: Act<D>,       // (B, T, C)
+    pub(crate) mean: Buf<D, f32>, // (B, T)
+    pub(crate) rstd: Buf<D, f32>, // (B, T)
+}
+
+/// What forward saves of one block.
+pub(crate) struct BlockActivations<D: Device> {
+    pub(crate) ln_1: Normed<D>,
+    pub(crate) qkv: Act<D>,      // (B, T, 3C)
+    pub(crate) atty: Act<D>,     // (B, T, C)
+    pub(crate) lse: Buf<D, f32>, // (B, NH, T)
+    pub(crate) middle: Act<D>,   // (B, T, C), the residual stream between attention and MLP
+    pub(crate) ln_2: Normed<D>,
+    pub(crate) pre: Act<D>, // (B, T, inner), before the GELU
+    pub(crate) act: Act<D>, // (B, T, inner), after it
+}
+
+/// Gradients of activations, shared by all blocks.
+pub(crate) struct ActivationGradients<D: Device> {
+    pub(crate) dstream: Act<D>, // (B, T, C), of the residual stream
+    pub(crate) dbranch: Act<D>, // (B, T, C), of what a branch adds to the stream
+    pub(crate) dnorm: Act<D>,   // (B, T, C), of a LayerNorm's output, or attention's
+    pub(crate) dwide: Act<D>,   // (B, T, max(3C, inner)), of qkv, or of the MLP before its GELU
+}
+
+/// The buffers of a step on up to B rows of up to T tokens.
+pub struct Activations<D: Device> {
+    /// Rows that fit, B T.
+    capacity: usize,
+    /// The shapes of the last forward pass, and the key of its dropout.
+    pub(crate) step: Option<(Dims, Option<u64>)>,
+    pub(crate) tokens: Buf<D, u32>, // (B, T)
+    /// The residual stream below the first block and after each; two that take turns when nothing is saved.
+    pub(crate) stream: Vec<Act<D>>, // each (B, T, C)
+    pub(crate) blocks: Vec<BlockActivations<D>>,
+    pub(crate) ln_f: Normed<D>,
+    pub(crate) targets: Buf<D, u32>,      // (B, T)
+    pub(crate) loss_weights: Buf<D, f32>, // (B, T)
+    pub(crate) losses: Buf<D, f32>,       // (B, T)
+    pub(crate) predictions: Buf<D, u32>,  // (B, T)
+    pub(crate) gradients: Option<ActivationGradients<D>>,
+    pub(crate) host_losses: Vec<f32>,      // (B, T)
+    pub(crate) host_predictions: Vec<u32>, // (B, T)
+}
+
+impl<D: Backend> Activations<D> {
+    /// Allocates for `batch` rows of `time` tokens; for training if the network is.
+    pub fn new(gpt: &Gpt<D>, batch: usize, time: usize) -> Self {
+        Self::allocate(&**gpt.device(), gpt.config(), batch, time, gpt.purpose())
+    }
+}
+
+impl<D: Device> Activations<D> {
+    pub(crate) fn allocate(device: &D, config: &Config, batch: usize, time: usize, purpose: Use) -> Self {
+        let (rows, channels, inner) = (batch * time, config.n_embd, config.inner());
+        let act = |width: usize| device.zeros::<D::Element>(rows * width);
+        let normed = || Normed { out: act(channels), mean: device.zeros(rows), rstd: device.zeros(rows) };
+        let block = || BlockActivations {
+            ln_1: normed(),
+            qkv: act(3 * channels),
+            atty: act(channels),
+            lse: device.zeros(rows * config.n_head),
+            middle: act(channels),
+            ln_2: normed(),
+            pre: act(inner),
+            act: act(inner),
+        };
+        let gradients = || ActivationGradients {
+            dstream: act(channels),
+            dbranch: act(channels),
+            dnorm: act(channels),
+            dwide: act(inner.max(3 * channels)),
+        };
+        let (num_streams, num_blocks) = match purpose {
+            Use::Training => (config.n_layer + 1, config.n_layer),
+            Use::Inference => (2, 1),
+        };
+        Activations {
+            capacity: rows,
+            step: None,
+            tokens: device.zeros(rows),
+            stream: (0..num_streams).map(|_| act(channels)).collect(),
+            blocks: (0..num_blocks).map(|_| block()).collect(),
+            ln_f: normed(),
+            targets: device.zeros(rows),
+            loss_weights: device.zeros(rows),
+            losses: device.zeros(rows),
+            predictions: device.zeros(rows),
+            gradients: (purpose == Use::Training).then(gradients),
+            host_losses: vec![0.0; rows],
+            host_predictions: vec![0; rows],
+        }
+    }
+
+    /// Tokens that fit, B T.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+}
+
+/// The gradient of every parameter, f32. Backward passes add to it, so that several micro-batches add up.
+pub struct Gradients<D: Device> {
+    device: Arc<D>,
+    /// By parameter.
+    pub table: Parameters<Buf<D, f32>>,
+}
+
+impl<D: Backend> Gradients<D> {
+    /// Zeros, one for each parameter of `gpt`.
+    pub fn new(gpt: &Gpt<D>) -> Self {
+        let device = gpt.device().clone();
+        let table = gpt.declarations().map(|declared| device.zeros(declared.len()));
+        Gradients { device, table }
+    }
+
+    /// Sets all to zero: what the first micro-batch of an update begins with.
+    pub fn clear(&mut self) {
+        self.table.iter_mut().for_each(|grad| self.device.clear(grad));
+    }
+
+    /// The Euclidean norm over all parameters; not finite if any element is not.
+    pub fn norm(&self) -> f64 {
+        self.table.iter().map(|grad| self.device.sum_of_squares(grad)).sum::<f64>().sqrt()
+    }
+}

@@ -1,0 +1,138 @@
+//! The KV cache: keys and values of the tokens read so far, so that a new token costs one pass over itself alone.
+//!
+//! Blocks are those of `network.rs`; only attention differs, which reads the cache instead of the whole square. The trick:
+//! the last token of a prompt always goes alone, so that the rows whose logits are wanted are the whole of a buffer.
+
+use crate::activations::{Activations, Dims};
+use crate::model::Gpt;
+use eyas_ops::{Act, Backend, Buf, Buffer, CachedAttentionDims, Dropout, Element, Use};
+
+/// Tokens that a prompt is read in at a time.
+const PIECE: usize = 128;
+
+/// Keys and values of B sequences of equal length, and the buffers that reading more tokens takes.
+pub struct KvCache<D: Backend> {
+    batch: usize,
+    capacity: usize,
+    len: usize,
+    keys: Vec<Act<D>>,   // each (B, NH, capacity, HS)
+    values: Vec<Act<D>>, // each (B, NH, capacity, HS)
+    acts: Activations<D>,
+    logits: Buf<D, f32>,   // (B, V)
+    host_logits: Vec<f32>, // (B, V)
+}
+
+impl<D: Backend> KvCache<D> {
+    /// An empty cache for one sequence of up to `capacity` tokens, at most the network's positions.
+    pub fn new(gpt: &Gpt<D>, capacity: usize) -> Self {
+        Self::allocate(gpt, 1, capacity, PIECE)
+    }
+
+    fn allocate(gpt: &Gpt<D>, batch: usize, capacity: usize, piece: usize) -> Self {
+        let (device, config) = (gpt.device(), gpt.config());
+        let positions = config.n_positions;
+        assert!(
+            (1..=positions).contains(&capacity),
+            "a cache of {capacity} tokens for {positions} positions"
+        );
+        let num_logits = batch * config.vocab_size;
+        let layers = || (0..config.n_layer).map(|_| device.zeros(batch * capacity * config.n_embd)).collect();
+        KvCache {
+            batch,
+            capacity,
+            len: 0,
+            keys: layers(),
+            values: layers(),
+            acts: Activations::allocate(device, config, batch, piece.min(capacity), Use::Inference),
+            logits: device.zeros(num_logits),
+            host_logits: vec![0.0; num_logits],
+        }
+    }
+
+    /// A cache in which each of `n` sequences has read what this one's only sequence has.
+    pub fn repeat(&self, gpt: &Gpt<D>, n: usize) -> Self {
+        assert_eq!(self.batch, 1, "only a single sequence can be repeated");
+        let device = &**gpt.device();
+        let mut repeated = Self::allocate(gpt, n, self.capacity, 1);
+        repeated.len = self.len;
+        let sources = self.keys.iter().chain(&self.values);
+        for (copies, source) in repeated.keys.iter_mut().chain(&mut repeated.values).zip(sources) {
+            let mut host = vec![D::Element::from_f32(0.0); source.len()];
+            device.read(&mut host, source);
+            device.write(copies, &host.repeat(n));
+        }
+        repeated
+    }
+
+    /// Tokens that each sequence has read.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing was read.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Tokens that each sequence can have read at most.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Forgets all but the first `len` tokens, so that another continuation of them can be read.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+}
+
+impl<D: Backend> Gpt<D> {
+    /// Reads `tokens` of the only sequence of `cache`, without logits.
+    pub fn prefill(&self, cache: &mut KvCache<D>, tokens: &[u32]) {
+        assert_eq!(cache.batch, 1, "a prompt is read by one sequence, then repeated");
+        for piece in tokens.chunks(cache.acts.capacity()) {
+            self.read(cache, piece);
+        }
+    }
+
+    /// Reads one token of each sequence and returns the logits of the next, (B, V).
+    pub fn step<'a>(&self, cache: &'a mut KvCache<D>, tokens: &[u32]) -> &'a [f32] {
+        assert_eq!(tokens.len(), cache.batch, "one token for each sequence");
+        let dims = self.read(cache, tokens);
+        self.ln_f_forward(&mut cache.acts, dims);
+        self.device().logits(&mut cache.logits, &cache.acts.ln_f.out, &self.matrices.head, dims.head);
+        self.device().read(&mut cache.host_logits, &cache.logits);
+        &cache.host_logits
+    }
+
+    /// Runs the blocks on new tokens (B, T) of each sequence, appending their keys and values.
+    fn read(&self, cache: &mut KvCache<D>, tokens: &[u32]) -> Dims {
+        let (device, weights, time) = (&**self.device(), &self.weights, tokens.len() / cache.batch);
+        assert!(
+            time <= cache.capacity - cache.len,
+            "{time} tokens after {} of {}",
+            cache.len,
+            cache.capacity
+        );
+        let mut dims = self.begin(&mut cache.acts, tokens, time, None);
+        dims.embedding.start = cache.len;
+        let cached = CachedAttentionDims {
+            batch: cache.batch,
+            time,
+            cached: cache.len,
+            capacity: cache.capacity,
+            heads: dims.attention.heads,
+            head_size: dims.attention.head_size,
+        };
+        let acts = &mut cache.acts;
+        let (stream, tokens) = (&mut acts.stream[0], &acts.tokens);
+        device.embedding_forward(stream, tokens, &weights.wte, &weights.wpe, Dropout::NONE, dims.embedding);
+        for (layer, (keys, values)) in cache.keys.iter_mut().zip(&mut cache.values).enumerate() {
+            let (x, out, saved) = acts.around(layer);
+            self.block_forward(layer, out, saved, x, None, dims, |atty, _, qkv| {
+                device.attention_cached(atty, keys, values, qkv, cached);
+            });
+        }
+        cache.len += time;
+        dims
+    }
+}

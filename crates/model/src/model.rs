@@ -1,0 +1,173 @@
+//! A network on a device: its configuration, its weights, and the compute copies that matrices are multiplied from.
+//!
+//! Owns the one rule that keeps them right: weights change only inside [`Gpt::update`], [`Gpt::init`] and loading, each of
+//! which makes the compute copies again before it returns, so that a stale copy cannot be used.
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::files::{WeightFiles, save_model};
+use crate::parameters::{Declaration, Init, Parameters};
+use eyas_ops::{Backend, Buf, Buffer, Rng, Storage, Use};
+use rayon::prelude::*;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A GPT-2 on device `D`.
+pub struct Gpt<D: Backend> {
+    device: Arc<D>,
+    config: Config,
+    purpose: Use,
+    declarations: Parameters<Declaration>,
+    pub(crate) weights: Parameters<Buf<D, f32>>,
+    pub(crate) matrices: Matrices<D::Weights>,
+}
+
+/// Compute copies of the matrices.
+pub(crate) struct Matrices<W> {
+    pub(crate) blocks: Vec<BlockMatrices<W>>,
+    /// wte as a head: C inputs, V outputs.
+    pub(crate) head: W,
+}
+
+/// Compute copies of the matrices of a block.
+pub(crate) struct BlockMatrices<W> {
+    pub(crate) c_attn: W,
+    pub(crate) attn_proj: W,
+    pub(crate) c_fc: W,
+    pub(crate) mlp_proj: W,
+}
+
+impl<D: Backend> Gpt<D> {
+    /// A network whose weights are all zero. `purpose` says whether it will be trained.
+    pub fn new(device: Arc<D>, config: Config, purpose: Use) -> Result<Self, Error> {
+        config.validate()?;
+        let declarations = config.parameters();
+        let weights = declarations.map(|declared| device.zeros(declared.len()));
+        let conv1d = |weight: &Declaration| {
+            device.weights(weight.shape[0], weight.shape[1], Storage::InputsOutputs, purpose)
+        };
+        let blocks = declarations.blocks.iter().map(|block| BlockMatrices {
+            c_attn: conv1d(&block.attn.c_attn.weight),
+            attn_proj: conv1d(&block.attn.c_proj.weight),
+            c_fc: conv1d(&block.mlp.c_fc.weight),
+            mlp_proj: conv1d(&block.mlp.c_proj.weight),
+        });
+        let head = device.weights(config.n_embd, config.vocab_size, Storage::OutputsInputs, purpose);
+        let matrices = Matrices { blocks: blocks.collect(), head };
+        let mut gpt = Gpt { device, config, purpose, declarations, weights, matrices };
+        gpt.pack();
+        Ok(gpt)
+    }
+
+    /// Draws GPT-2's initial values. Each tensor has its own streams, named by `seed` and the tensor's name, so that
+    /// networks of different depth begin alike where they are alike.
+    pub fn init(&mut self, seed: u64) {
+        for (declared, weight) in self.declarations.iter().zip(self.weights.iter_mut()) {
+            self.device.write(weight, &initial_values(declared, seed));
+        }
+        self.pack();
+    }
+
+    /// Reads a model folder of any layout that GPT-2 checkpoints come in. Every tensor must be there, of the declared
+    /// shape, and finite.
+    pub fn load(device: Arc<D>, dir: &Path, purpose: Use) -> Result<Self, Error> {
+        let config = Config::load(dir)?;
+        // The tensors are found before memory is allocated for them: a configuration alone cannot claim it.
+        let mut files = WeightFiles::open(dir, &config.parameters())?;
+        let mut gpt = Self::new(device, config, purpose)?;
+        for (declared, weight) in gpt.declarations.iter().zip(gpt.weights.iter_mut()) {
+            gpt.device.write(weight, &files.read(declared)?);
+        }
+        files.check_head(&gpt.declarations.wte, &gpt.host(&gpt.weights.wte))?;
+        gpt.pack();
+        Ok(gpt)
+    }
+
+    /// Writes config.json, generation_config.json and model.safetensors to folder `dir`, each whole or not at all.
+    pub fn save(&self, dir: &Path) -> Result<(), Error> {
+        save_model(dir, &self.config, &self.weights, |weight| self.host(weight))
+    }
+
+    /// Changes the weights with `change`, then makes the compute copies again.
+    pub fn update<R>(&mut self, change: impl FnOnce(&D, &mut Parameters<Buf<D, f32>>) -> R) -> R {
+        let result = change(&self.device, &mut self.weights);
+        self.pack();
+        result
+    }
+
+    /// The weights, f32.
+    pub fn weights(&self) -> &Parameters<Buf<D, f32>> {
+        &self.weights
+    }
+
+    /// The declaration of each weight.
+    pub fn declarations(&self) -> &Parameters<Declaration> {
+        &self.declarations
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Its configuration, for what does not change the weights' shapes: dropouts and special tokens. A changed shape is
+    /// a bug of the caller, which the next operation's assertions find.
+    pub fn config_mut(&mut self) -> &mut Config {
+        &mut self.config
+    }
+
+    /// The device it lives on.
+    pub fn device(&self) -> &Arc<D> {
+        &self.device
+    }
+
+    /// What it was made for.
+    pub fn purpose(&self) -> Use {
+        self.purpose
+    }
+
+    /// Makes the compute copies from the weights.
+    fn pack(&mut self) {
+        let device = &self.device;
+        for (copy, master) in self.matrices.blocks.iter_mut().zip(&self.weights.blocks) {
+            device.pack(&mut copy.c_attn, &master.attn.c_attn.weight);
+            device.pack(&mut copy.attn_proj, &master.attn.c_proj.weight);
+            device.pack(&mut copy.c_fc, &master.mlp.c_fc.weight);
+            device.pack(&mut copy.mlp_proj, &master.mlp.c_proj.weight);
+        }
+        device.pack(&mut self.matrices.head, &self.weights.wte);
+    }
+
+    /// Copies a tensor from the device.
+    fn host(&self, tensor: &Buf<D, f32>) -> Vec<f32> {
+        let mut values = vec![0.0; tensor.len()];
+        self.device.read(&mut values, tensor);
+        values
+    }
+}
+
+/// The initial values of a tensor. Normal values come from one stream for each block of elements, so that they are the
+/// same for any number of threads.
+fn initial_values(declared: &Declaration, seed: u64) -> Vec<f32> {
+    const BLOCK: usize = 1 << 16;
+    match declared.init {
+        Init::Zeros => vec![0.0; declared.len()],
+        Init::Ones => vec![1.0; declared.len()],
+        Init::Normal { std } => {
+            let mut values = vec![0.0; declared.len()];
+            values.par_chunks_mut(BLOCK).enumerate().for_each(|(block, values)| {
+                let mut rng = Rng::new(stream_key(seed, &declared.name, block as u64));
+                values.iter_mut().for_each(|value| *value = (f64::from(std) * rng.normal()) as f32);
+            });
+            values
+        }
+    }
+}
+
+/// A key for a stream: FNV-1a over the parts that name it. `Rng` mixes it further.
+fn stream_key(seed: u64, name: &str, block: u64) -> u64 {
+    let parts = seed.to_le_bytes().into_iter().chain(name.bytes()).chain(block.to_le_bytes());
+    parts.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}

@@ -1,0 +1,298 @@
+//! GPT-2, forward and backward: the whole of the network in one file.
+//!
+//! Read `forward`, then `block_forward`; under each stands its backward pass, the same steps in reverse. There is no
+//! automatic differentiation: a gradient is called `d` + the name of what it is the gradient of, and each backward step
+//! takes what its forward step gave and saved.
+//!
+//! The residual stream x (B, T, C) runs from the embeddings to the head; each block adds to it twice:
+//!
+//!     x = D(wte[tokens] + wpe[positions])
+//!     x = x + D(c_proj(attention(c_attn(ln_1(x)))))         D: dropout
+//!     x = x + D(c_proj(gelu(c_fc(ln_2(x)))))
+//!     logits = ln_f(x) wte^T
+//!
+//! Because x is only added to, its gradient is one buffer that runs backward through the blocks, and is only added to.
+
+use crate::activations::{ActivationGradients, Activations, BlockActivations, Dims, Gradients};
+use crate::model::Gpt;
+use crate::parameters::Block;
+use eyas_ops::{Act, Backend, Buf, Dropout, IGNORE, LinearDims};
+
+/// What an evaluation says of each token.
+#[derive(Clone, Copy, Debug)]
+pub struct Scores<'a> {
+    /// The loss of each target, in nats; 0 where there is none. (B, T)
+    pub losses: &'a [f32],
+    /// The most likely token at each position. (B, T)
+    pub predictions: &'a [u32],
+}
+
+/// A place in the network where dropout acts.
+#[derive(Clone, Copy)]
+enum Site {
+    Embedding,
+    Attention(usize),
+    AttentionProjection(usize),
+    MlpProjection(usize),
+}
+
+impl<D: Backend> Gpt<D> {
+    /// Runs the network up to the last LayerNorm on `inputs`, rows of `time` tokens, and saves what backward needs.
+    ///
+    /// `dropout_key` names the masks of the four dropouts: one number for each micro-batch of a run; `None` turns dropout
+    /// off. Token ids must be below the vocabulary size, and the tokens must fit `acts`.
+    pub fn forward(&self, acts: &mut Activations<D>, inputs: &[u32], time: usize, dropout_key: Option<u64>) {
+        let dims = self.begin(acts, inputs, time, dropout_key);
+        let (device, weights) = (&**self.device(), &self.weights);
+        let dropout = self.dropout(Site::Embedding, dropout_key);
+        device.embedding_forward(
+            &mut acts.stream[0], &acts.tokens, &weights.wte, &weights.wpe, dropout, dims.embedding,
+        );
+        for layer in 0..self.config().n_layer {
+            let dropout = self.dropout(Site::Attention(layer), dropout_key);
+            let (x, out, saved) = acts.around(layer);
+            self.block_forward(layer, out, saved, x, dropout_key, dims, |atty, lse, qkv| {
+                device.attention_forward(atty, lse, qkv, dropout, dims.attention);
+            });
+        }
+        self.ln_f_forward(acts, dims);
+    }
+
+    /// Runs the head on what [`forward`](Self::forward) left, then everything backward.
+    ///
+    /// `targets` (B, T) are the tokens to predict, [`IGNORE`] where there is none; `weights` (B, T) are the derivatives of
+    /// what is minimized with respect to each token's loss: 1/N for the mean over N targets. Adds to `grads` and returns
+    /// the loss of each token, in nats, (B, T).
+    pub fn backward<'a>(
+        &self,
+        acts: &'a mut Activations<D>,
+        grads: &mut Gradients<D>,
+        targets: &[u32],
+        weights: &[f32],
+    ) -> &'a [f32] {
+        let device = &**self.device();
+        let (dims, dropout_key) = self.begin_head(acts, targets);
+        assert_eq!(weights.len(), targets.len(), "one weight for each target");
+        device.write(&mut acts.loss_weights, weights);
+        let grads = &mut grads.table;
+        let d = acts.gradients.as_mut().expect("activations were allocated for training");
+
+        device.loss_backward(
+            &mut acts.losses, &mut d.dnorm, &mut grads.wte,
+            &acts.ln_f.out, &self.matrices.head, &acts.targets, &acts.loss_weights, dims.head,
+        );
+        device.clear(&mut d.dstream);
+        device.layernorm_backward(
+            &mut d.dstream, &mut grads.ln_f.weight, &mut grads.ln_f.bias,
+            &d.dnorm, &acts.ln_f.mean, &acts.ln_f.rstd, &acts.stream[self.config().n_layer],
+            &self.weights.ln_f.weight, dims.norm,
+        );
+        for layer in (0..self.config().n_layer).rev() {
+            let (x, saved) = (&acts.stream[layer], &acts.blocks[layer]);
+            self.block_backward(layer, d, &mut grads.blocks[layer], saved, x, dropout_key, dims);
+        }
+        let dropout = self.dropout(Site::Embedding, dropout_key);
+        device.embedding_backward(
+            &mut grads.wte, &mut grads.wpe, &d.dstream, &acts.tokens, dropout, dims.embedding,
+        );
+
+        let losses = &mut acts.host_losses[..targets.len()];
+        device.read(losses, &acts.losses);
+        losses
+    }
+
+    /// Runs the network without dropout and scores `targets` (B, T), [`IGNORE`] where there is none.
+    pub fn evaluate<'a>(
+        &self,
+        acts: &'a mut Activations<D>,
+        inputs: &[u32],
+        targets: &[u32],
+        time: usize,
+    ) -> Scores<'a> {
+        self.forward(acts, inputs, time, None);
+        let device = &**self.device();
+        let (dims, _) = self.begin_head(acts, targets);
+        device.loss_forward(
+            &mut acts.losses, &mut acts.predictions,
+            &acts.ln_f.out, &self.matrices.head, &acts.targets, dims.head,
+        );
+        device.read(&mut acts.host_losses[..targets.len()], &acts.losses);
+        device.read(&mut acts.host_predictions[..targets.len()], &acts.predictions);
+        Scores { losses: &acts.host_losses[..targets.len()], predictions: &acts.host_predictions[..targets.len()] }
+    }
+
+    /// All logits (B, T, V) of what [`forward`](Self::forward) left: for inspection, since it allocates them whole.
+    pub fn logits(&self, acts: &Activations<D>) -> Vec<f32> {
+        let (dims, _) = acts.step.expect("forward was run");
+        let mut logits = self.device().zeros::<f32>(dims.rows() * dims.head.vocab_size);
+        self.device().logits(&mut logits, &acts.ln_f.out, &self.matrices.head, dims.head);
+        let mut host = vec![0.0; dims.rows() * dims.head.vocab_size];
+        self.device().read(&mut host, &logits);
+        host
+    }
+
+    /// One block: `out` = x + attention's branch + the MLP's branch. `attend` sets (atty, lse) from qkv: the whole causal
+    /// square in training, the new tokens over a cache in generation.
+    pub(crate) fn block_forward(
+        &self,
+        layer: usize,
+        out: &mut Act<D>,
+        saved: &mut BlockActivations<D>,
+        x: &Act<D>,
+        dropout_key: Option<u64>,
+        dims: Dims,
+        attend: impl FnOnce(&mut Act<D>, &mut Buf<D, f32>, &Act<D>),
+    ) {
+        let (device, s) = (&**self.device(), saved);
+        let (weights, matrices) = (&self.weights.blocks[layer], &self.matrices.blocks[layer]);
+        // Attention.
+        device.layernorm_forward(
+            &mut s.ln_1.out, &mut s.ln_1.mean, &mut s.ln_1.rstd,
+            x, &weights.ln_1.weight, &weights.ln_1.bias, dims.norm,
+        );
+        device.linear_forward(&mut s.qkv, &s.ln_1.out, &matrices.c_attn, &weights.attn.c_attn.bias, dims.c_attn);
+        attend(&mut s.atty, &mut s.lse, &s.qkv);
+        let dropout = self.dropout(Site::AttentionProjection(layer), dropout_key);
+        device.linear_residual_forward(
+            &mut s.middle, x, &s.atty, &matrices.attn_proj, &weights.attn.c_proj.bias, dropout, dims.attn_proj,
+        );
+        // The MLP.
+        device.layernorm_forward(
+            &mut s.ln_2.out, &mut s.ln_2.mean, &mut s.ln_2.rstd,
+            &s.middle, &weights.ln_2.weight, &weights.ln_2.bias, dims.norm,
+        );
+        device.linear_gelu_forward(
+            &mut s.pre, &mut s.act, &s.ln_2.out, &matrices.c_fc, &weights.mlp.c_fc.bias, dims.c_fc,
+        );
+        let dropout = self.dropout(Site::MlpProjection(layer), dropout_key);
+        device.linear_residual_forward(
+            out, &s.middle, &s.act, &matrices.mlp_proj, &weights.mlp.c_proj.bias, dropout, dims.mlp_proj,
+        );
+    }
+
+    /// The backward pass of `block_forward`: `d.dstream` is the gradient of `out` before, that of `x` after.
+    fn block_backward(
+        &self,
+        layer: usize,
+        d: &mut ActivationGradients<D>,
+        grads: &mut Block<Buf<D, f32>>,
+        saved: &BlockActivations<D>,
+        x: &Act<D>,
+        dropout_key: Option<u64>,
+        dims: Dims,
+    ) {
+        let (device, s) = (&**self.device(), saved);
+        let (weights, matrices) = (&self.weights.blocks[layer], &self.matrices.blocks[layer]);
+        // The MLP.
+        let dropout = self.dropout(Site::MlpProjection(layer), dropout_key);
+        let dbranch = self.dropout_backward(&mut d.dbranch, &d.dstream, dropout, dims.mlp_proj);
+        device.linear_gelu_backward(
+            &mut d.dwide, &mut grads.mlp.c_proj.weight, &mut grads.mlp.c_proj.bias,
+            dbranch, &s.pre, &s.act, &matrices.mlp_proj, dims.mlp_proj,
+        );
+        device.linear_backward(
+            &mut d.dnorm, &mut grads.mlp.c_fc.weight, &mut grads.mlp.c_fc.bias,
+            &d.dwide, &s.ln_2.out, &matrices.c_fc, dims.c_fc,
+        );
+        device.layernorm_backward(
+            &mut d.dstream, &mut grads.ln_2.weight, &mut grads.ln_2.bias,
+            &d.dnorm, &s.ln_2.mean, &s.ln_2.rstd, &s.middle, &weights.ln_2.weight, dims.norm,
+        );
+        // Attention.
+        let dropout = self.dropout(Site::AttentionProjection(layer), dropout_key);
+        let dbranch = self.dropout_backward(&mut d.dbranch, &d.dstream, dropout, dims.attn_proj);
+        let datty = &mut d.dnorm;
+        device.linear_backward(
+            datty, &mut grads.attn.c_proj.weight, &mut grads.attn.c_proj.bias,
+            dbranch, &s.atty, &matrices.attn_proj, dims.attn_proj,
+        );
+        let dropout = self.dropout(Site::Attention(layer), dropout_key);
+        device.attention_backward(&mut d.dwide, datty, &s.atty, &s.lse, &s.qkv, dropout, dims.attention);
+        device.linear_backward(
+            &mut d.dnorm, &mut grads.attn.c_attn.weight, &mut grads.attn.c_attn.bias,
+            &d.dwide, &s.ln_1.out, &matrices.c_attn, dims.c_attn,
+        );
+        device.layernorm_backward(
+            &mut d.dstream, &mut grads.ln_1.weight, &mut grads.ln_1.bias,
+            &d.dnorm, &s.ln_1.mean, &s.ln_1.rstd, x, &weights.ln_1.weight, dims.norm,
+        );
+    }
+
+    /// The gradient of a branch before its dropout: the stream's own where nothing was dropped.
+    fn dropout_backward<'a>(
+        &self,
+        dbranch: &'a mut Act<D>,
+        dstream: &'a Act<D>,
+        dropout: Dropout,
+        dims: LinearDims,
+    ) -> &'a Act<D> {
+        if !dropout.is_active() {
+            return dstream;
+        }
+        self.device().dropout_backward(dbranch, dstream, dropout, dims);
+        dbranch
+    }
+
+    pub(crate) fn ln_f_forward(&self, acts: &mut Activations<D>, dims: Dims) {
+        let last = self.config().n_layer % acts.stream.len();
+        let (ln_f, weights) = (&mut acts.ln_f, &self.weights.ln_f);
+        self.device().layernorm_forward(
+            &mut ln_f.out, &mut ln_f.mean, &mut ln_f.rstd,
+            &acts.stream[last], &weights.weight, &weights.bias, dims.norm,
+        );
+    }
+
+    /// The mask of a site. The probability is the configuration's; the key is the micro-batch's and the site's.
+    fn dropout(&self, site: Site, key: Option<u64>) -> Dropout {
+        let config = self.config();
+        let (probability, number) = match site {
+            Site::Embedding => (config.embd_pdrop, 0),
+            Site::Attention(layer) => (config.attn_pdrop, 3 * layer + 1),
+            Site::AttentionProjection(layer) => (config.resid_pdrop, 3 * layer + 2),
+            Site::MlpProjection(layer) => (config.resid_pdrop, 3 * layer + 3),
+        };
+        key.map_or(Dropout::NONE, |key| Dropout::new(probability, key, number as u64))
+    }
+
+    /// Checks the tokens of a step and copies them to the device.
+    pub(crate) fn begin(
+        &self,
+        acts: &mut Activations<D>,
+        inputs: &[u32],
+        time: usize,
+        dropout_key: Option<u64>,
+    ) -> Dims {
+        let config = self.config();
+        let num_tokens = inputs.len();
+        assert!(time > 0 && num_tokens > 0 && num_tokens.is_multiple_of(time), "{num_tokens} tokens, rows of {time}");
+        assert!(time <= config.n_positions, "rows of {time} tokens, but {} positions", config.n_positions);
+        assert!(num_tokens <= acts.capacity(), "{num_tokens} tokens, activations for {}", acts.capacity());
+        let unknown = inputs.iter().find(|&&id| id as usize >= config.vocab_size);
+        assert!(unknown.is_none(), "token {unknown:?} is not below the vocabulary size {}", config.vocab_size);
+        let dims = Dims::new(config, num_tokens / time, time);
+        acts.step = Some((dims, dropout_key));
+        self.device().write(&mut acts.tokens, inputs);
+        dims
+    }
+
+    /// Checks the targets of the step that forward began and copies them to the device.
+    fn begin_head(&self, acts: &mut Activations<D>, targets: &[u32]) -> (Dims, Option<u64>) {
+        let step = acts.step.expect("forward was run");
+        let (rows, vocab_size) = (step.0.rows(), self.config().vocab_size);
+        assert_eq!(targets.len(), rows, "one target for each input");
+        let unknown = targets.iter().find(|&&id| id as usize >= vocab_size && id != IGNORE);
+        assert!(unknown.is_none(), "target {unknown:?} is not below the vocabulary size {vocab_size}");
+        self.device().write(&mut acts.targets, targets);
+        step
+    }
+}
+
+impl<D: Backend> Activations<D> {
+    /// What block `layer` reads, what it writes, and what it saves. Without training, buffers take turns.
+    pub(crate) fn around(&mut self, layer: usize) -> (&Act<D>, &mut Act<D>, &mut BlockActivations<D>) {
+        let (num_streams, num_blocks) = (self.stream.len(), self.blocks.len());
+        let around = [layer % num_streams, (layer + 1) % num_streams];
+        let [x, out] = self.stream.get_disjoint_mut(around).expect("there are two streams at least");
+        (x, out, &mut self.blocks[layer % num_blocks])
+    }
+}

@@ -190,13 +190,14 @@ impl File<'_> {
     /// Returns `ignore_merges`.
     fn model_settings(self, model: &Map<String, Value>) -> Result<bool, Error> {
         let (null, off, empty) = (Value::Null, Value::Bool(false), Value::from(""));
+        let only_null = std::slice::from_ref(&null);
         let zero = [null.clone(), Value::from(0), Value::from(0.0)];
         let check = |field, accepted: &[Value], supported| {
             self.expect_one_of(model, "model.", field, accepted, supported)
         };
         check("type", &[Value::from("BPE"), null.clone()], "\"BPE\"")?;
         check("dropout", &zero, "null")?;
-        check("unk_token", &[null.clone()], "null (every byte is a token, so nothing is unknown)")?;
+        check("unk_token", only_null, "null (every byte is a token, so nothing is unknown)")?;
         check("continuing_subword_prefix", &[null.clone(), empty.clone()], "null or \"\"")?;
         check("end_of_word_suffix", &[null.clone(), empty], "null or \"\"")?;
         check("byte_fallback", &[null.clone(), off], "false (every byte is a token)")?;

@@ -41,7 +41,10 @@ impl Dropout {
     /// the network.
     pub fn new(probability: f32, key: u64, site: u64) -> Self {
         assert!((0.0..1.0).contains(&probability), "dropout probability {probability} is not in [0, 1)");
-        Dropout { probability, key: finalize(finalize(key).wrapping_add(site.wrapping_mul(0x9e37_79b9_7f4a_7c15))) }
+        Dropout {
+            probability,
+            key: finalize(finalize(key).wrapping_add(site.wrapping_mul(0x9e37_79b9_7f4a_7c15))),
+        }
     }
 
     /// Whether any element can be dropped.

@@ -80,3 +80,30 @@ pub trait Attention: Device {
         dims: CachedAttentionDims,
     );
 }
+
+/// The forward pass, as naively as it can be written, with the factors of dropout given: (B, NH, T, T).
+#[cfg(test)]
+fn reference<R: crate::testing::Real>(qkv: &[R], factors: &[f32], dims: AttentionDims) -> Vec<R> {
+    let AttentionDims { batch, time, heads, head_size } = dims;
+    let channels = heads * head_size;
+    let mut out = vec![R::from(0.0); batch * time * channels];
+    for (task, i) in (0..batch * heads).flat_map(|task| (0..time).map(move |i| (task, i))) {
+        let (b, h) = (task / heads, task % heads);
+        let at = |t: usize, third: usize, d: usize| {
+            qkv[(b * time + t) * 3 * channels + third * channels + h * head_size + d]
+        };
+        let dot = |j: usize| R::sum((0..head_size).map(|d| at(i, 0, d) * at(j, 1, d)));
+        let scores: Vec<R> = (0..=i).map(|j| (dot(j) / R::from((head_size as f64).sqrt())).exp()).collect();
+        let sum = R::sum(scores.iter().copied());
+        for d in 0..head_size {
+            let term = |j: usize| {
+                R::from(f64::from(factors[(task * time + i) * time + j])) * scores[j] / sum * at(j, 2, d)
+            };
+            out[(b * time + i) * channels + h * head_size + d] = R::sum((0..=i).map(term));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

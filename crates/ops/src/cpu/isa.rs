@@ -7,7 +7,7 @@
 use std::fmt;
 
 /// An instruction set that kernels are compiled for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
     /// What the compiler's baseline has (SSE2 or NEON).
     Portable,
@@ -34,8 +34,7 @@ impl Isa {
         {
             use std::arch::is_x86_feature_detected as has;
             let avx2 = has!("avx2") && has!("fma") && has!("bmi2");
-            let avx512 =
-                avx2 && has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
+            let avx512 = avx2 && has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
             match self {
                 Isa::Portable => true,
                 Isa::Avx2 => avx2,
@@ -79,7 +78,10 @@ impl std::str::FromStr for Isa {
     type Err = String;
     fn from_str(name: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|isa| isa.to_string() == name).ok_or_else(|| {
-            format!("unknown instruction set `{name}`: expected one of {}", Self::ALL.map(|i| i.to_string()).join(", "))
+            format!(
+                "unknown instruction set `{name}`: expected one of {}",
+                Self::ALL.map(|i| i.to_string()).join(", ")
+            )
         })
     }
 }

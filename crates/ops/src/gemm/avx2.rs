@@ -60,7 +60,11 @@ macro_rules! kernel {
                     // SAFETY: the caller promises k words in each row of A and k x 32 words of B.
                     let (b0, b1, row) = unsafe {
                         let b = b.add(i * PANEL);
-                        (_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.add(8).cast()), a.byte_add(i * a_step))
+                        (
+                            _mm256_loadu_si256(b.cast()),
+                            _mm256_loadu_si256(b.add(8).cast()),
+                            a.byte_add(i * a_step),
+                        )
                     };
                     for r in 0..R {
                         // SAFETY: as above. Rows of bf16 may start at any even address.

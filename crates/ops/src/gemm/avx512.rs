@@ -71,7 +71,11 @@ macro_rules! kernel {
                     // SAFETY: the caller promises k words in each row of A and k x 32 words of B.
                     let (b0, b1, row) = unsafe {
                         let b = b.add(i * PANEL);
-                        (_mm512_loadu_si512(b.cast()), _mm512_loadu_si512(b.add(16).cast()), a.byte_add(i * a_step))
+                        (
+                            _mm512_loadu_si512(b.cast()),
+                            _mm512_loadu_si512(b.add(16).cast()),
+                            a.byte_add(i * a_step),
+                        )
                     };
                     for r in 0..R {
                         // SAFETY: as above. Rows of bf16 may start at any even address.
@@ -97,7 +101,8 @@ macro_rules! kernel {
 
 kernel!(bf16, "avx512f,avx512bf16", |acc, a, b| {
     // SAFETY: all are 512-bit vectors of plain numbers.
-    let (a, b) = unsafe { (std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b)) };
+    let (a, b) =
+        unsafe { (std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b)) };
     _mm512_dpbf16_ps(acc, a, b)
 });
 

@@ -35,7 +35,8 @@ const GROUP_BYTES: usize = 512 << 10;
 const TASK_ROWS: usize = 224;
 
 /// One tile of C in registers: see [`Kernel::tile`].
-type TileFn = unsafe fn(rows: usize, k: usize, a: *const u32, a_row: usize, a_step: usize, b: *const u32, c: *mut f32);
+type TileFn =
+    unsafe fn(rows: usize, k: usize, a: *const u32, a_row: usize, a_step: usize, b: *const u32, c: *mut f32);
 
 /// A micro-kernel and its height.
 #[derive(Clone, Copy)]
@@ -160,7 +161,9 @@ pub(crate) fn gemm<E: Word, P: Epilogue>(
                 let b = &rhs.words[(panel * rhs.k_words + k.start) * PANEL..];
                 // SAFETY: `check_operands` showed that rows and panels hold the words that the strides reach; the
                 // instruction set is there because `cpu` was made with it; the tile has room for `height` rows.
-                unsafe { (kernel.tile)(height, k.len(), a, a_row, a_step, b.as_ptr(), tile.as_mut_ptr().cast()) };
+                unsafe {
+                    (kernel.tile)(height, k.len(), a, a_row, a_step, b.as_ptr(), tile.as_mut_ptr().cast())
+                };
                 let col = panel * PANEL;
                 let cols = PANEL.min(rhs.columns - col);
                 cpu.isa().run(RunEpilogue(epilogue, Tile { row, col, cols, values: &tile[..height] }));
@@ -172,7 +175,8 @@ pub(crate) fn gemm<E: Word, P: Epilogue>(
 /// Panels in a group and rows in a task. Smaller groups only where there would be too few tasks for the threads; the
 /// cut never changes a result, since a tile is always summed whole.
 fn task_shape(kernel: &Kernel, rows: usize, num_panels: usize, k: usize, threads: usize) -> (usize, usize) {
-    let task_rows = (TASK_ROWS / kernel.height * kernel.height).min(rows.next_multiple_of(kernel.height)).max(1);
+    let task_rows =
+        (TASK_ROWS / kernel.height * kernel.height).min(rows.next_multiple_of(kernel.height)).max(1);
     let mut group = (GROUP_BYTES / (k.max(1) * PANEL * 4)).clamp(1, num_panels.max(1));
     while group > 1 && rows.div_ceil(task_rows) * num_panels.div_ceil(group) < 4 * threads {
         group = group.div_ceil(2);
@@ -181,7 +185,12 @@ fn task_shape(kernel: &Kernel, rows: usize, num_panels: usize, k: usize, threads
 }
 
 /// Where word `start` of row `row` (a multiple of the kernel's height) lies, and the strides in bytes.
-fn lhs_address<E: Word>(kernel: &Kernel, lhs: &Lhs<'_, E>, row: usize, start: usize) -> (*const u32, usize, usize) {
+fn lhs_address<E: Word>(
+    kernel: &Kernel,
+    lhs: &Lhs<'_, E>,
+    row: usize,
+    start: usize,
+) -> (*const u32, usize, usize) {
     match *lhs {
         Lhs::Rows { elements, stride } => {
             let first = &elements[row * stride + start * E::PER_WORD..];
@@ -195,7 +204,13 @@ fn lhs_address<E: Word>(kernel: &Kernel, lhs: &Lhs<'_, E>, row: usize, start: us
 }
 
 /// Shows that every word which the kernel will read lies inside the operands.
-fn check_operands<E: Word>(kernel: &Kernel, rows: usize, lhs: &Lhs<'_, E>, rhs: &Packed<'_>, k: &Range<usize>) {
+fn check_operands<E: Word>(
+    kernel: &Kernel,
+    rows: usize,
+    lhs: &Lhs<'_, E>,
+    rhs: &Packed<'_>,
+    k: &Range<usize>,
+) {
     assert!(k.start <= k.end && k.end <= rhs.k_words, "words {k:?} of {}", rhs.k_words);
     assert!(rhs.words.len() >= rhs.columns.div_ceil(PANEL) * rhs.k_words * PANEL, "B is too short");
     match *lhs {

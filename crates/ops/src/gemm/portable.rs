@@ -33,7 +33,15 @@ impl Dot for Floats {
     }
 }
 
-unsafe fn tile<D: Dot>(rows: usize, k: usize, a: *const u32, a_row: usize, a_step: usize, b: *const u32, c: *mut f32) {
+unsafe fn tile<D: Dot>(
+    rows: usize,
+    k: usize,
+    a: *const u32,
+    a_row: usize,
+    a_step: usize,
+    b: *const u32,
+    c: *mut f32,
+) {
     for column in (0..PANEL).step_by(COLUMNS) {
         // SAFETY: passed on from the caller; the columns lie within the panel.
         unsafe {

@@ -34,7 +34,11 @@ fn check<E: Word>(isa: Isa, threads: usize, m: usize, n: usize, k: usize) -> Vec
     };
     let (at, bt) = (transposed(&a, m, k), transposed(&b, k, n));
     let want: Vec<f32> = (0..m * n)
-        .map(|i| (0..k).map(|j| f64::from(a[i / n * k + j].to_f32()) * f64::from(b[j * n + i % n].to_f32())).sum::<f64>())
+        .map(|i| {
+            (0..k)
+                .map(|j| f64::from(a[i / n * k + j].to_f32()) * f64::from(b[j * n + i % n].to_f32()))
+                .sum::<f64>()
+        })
         .map(|x| x as f32)
         .collect();
     let mut words = vec![u32::MAX; Packed::num_words::<E>(k, n)];
@@ -58,7 +62,14 @@ fn check<E: Word>(isa: Isa, threads: usize, m: usize, n: usize, k: usize) -> Vec
         }
         for lhs in lhs {
             out.fill(f32::NAN);
-            gemm(&cpu, m, lhs, packed, 0..packed.k_words, &Store { out: SharedMut::new(&mut out), columns: n });
+            gemm(
+                &cpu,
+                m,
+                lhs,
+                packed,
+                0..packed.k_words,
+                &Store { out: SharedMut::new(&mut out), columns: n },
+            );
             let error = relative_error(&out, &want);
             assert!(error < 1e-6, "{isa} {} m {m} n {n} k {k}: {error:e}", E::NAME);
             results.push(out.clone());

@@ -50,3 +50,94 @@ pub trait LayerNorm: Device {
         dims: LayerNormDims,
     );
 }
+
+/// The forward pass, as naively as it can be written.
+#[cfg(test)]
+fn reference<R: crate::testing::Real>(x: &[R], weight: &[R], bias: &[R], dims: LayerNormDims) -> Vec<R> {
+    let count = R::from(dims.channels as f64);
+    let row = |x: &[R]| -> Vec<R> {
+        let mean = R::sum(x.iter().copied()) / count;
+        let variance = R::sum(x.iter().map(|x| (*x - mean) * (*x - mean))) / count;
+        let rstd = R::from(1.0) / (variance + R::from(f64::from(dims.epsilon))).sqrt();
+        x.iter().zip(weight).zip(bias).map(|((x, w), b)| (*x - mean) * rstd * *w + *b).collect()
+    };
+    x.chunks_exact(dims.channels).flat_map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::*;
+    use crate::{Element, Rng};
+
+    fn check<D: LayerNorm>(device: &D, rows: usize, channels: usize) -> Vec<f32> {
+        let dims = LayerNormDims { rows, channels, epsilon: 1e-5 };
+        let mut rng = Rng::new((rows * channels) as u64);
+        let x = random::<D::Element>(&mut rng, rows * channels);
+        let dout = random::<D::Element>(&mut rng, rows * channels);
+        let before = random::<D::Element>(&mut rng, rows * channels);
+        let (weight, bias) = (random::<f32>(&mut rng, channels), random::<f32>(&mut rng, channels));
+        let (x_d, weight_d, bias_d) =
+            (upload_act(device, &x), upload(device, &weight), upload(device, &bias));
+        let (mut out, mut mean, mut rstd) =
+            (device.zeros(rows * channels), device.zeros(rows), device.zeros(rows));
+        device.layernorm_forward(&mut out, &mut mean, &mut rstd, &x_d, &weight_d, &bias_d, dims);
+        let want = reference::<f64>(&constants(&x), &constants(&weight), &constants(&bias), dims);
+        let want: Vec<f32> = want.iter().map(|x| *x as f32).collect();
+        let error = relative_error(&download_act(device, &out, rows * channels), &want);
+        assert!(error < forward_tolerance::<D>(), "{dims:?}: {error:e}");
+
+        let (mut dweight, mut dbias) = (device.zeros(channels), device.zeros(channels));
+        let mut dx = upload_act(device, &before);
+        let dout_d = upload_act(device, &dout);
+        device.layernorm_backward(
+            &mut dx,
+            &mut dweight,
+            &mut dbias,
+            &dout_d,
+            &mean,
+            &rstd,
+            &x_d,
+            &weight_d,
+            dims,
+        );
+        let after = download_act(device, &dx, rows * channels);
+        let dx: Vec<f32> = after.iter().zip(&before).map(|(a, b)| a - b).collect();
+        let (dweight, dbias) = (download(device, &dweight, channels), download(device, &dbias, channels));
+        let (vx, vw, vb) = (
+            random::<f32>(&mut rng, x.len()),
+            random::<f32>(&mut rng, channels),
+            random::<f32>(&mut rng, channels),
+        );
+        // One direction for each input, so that no error hides behind a larger one.
+        let still = |x: &[f32]| vec![0.0; x.len()];
+        let moved =
+            reference(&moving(&x, &vx), &moving(&weight, &still(&vw)), &moving(&bias, &still(&vb)), dims);
+        let scale = size(&after, &vx) + size(&before, &vx);
+        assert_slope("dx", inner(&dx, &vx), slope(&dout, &moved), scale, gradient_tolerance::<D>());
+        let moved = reference(&moving(&x, &still(&vx)), &moving(&weight, &vw), &moving(&bias, &vb), dims);
+        let got = inner(&dweight, &vw) + inner(&dbias, &vb);
+        assert_slope(
+            "dweight, dbias",
+            got,
+            slope(&dout, &moved),
+            size(&dweight, &vw) + size(&dbias, &vb),
+            1e-5,
+        );
+        assert!(D::Element::NAME != "float32" || after != before || channels == 1);
+        [after, dweight, dbias].concat()
+    }
+
+    #[test]
+    fn equals_the_reference_with_the_same_bits_for_any_threads() {
+        let mut results = std::collections::HashMap::new();
+        on_every_cpu!(|device| {
+            for (rows, channels) in [(1, 1), (1, 3), (5, 36), (3, 64), (130, 33), (200, 100)] {
+                let result = check(device, rows, channels);
+                let key = (device.isa(), Device::describe(device).contains("bfloat16"), rows, channels);
+                let first = results.entry(key).or_insert_with(|| result.clone());
+                assert_eq!(*first, result, "threads change no bit");
+            }
+        });
+    }
+}

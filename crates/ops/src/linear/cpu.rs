@@ -121,7 +121,13 @@ impl<E: Word> Linear for Cpu<E> {
     ) {
         let out = Matrix::new(out, dims.rows, dims.outputs);
         let residual = &residual[..dims.rows * dims.outputs];
-        forward(self, x, weights, dims, &StoreResidual { out, residual, bias: &bias[..dims.outputs], dropout });
+        forward(
+            self,
+            x,
+            weights,
+            dims,
+            &StoreResidual { out, residual, bias: &bias[..dims.outputs], dropout },
+        );
     }
 
     fn linear_backward(
@@ -152,10 +158,22 @@ impl<E: Word> Linear for Cpu<E> {
     ) {
         weights_backward(self, dweights, dbias, dout, x, weights, dims);
         let out = Matrix::new(dpre, dims.rows, dims.inputs);
-        input_backward(self, dout, weights, dims, &StoreGeluGrad { out, pre: &pre[..dims.rows * dims.inputs] });
+        input_backward(
+            self,
+            dout,
+            weights,
+            dims,
+            &StoreGeluGrad { out, pre: &pre[..dims.rows * dims.inputs] },
+        );
     }
 
-    fn dropout_backward(&self, out: &mut AlignedBuf<E>, dout: &AlignedBuf<E>, dropout: Dropout, dims: LinearDims) {
+    fn dropout_backward(
+        &self,
+        out: &mut AlignedBuf<E>,
+        dout: &AlignedBuf<E>,
+        dropout: Dropout,
+        dims: LinearDims,
+    ) {
         const BLOCK: usize = 1 << 14;
         let len = dims.rows * dims.outputs;
         let (dout, out) = (&dout[..len], SharedMut::new(&mut out[..len]));
@@ -169,10 +187,18 @@ impl<E: Word> Linear for Cpu<E> {
 }
 
 /// out = epilogue(x W).
-fn forward<E: Word, P: Epilogue>(cpu: &Cpu<E>, x: &[E], weights: &CpuWeights<E>, dims: LinearDims, epilogue: &P) {
+fn forward<E: Word, P: Epilogue>(
+    cpu: &Cpu<E>,
+    x: &[E],
+    weights: &CpuWeights<E>,
+    dims: LinearDims,
+    epilogue: &P,
+) {
     weights.check(dims.inputs, dims.outputs, Storage::InputsOutputs);
     let packed = weights.forward();
-    with_rows(cpu, x, dims.rows, dims.inputs, |lhs| gemm(cpu, dims.rows, lhs, packed, 0..packed.k_words, epilogue));
+    with_rows(cpu, x, dims.rows, dims.inputs, |lhs| {
+        gemm(cpu, dims.rows, lhs, packed, 0..packed.k_words, epilogue)
+    });
 }
 
 /// dW += x^T dout and dbias += column sums of dout, which come with packing it.
@@ -208,7 +234,9 @@ fn input_backward<E: Word, P: Epilogue>(
     epilogue: &P,
 ) {
     let packed = weights.backward();
-    with_rows(cpu, dout, dims.rows, dims.outputs, |lhs| gemm(cpu, dims.rows, lhs, packed, 0..packed.k_words, epilogue));
+    with_rows(cpu, dout, dims.rows, dims.outputs, |lhs| {
+        gemm(cpu, dims.rows, lhs, packed, 0..packed.k_words, epilogue)
+    });
 }
 
 /// `words` of K in blocks of [`K_BLOCK`].

@@ -123,3 +123,31 @@ pub trait Linear: Device {
     /// `linear_residual_forward`.
     fn dropout_backward(&self, out: &mut Act<Self>, dout: &Act<Self>, dropout: Dropout, dims: LinearDims);
 }
+
+/// The forward passes, as naively as they can be written: pre = x W + bias, and gelu(pre).
+#[cfg(test)]
+fn reference<R: crate::testing::Real>(
+    x: &[R],
+    weights: &[R],
+    bias: &[R],
+    dims: LinearDims,
+) -> (Vec<R>, Vec<R>) {
+    let LinearDims { rows, inputs, outputs } = dims;
+    let element = |i: usize| {
+        let (row, o) = (i / outputs, i % outputs);
+        R::sum((0..inputs).map(|c| x[row * inputs + c] * weights[c * outputs + o])) + bias[o]
+    };
+    let pre: Vec<R> = (0..rows * outputs).map(element).collect();
+    let out = pre.iter().map(|x| gelu_reference(*x)).collect();
+    (pre, out)
+}
+
+/// gelu_new, as its formula is written.
+#[cfg(test)]
+fn gelu_reference<R: crate::testing::Real>(x: R) -> R {
+    let u = R::from((2.0 / std::f64::consts::PI).sqrt()) * (x + R::from(0.044715) * x * x * x);
+    R::from(0.5) * x * (R::from(1.0) + u.tanh())
+}
+
+#[cfg(test)]
+mod tests;

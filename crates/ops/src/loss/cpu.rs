@@ -7,8 +7,8 @@ use crate::cpu::math::{LANES, exp, sum_lanes};
 use crate::cpu::{AlignedBuf, Cpu, SharedMut, Simd, Task};
 use crate::element::Element;
 use crate::gemm::{Lhs, LhsPanels, Packed, Word, gemm, pack_lhs_transposed, pack_rhs_rows};
-use crate::linear::cpu::{AddTo, CpuWeights, Matrix, Store, blocks, with_rows};
 use crate::linear::Storage;
+use crate::linear::cpu::{AddTo, CpuWeights, Matrix, Store, blocks, with_rows};
 
 /// Bytes of logits that exist at once, about.
 const LOGITS_BYTES: usize = 64 << 20;
@@ -56,7 +56,14 @@ impl<E: Word> Loss for Cpu<E> {
             for start in (0..dims.rows).step_by(block) {
                 let rows = block.min(dims.rows - start);
                 let logits = &mut logits[..rows * vocab_size];
-                project(self, logits, vocab_size, &x[start * dims.channels..], head, LossDims { rows, ..dims });
+                project(
+                    self,
+                    logits,
+                    vocab_size,
+                    &x[start * dims.channels..],
+                    head,
+                    LossDims { rows, ..dims },
+                );
                 let (losses, predictions) = (&mut losses[start..][..rows], &mut predictions[start..][..rows]);
                 let (losses, predictions) = (SharedMut::new(losses), SharedMut::new(predictions));
                 self.parallel(rows, |row| {
@@ -96,7 +103,14 @@ impl<E: Word> Loss for Cpu<E> {
                 let (targets, weights) = (&targets[start..][..rows], &weights[start..][..rows]);
                 softmax_backward(self, &mut losses[start..][..rows], dlogits, targets, weights, block);
                 self.with_scratch(words[1], |scratch| {
-                    input_backward(self, &mut dx[piece], bytemuck::cast_slice_mut(scratch), dlogits, head, block);
+                    input_backward(
+                        self,
+                        &mut dx[piece],
+                        bytemuck::cast_slice_mut(scratch),
+                        dlogits,
+                        head,
+                        block,
+                    );
                 });
                 head_backward(self, dhead, dlogits, x, words, block);
             });

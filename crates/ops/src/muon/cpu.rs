@@ -68,7 +68,8 @@ fn orthogonalize<E: Word>(
         *x = E::from_f32(factor * update[at(i)]);
     }
     let [a, b, c] = COEFFICIENTS;
-    let panels = Packed::num_words::<E>(n, m).max(Packed::num_words::<E>(m, n)).max(Packed::num_words::<E>(m, m));
+    let panels =
+        Packed::num_words::<E>(n, m).max(Packed::num_words::<E>(m, n)).max(Packed::num_words::<E>(m, m));
     cpu.with_scratch(panels, |panels| {
         cpu.with_scratch(2 * m * m, |squares| {
             let (square, mix) = squares.split_at_mut(m * m);
@@ -76,8 +77,18 @@ fn orthogonalize<E: Word>(
             let mix: &mut [E] = &mut bytemuck::cast_slice_mut(mix)[..m * m];
             for _ in 0..STEPS {
                 let none = &[][..];
-                product(cpu, (x, m, n), pack_rhs_columns(cpu, panels, x, n, m), Blend(1.0, 0.0, none, square));
-                product(cpu, (square, m, m), pack_rhs_rows(cpu, panels, square, m, m, None), Blend(c, b, square, mix));
+                product(
+                    cpu,
+                    (x, m, n),
+                    pack_rhs_columns(cpu, panels, x, n, m),
+                    Blend(1.0, 0.0, none, square),
+                );
+                product(
+                    cpu,
+                    (square, m, m),
+                    pack_rhs_rows(cpu, panels, square, m, m, None),
+                    Blend(c, b, square, mix),
+                );
                 product(cpu, (mix, m, m), pack_rhs_rows(cpu, panels, x, m, n, None), Blend(1.0, a, x, next));
                 std::mem::swap(&mut x, &mut next);
             }

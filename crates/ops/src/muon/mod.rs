@@ -73,14 +73,16 @@ fn reference(value: &mut [f64], momentum: &mut [f64], grad: &[f64], step: MuonSt
     let product = |x: &[f64], y: &[f64], m: usize, k: usize, n: usize| -> Vec<f64> {
         (0..m * n).map(|i| (0..k).map(|j| x[i / n * k + j] * y[j * n + i % n]).sum()).collect()
     };
-    let transpose = |x: &[f64], m: usize, n: usize| -> Vec<f64> { (0..m * n).map(|i| x[i % m * n + i / m]).collect() };
+    let transpose =
+        |x: &[f64], m: usize, n: usize| -> Vec<f64> { (0..m * n).map(|i| x[i % m * n + i / m]).collect() };
     for (m, g) in momentum.iter_mut().zip(grad) {
         *m = mu * *m + f64::from(step.grad_scale) * g;
     }
     for piece in 0..pieces {
         let at = |i: usize| i / width * cols + piece * width + i % width;
-        let u: Vec<f64> =
-            (0..rows * width).map(|i| f64::from(step.grad_scale) * grad[at(i)] + mu * momentum[at(i)]).collect();
+        let u: Vec<f64> = (0..rows * width)
+            .map(|i| f64::from(step.grad_scale) * grad[at(i)] + mu * momentum[at(i)])
+            .collect();
         let norm = u.iter().map(|x| x * x).sum::<f64>().sqrt() + NORM_EPSILON;
         let tall = rows > width;
         let (m, n) = (rows.min(width), rows.max(width));
@@ -128,7 +130,9 @@ mod tests {
         };
         let (mut v, mut m, g) = (upload(&start), upload(&first), upload(&grad));
         cpu.muon(&mut v, &mut m, &g, step, dims);
-        let want = |x: &[f64], from: &[f32]| x.iter().zip(from).map(|(x, f)| (x - f64::from(*f)) as f32).collect::<Vec<_>>();
+        let want = |x: &[f64], from: &[f32]| {
+            x.iter().zip(from).map(|(x, f)| (x - f64::from(*f)) as f32).collect::<Vec<_>>()
+        };
         let moved = |x: &[f32], from: &[f32]| x.iter().zip(from).map(|(x, f)| x - f).collect::<Vec<f32>>();
         let error = relative_error(&moved(&v, &start), &want(&value, &start));
         assert!(error < tolerance, "{isa} {} {dims:?}: value {error:e}", E::NAME);
@@ -140,7 +144,9 @@ mod tests {
     #[test]
     fn equals_the_reference() {
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-            for (rows, cols, pieces) in [(1, 1, 1), (5, 7, 1), (16, 48, 3), (40, 13, 1), (33, 66, 2), (64, 20, 1)] {
+            for (rows, cols, pieces) in
+                [(1, 1, 1), (5, 7, 1), (16, 48, 3), (40, 13, 1), (33, 66, 2), (64, 20, 1)]
+            {
                 let dims = MuonDims { rows, cols, pieces };
                 check::<f32>(isa, 1, dims, 1e-4);
                 // bf16 rounds X at each of five steps that stretch small singular values 3.4-fold.

@@ -1,0 +1,148 @@
+//! Every linear layer and its backward pass against the reference.
+
+use super::*;
+use crate::Rng;
+use crate::testing::*;
+
+/// A layer on a device: host values, and what the device has of them.
+struct Layer<D: Linear> {
+    dims: LinearDims,
+    x: Vec<f32>,
+    weights: Vec<f32>,
+    bias: Vec<f32>,
+    dout: Vec<f32>,
+    x_d: Act<D>,
+    weights_d: D::Weights,
+    bias_d: Buf<D, f32>,
+    dout_d: Act<D>,
+}
+
+impl<D: Linear> Layer<D> {
+    fn new(device: &D, rng: &mut Rng, dims: LinearDims) -> Self {
+        let LinearDims { rows, inputs, outputs } = dims;
+        let x = random::<D::Element>(rng, rows * inputs);
+        // The device rounds its compute copy, so the test starts from rounded weights.
+        let weights = random::<D::Element>(rng, inputs * outputs);
+        let (bias, dout) = (random::<f32>(rng, outputs), random::<D::Element>(rng, rows * outputs));
+        let mut weights_d = device.weights(inputs, outputs, Storage::InputsOutputs, Use::Training);
+        device.pack(&mut weights_d, &upload(device, &weights));
+        let (x_d, bias_d, dout_d) =
+            (upload_act(device, &x), upload(device, &bias), upload_act(device, &dout));
+        Layer { dims, x, weights, bias, dout, x_d, weights_d, bias_d, dout_d }
+    }
+
+    fn reference(&self) -> (Vec<f32>, Vec<f32>) {
+        let (pre, out) = reference::<f64>(
+            &constants(&self.x),
+            &constants(&self.weights),
+            &constants(&self.bias),
+            self.dims,
+        );
+        let narrow = |x: Vec<f64>| x.into_iter().map(|x| x as f32).collect();
+        (narrow(pre), narrow(out))
+    }
+}
+
+fn check_forward<D: Linear>(device: &D, layer: &Layer<D>, rng: &mut Rng) {
+    let (dims, len) = (layer.dims, layer.dims.rows * layer.dims.outputs);
+    let (pre, activated) = layer.reference();
+    let check = |name: &str, got: &Act<D>, want: &[f32]| {
+        let error = relative_error(&download_act(device, got, len), want);
+        assert!(error < forward_tolerance::<D>(), "{name} {dims:?}: {error:e}");
+    };
+    let (mut out, mut pre_d) = (device.zeros(len), device.zeros(len));
+    device.linear_forward(&mut out, &layer.x_d, &layer.weights_d, &layer.bias_d, dims);
+    check("linear", &out, &pre);
+    device.linear_gelu_forward(&mut pre_d, &mut out, &layer.x_d, &layer.weights_d, &layer.bias_d, dims);
+    check("pre", &pre_d, &pre);
+    check("gelu", &out, &activated);
+    let residual = random::<D::Element>(rng, len);
+    let residual_d = upload_act(device, &residual);
+    for dropout in [Dropout::NONE, Dropout::new(0.4, 3, 1)] {
+        let (x, w, b) = (&layer.x_d, &layer.weights_d, &layer.bias_d);
+        device.linear_residual_forward(&mut out, &residual_d, x, w, b, dropout, dims);
+        let want: Vec<f32> = (0..len).map(|i| residual[i] + factor(dropout, i) * pre[i]).collect();
+        check("residual", &out, &want);
+    }
+}
+
+fn check_backward<D: Linear>(device: &D, layer: &Layer<D>, rng: &mut Rng) -> Vec<f32> {
+    let LinearDims { rows, inputs, outputs } = layer.dims;
+    let mut dx = device.zeros(rows * inputs);
+    let mut dweights = upload(device, &vec![1.0; inputs * outputs]);
+    let mut dbias = upload(device, &vec![1.0; outputs]);
+    let (x, w) = (&layer.x_d, &layer.weights_d);
+    device.linear_backward(&mut dx, &mut dweights, &mut dbias, &layer.dout_d, x, w, layer.dims);
+    let added = |x: Vec<f32>| x.into_iter().map(|x| x - 1.0).collect::<Vec<f32>>();
+    let dx = download_act(device, &dx, rows * inputs);
+    let dweights = added(download(device, &dweights, inputs * outputs));
+    let dbias = added(download(device, &dbias, outputs));
+    for (name, gradient, which) in [("dx", &dx, 0), ("dW", &dweights, 1), ("dbias", &dbias, 2)] {
+        let direction = random::<f32>(rng, gradient.len());
+        let input = |i: usize, x: &[f32]| if i == which { moving(x, &direction) } else { constants(x) };
+        let (out, _) =
+            reference(&input(0, &layer.x), &input(1, &layer.weights), &input(2, &layer.bias), layer.dims);
+        let (got, want) = (inner(gradient, &direction), slope(&layer.dout, &out));
+        let tolerance = if which == 0 { gradient_tolerance::<D>() } else { 1e-5 };
+        // The 1 that was there before takes part in the rounding.
+        let length = size(gradient, &direction) + inner(&direction, &direction);
+        assert_slope(name, got, want, length, tolerance);
+    }
+    [dx, dweights, dbias].concat()
+}
+
+/// Through the GELU: the layer's input is gelu(pre).
+fn check_gelu_backward<D: Linear>(device: &D, layer: &Layer<D>, rng: &mut Rng) {
+    let LinearDims { rows, inputs, outputs } = layer.dims;
+    let pre = random::<D::Element>(rng, rows * inputs);
+    let (mut dpre, pre_d) = (device.zeros(rows * inputs), upload_act(device, &pre));
+    let (mut dweights, mut dbias) = (device.zeros(inputs * outputs), device.zeros(outputs));
+    let (x, w) = (&layer.x_d, &layer.weights_d);
+    device.linear_gelu_backward(
+        &mut dpre,
+        &mut dweights,
+        &mut dbias,
+        &layer.dout_d,
+        &pre_d,
+        x,
+        w,
+        layer.dims,
+    );
+    let dpre = download_act(device, &dpre, rows * inputs);
+    let direction = random::<f32>(rng, dpre.len());
+    let activated: Vec<Dual> = moving(&pre, &direction).into_iter().map(gelu_reference).collect();
+    let (out, _) = reference(&activated, &constants(&layer.weights), &constants(&layer.bias), layer.dims);
+    let (got, want) = (inner(&dpre, &direction), slope(&layer.dout, &out));
+    assert_slope("dpre", got, want, size(&dpre, &direction), gradient_tolerance::<D>());
+}
+
+#[test]
+fn equals_the_reference_with_the_same_bits_for_any_threads() {
+    let mut results = std::collections::HashMap::new();
+    on_every_cpu!(|device| {
+        for (rows, inputs, outputs) in [(1, 1, 1), (1, 7, 33), (3, 36, 5), (15, 64, 70), (60, 33, 31)] {
+            let dims = LinearDims { rows, inputs, outputs };
+            let mut rng = Rng::new((rows * inputs + outputs) as u64);
+            let layer = Layer::new(device, &mut rng, dims);
+            check_forward(device, &layer, &mut rng);
+            check_gelu_backward(device, &layer, &mut rng);
+            let result = check_backward(device, &layer, &mut rng);
+            let key = (device.describe().replace("1 threads", "").replace("3 threads", ""), rows, inputs);
+            let first = results.entry(key).or_insert_with(|| result.clone());
+            assert_eq!(*first, result, "threads change no bit");
+        }
+    });
+}
+
+#[test]
+fn dropout_backward_uses_the_mask_of_forward() {
+    on_every_cpu!(|device| {
+        let dims = LinearDims { rows: 3, inputs: 1, outputs: 37 };
+        let dout = random::<f32>(&mut Rng::new(3), 111);
+        let dropout = Dropout::new(0.4, 3, 1);
+        let mut out = device.zeros(111);
+        device.dropout_backward(&mut out, &upload_act(device, &dout), dropout, dims);
+        let want: Vec<f32> = dout.iter().enumerate().map(|(i, d)| d * factor(dropout, i)).collect();
+        assert!(relative_error(&download_act(device, &out, 111), &want) < 1e-2);
+    });
+}

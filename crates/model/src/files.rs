@@ -50,30 +50,34 @@ impl WeightFiles {
         Self::resolve(files, declared).in_file(dir)
     }
 
+    /// Finds the declared tensors in `files` and checks their shapes, so that no more memory will be asked for than the
+    /// files hold.
     fn resolve(files: Vec<TensorFile>, declared: &Parameters<Declaration>) -> Result<Self, Error> {
-        let mut wanted: BTreeSet<&str> = declared.iter().map(|d| d.name.as_str()).collect();
+        let mut wanted: BTreeMap<&str, &Declaration> =
+            declared.iter().map(|d| (d.name.as_str(), d)).collect();
+        wanted.insert(HEAD, &declared.wte);
         let mut places = BTreeMap::new();
         let mut unexpected = Vec::new();
         for (number, file) in files.iter().enumerate() {
             for stored in file.tensors().keys().filter(|name| !is_mask(name)) {
-                let name = if stored.starts_with(PREFIX) || stored == HEAD {
-                    stored.clone()
-                } else {
-                    format!("{PREFIX}{stored}")
-                };
-                if wanted.remove(name.as_str()) || (name == HEAD && !places.contains_key(HEAD)) {
-                    places.insert(name, (number, stored.clone()));
-                } else {
-                    unexpected.push(stored.clone());
+                let has_full_name = stored.starts_with(PREFIX) || stored == HEAD;
+                let name = if has_full_name { stored.clone() } else { format!("{PREFIX}{stored}") };
+                match wanted.remove(name.as_str()) {
+                    Some(declared) => {
+                        file.check(stored, &declared.shape)?;
+                        places.insert(name, (number, stored.clone()));
+                    }
+                    None => unexpected.push(stored.clone()),
                 }
             }
         }
+        wanted.remove(HEAD);
         // A surplus says what kind of model it is, a lack only follows from it.
         if !unexpected.is_empty() {
             return Err(Error::UnexpectedTensors { names: unexpected });
         }
         if !wanted.is_empty() {
-            return Err(Error::MissingTensors { names: wanted.into_iter().map(String::from).collect() });
+            return Err(Error::MissingTensors { names: wanted.into_keys().map(String::from).collect() });
         }
         Ok(WeightFiles { files, places })
     }

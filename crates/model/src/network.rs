@@ -6,10 +6,12 @@
 //!
 //! The residual stream x (B, T, C) runs from the embeddings to the head; each block adds to it twice:
 //!
-//!     x = D(wte[tokens] + wpe[positions])
-//!     x = x + D(c_proj(attention(c_attn(ln_1(x)))))         D: dropout
-//!     x = x + D(c_proj(gelu(c_fc(ln_2(x)))))
-//!     logits = ln_f(x) wte^T
+//! ```text
+//! x = D(wte[tokens] + wpe[positions])
+//! x = x + D(c_proj(attention(c_attn(ln_1(x)))))         D: dropout
+//! x = x + D(c_proj(gelu(c_fc(ln_2(x)))))
+//! logits = ln_f(x) wte^T
+//! ```
 //!
 //! Because x is only added to, its gradient is one buffer that runs backward through the blocks, and is only added to.
 

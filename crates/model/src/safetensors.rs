@@ -78,14 +78,68 @@ impl TensorFile {
         self.metadata.get(key).and_then(Value::as_str)
     }
 
+    /// Checks that tensor `name` is there, of type F32, F16 or BF16 and of the given shape.
+    pub fn check(&self, name: &str, shape: &[usize]) -> Result<(), Error> {
+        self.find(name, shape).map(|_| ()).in_file(&self.path)
+    }
+
     /// Reads tensor `name`, of type F32, F16 or BF16 and of the given shape, as f32. Every value must be finite.
     pub fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
-        let (path, file, info) = (&self.path, &mut self.file, self.tensors.get(name));
-        let Some(info) = info else {
-            return Err(Error::MissingTensors { names: vec![name.into()] }).in_file(path);
-        };
-        read_tensor(file, self.data_start, name, info, shape).in_file(path)
+        self.read_checked(name, shape).in_file(&self.path)
     }
+
+    fn find(&self, name: &str, shape: &[usize]) -> Result<(Type, &TensorInfo), Error> {
+        let missing = || Error::MissingTensors { names: vec![name.into()] };
+        let info = self.tensors.get(name).ok_or_else(missing)?;
+        let wrong = |expected: String, got: String| Error::Tensor { name: name.into(), expected, got };
+        if info.shape != shape {
+            return Err(wrong(format!("shape {shape:?}"), format!("{:?}", info.shape)));
+        }
+        let (dtype, element_bytes) = match info.dtype.as_str() {
+            "F32" => (Type::F32, 4),
+            "F16" => (Type::F16, 2),
+            "BF16" => (Type::Bf16, 2),
+            other => return Err(wrong("type F32, F16 or BF16".into(), other.into())),
+        };
+        let len_bytes =
+            shape.iter().try_fold(element_bytes, |bytes: u64, &size| bytes.checked_mul(size as u64));
+        if len_bytes != Some(info.len_bytes) {
+            let expected = format!("{element_bytes} bytes for each element of {shape:?}");
+            return Err(wrong(expected, format!("{} bytes", info.len_bytes)));
+        }
+        Ok((dtype, info))
+    }
+
+    fn read_checked(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+        let (dtype, info) = self.find(name, shape)?;
+        // No more than the file holds: `check_layout` compared all lengths with the file's.
+        let mut bytes = vec![0; info.len_bytes as usize];
+        let start = self.data_start + info.start;
+        self.file.seek(SeekFrom::Start(start)).map_err(Error::io("read"))?;
+        self.file.read_exact(&mut bytes).map_err(Error::io("read"))?;
+        let half = |bytes: &[u8]| u16::from_le_bytes([bytes[0], bytes[1]]);
+        let values: Vec<f32> = match dtype {
+            Type::F32 => {
+                bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+            }
+            Type::F16 => bytes.chunks_exact(2).map(|b| f16::from_bits(half(b)).to_f32()).collect(),
+            Type::Bf16 => bytes.chunks_exact(2).map(|b| bf16::from_bits(half(b)).to_f32()).collect(),
+        };
+        match values.iter().position(|value| !value.is_finite()) {
+            None => Ok(values),
+            Some(at) => {
+                Err(Error::NotFinite { name: name.into(), index: unflatten(at, shape), value: values[at] })
+            }
+        }
+    }
+}
+
+/// The element types that are read.
+#[derive(Clone, Copy)]
+enum Type {
+    F32,
+    F16,
+    Bf16,
 }
 
 fn read_header(file: &mut File, file_bytes: u64) -> Result<Vec<u8>, Error> {
@@ -151,44 +205,6 @@ fn check_layout(
         });
     }
     Ok(())
-}
-
-fn read_tensor(
-    file: &mut File,
-    data_start: u64,
-    name: &str,
-    info: &TensorInfo,
-    shape: &[usize],
-) -> Result<Vec<f32>, Error> {
-    let wrong = |expected: String, got: String| Error::Tensor { name: name.into(), expected, got };
-    if info.shape != shape {
-        return Err(wrong(format!("shape {shape:?}"), format!("{:?}", info.shape)));
-    }
-    let element_bytes = match info.dtype.as_str() {
-        "F32" => 4,
-        "F16" | "BF16" => 2,
-        other => return Err(wrong("type F32, F16 or BF16".into(), other.into())),
-    };
-    // The expected shape comes from a validated configuration, so its product is in range.
-    let len_bytes = shape.iter().product::<usize>() as u64 * element_bytes;
-    if info.len_bytes != len_bytes {
-        return Err(wrong(format!("{len_bytes} bytes"), format!("{}", info.len_bytes)));
-    }
-    let mut bytes = vec![0; len_bytes as usize];
-    file.seek(SeekFrom::Start(data_start + info.start)).map_err(Error::io("read"))?;
-    file.read_exact(&mut bytes).map_err(Error::io("read"))?;
-    let words = |bytes: &[u8]| u16::from_le_bytes([bytes[0], bytes[1]]);
-    let values: Vec<f32> = match info.dtype.as_str() {
-        "F32" => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-        "F16" => bytes.chunks_exact(2).map(|b| f16::from_bits(words(b)).to_f32()).collect(),
-        _ => bytes.chunks_exact(2).map(|b| bf16::from_bits(words(b)).to_f32()).collect(),
-    };
-    match values.iter().position(|value| !value.is_finite()) {
-        None => Ok(values),
-        Some(at) => {
-            Err(Error::NotFinite { name: name.into(), index: unflatten(at, shape), value: values[at] })
-        }
-    }
 }
 
 /// The index of element `at`, one number for each dimension.

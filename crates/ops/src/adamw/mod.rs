@@ -1,8 +1,10 @@
 //! AdamW (Loshchilov and Hutter, 2019), and the norm that gradient clipping needs.
 //!
-//!     g = grad_scale grad;   m = beta1 m + (1 - beta1) g;   v = beta2 v + (1 - beta2) g^2
-//!     value -= lr weight_decay value
-//!     value -= lr (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + epsilon)
+//! ```text
+//! g = grad_scale grad;   m = beta1 m + (1 - beta1) g;   v = beta2 v + (1 - beta2) g^2
+//! value -= lr weight_decay value
+//! value -= lr (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + epsilon)
+//! ```
 //!
 //! in PyTorch's order of operations. All of it is f32, element by element.
 

@@ -2,11 +2,13 @@
 //!
 //! For each row b and head h, with q, k, v (T, HS) cut out of qkv (T, 3C) at column h HS of each third:
 //!
+//! ```text
 //! Forward:   s[i,j] = q[i] . k[j] / sqrt(HS) for j <= i;   lse[i] = log sum_j exp(s[i,j])
 //!            p[i,j] = exp(s[i,j] - lse[i]);   out[i] = sum_j D(p[i,j]) v[j]            D: dropout
 //! Backward:  delta[i] = out[i] . dout[i];   dp[i,j] = D'(dout[i] . v[j])
 //!            dv[j] = sum_i D(p[i,j]) dout[i];   ds = p (dp - delta) / sqrt(HS)
 //!            dq[i] = sum_j ds[i,j] k[j];   dk[j] = sum_i ds[i,j] q[i]
+//! ```
 //!
 //! Forward saves out and lse, (B, NH, T); backward recomputes p (FlashAttention, Dao et al. 2022).
 //! Element (i, j) of head h of row b of the dropout mask has index i T + j in slice b NH + h.

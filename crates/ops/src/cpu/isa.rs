@@ -52,8 +52,8 @@ impl Isa {
     #[inline]
     pub(crate) fn run<T: Task>(self, task: T) -> T::Output {
         match self {
-            // SAFETY (all arms): a value above Portable exists only where `is_available` was checked, in `Cpu::with`.
             #[cfg(target_arch = "x86_64")]
+            // SAFETY: kernels run with the instruction set of a `Cpu`, whose constructor checked that it is available.
             Isa::Avx512 | Isa::Avx512Bf16 => unsafe { run_avx512(task) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.

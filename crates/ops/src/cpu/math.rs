@@ -30,7 +30,7 @@ pub(crate) fn exp<S: Simd>(x: f32) -> f32 {
 }
 
 /// 2 sqrt(2/pi): gelu_new(x) = x sigmoid(GELU_SCALE (x + 0.044715 x^3)).
-const GELU_SCALE: f32 = 1.595_769_1;
+const GELU_SCALE: f32 = 1.595_769;
 const GELU_CUBIC: f32 = 0.044_715;
 
 /// GPT-2's GELU.

@@ -1,7 +1,9 @@
 //! Token and position embedding, with dropout.
 //!
+//! ```text
 //! Forward:   out[b,t,c] = D(wte[tokens[b,t], c] + wpe[start + t, c])          D: dropout, identity in evaluation
 //! Backward:  dwte[tokens[b,t], c] += D'(dout[b,t,c]);   dwpe[start + t, c] += D'(dout[b,t,c])
+//! ```
 //!
 //! The sums of the backward pass run over (b, t) in order for each channel, whatever the number of threads.
 

@@ -3,11 +3,11 @@
 //! Both operands are streams of 32-bit words along K: one f32, or a pair of neighbouring bf16 (what `vdpbf16ps` eats).
 //! That makes one layout serve both element types and every instruction set:
 //!
-//! - B is packed once into panels of 32 columns: `words[panel][k][32]` ([`Packed`]).
+//! - B is packed once into panels of 32 columns: `words[panel][k][32]` (`Packed`).
 //! - A is either rows of a row-major matrix as they are, or packed into panels of the kernel's height:
-//!   `words[panel][k][height]`. Only the two strides differ, so one kernel reads both ([`Lhs`]).
+//!   `words[panel][k][height]`. Only the two strides differ, so one kernel reads both (`Lhs`).
 //!
-//! A task owns a block of rows and a group of panels that fits the second-level cache; the kernel ([`Kernel`]) makes one
+//! A task owns a block of rows and a group of panels that fits the second-level cache; the kernel (`Kernel`) makes one
 //! tile of `height` x 32 sums in registers over the whole of K, so there is no partial sum to store and an epilogue sees
 //! final values. Each element of C is summed by one task in the order of K: the bits do not depend on the threads.
 
@@ -162,7 +162,7 @@ pub(crate) fn gemm<E: Word, P: Epilogue>(
                 // SAFETY: `check_operands` showed that rows and panels hold the words that the strides reach; the
                 // instruction set is there because `cpu` was made with it; the tile has room for `height` rows.
                 unsafe {
-                    (kernel.tile)(height, k.len(), a, a_row, a_step, b.as_ptr(), tile.as_mut_ptr().cast())
+                    (kernel.tile)(height, k.len(), a, a_row, a_step, b.as_ptr(), tile.as_mut_ptr().cast());
                 };
                 let col = panel * PANEL;
                 let cols = PANEL.min(rhs.columns - col);

@@ -96,7 +96,7 @@ pub(crate) fn pack_lhs_transposed<'a, E: Word, T: Element>(
         let piece = Piece { source, k, columns: rows, first, cols: height.min(rows - first) };
         match height {
             14 => {
-                cpu.isa().run(Interleave::<E, T, 14> { out, piece, sums: &mut [0.0; 14], word: PhantomData })
+                cpu.isa().run(Interleave::<E, T, 14> { out, piece, sums: &mut [0.0; 14], word: PhantomData });
             }
             6 => cpu.isa().run(Interleave::<E, T, 6> { out, piece, sums: &mut [0.0; 6], word: PhantomData }),
             4 => cpu.isa().run(Interleave::<E, T, 4> { out, piece, sums: &mut [0.0; 4], word: PhantomData }),

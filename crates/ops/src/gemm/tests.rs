@@ -57,7 +57,7 @@ fn check<E: Word>(isa: Isa, threads: usize, m: usize, n: usize, k: usize) -> Vec
             pack_rhs_columns(&cpu, &mut words, &bt, k, n)
         };
         let mut lhs = vec![Lhs::Panels(pack_lhs_transposed(&cpu, &mut a_words, &at, k, m))];
-        if k % E::PER_WORD == 0 {
+        if k.is_multiple_of(E::PER_WORD) {
             lhs.push(Lhs::Rows { elements: &a, stride: k });
         }
         for lhs in lhs {

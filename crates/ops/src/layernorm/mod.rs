@@ -1,9 +1,11 @@
 //! Layer normalization (Ba, Kiros and Hinton, 2016), over the channels of each row.
 //!
+//! ```text
 //! Forward:   mean = sum(x) / C;  rstd = 1 / sqrt(sum((x - mean)^2) / C + eps);  n = (x - mean) rstd
 //!            out = n weight + bias
 //! Backward:  dbias += sum over rows of dout;  dweight += sum over rows of dout n
 //!            g = dout weight;  dx += rstd (g - mean(g) - n mean(g n))
+//! ```
 //!
 //! `dx` is added to, because the residual stream's gradient already waits there. Forward saves mean and rstd, (rows).
 

@@ -197,7 +197,7 @@ fn forward<E: Word, P: Epilogue>(
     weights.check(dims.inputs, dims.outputs, Storage::InputsOutputs);
     let packed = weights.forward();
     with_rows(cpu, x, dims.rows, dims.inputs, |lhs| {
-        gemm(cpu, dims.rows, lhs, packed, 0..packed.k_words, epilogue)
+        gemm(cpu, dims.rows, lhs, packed, 0..packed.k_words, epilogue);
     });
 }
 
@@ -235,7 +235,7 @@ fn input_backward<E: Word, P: Epilogue>(
 ) {
     let packed = weights.backward();
     with_rows(cpu, dout, dims.rows, dims.outputs, |lhs| {
-        gemm(cpu, dims.rows, lhs, packed, 0..packed.k_words, epilogue)
+        gemm(cpu, dims.rows, lhs, packed, 0..packed.k_words, epilogue);
     });
 }
 
@@ -282,6 +282,7 @@ impl<'a, T> Matrix<'a, T> {
     }
 
     /// Row `i` of `tile`.
+    #[expect(clippy::mut_from_ref, reason = "tiles do not overlap, so neither do their rows")]
     #[inline(always)]
     pub(crate) fn row(&self, tile: &Tile<'_>, i: usize) -> &mut [T] {
         // SAFETY: tiles do not overlap, and one task handles a tile.

@@ -1,13 +1,17 @@
 //! The linear layer, alone and fused with what follows it in a transformer block.
 //!
+//! ```text
 //! Forward:   out = x W + bias                                   x (rows, C), W (C, OC), bias (OC), out (rows, OC)
 //!            pre = x W + bias;  out = gelu(pre)                 `linear_gelu_forward`
 //!            out = residual + D(x W + bias)                     `linear_residual_forward`, D: dropout
 //! Backward:  dbias += sum over rows of dout;  dW += x^T dout;  dx = dout W^T
 //!            dpre = (dout W^T) gelu'(pre)                       `linear_gelu_backward`: x was gelu(pre)
+//! ```
 //!
 //! gelu is GPT-2's `gelu_new` (Hendrycks and Gimpel, 2016):
-//!            gelu(x) = 0.5 x (1 + tanh(u)) = x sigmoid(2u),  u = sqrt(2/pi) (x + 0.044715 x^3)
+//! ```text
+//!        gelu(x) = 0.5 x (1 + tanh(u)) = x sigmoid(2u),  u = sqrt(2/pi) (x + 0.044715 x^3)
+//! ```
 //!
 //! Matrices are multiplied from a compute copy of the weights, which a device lays out as its kernels like it and which
 //! is made again from the f32 master once an optimizer step (`pack`).

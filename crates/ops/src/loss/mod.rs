@@ -1,12 +1,14 @@
 //! The loss head: vocabulary projection fused with cross-entropy, so that (B, T, V) logits never exist at once.
 //!
+//! ```text
 //! Forward:   logits[i] = x[i] W^T, W (V, C);   losses[i] = logsumexp(logits[i]) - logits[i, targets[i]]
 //! Backward:  dlogits[i] = weights[i] (softmax(logits[i]) - onehot(targets[i]))
 //!            dx = dlogits W;   dW += dlogits^T x
+//! ```
 //!
 //! A row whose target is [`IGNORE`](crate::IGNORE) has loss 0 and no gradient. Rows are worked on in blocks, and a
 //! block's logits are turned into their gradient in place. `weights[i]` is the derivative of what is minimized with
-//! respect to losses[i]: 1/N for a mean over N targets.
+//! respect to `losses[i]`: 1/N for a mean over N targets.
 
 mod cpu;
 

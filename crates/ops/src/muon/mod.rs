@@ -1,8 +1,10 @@
 //! Muon (Jordan et al., 2024): momentum whose matrices are made orthogonal before they are applied.
 //!
-//!     g = grad_scale grad;   m = mu m + g;   u = g + mu m                                (Nesterov)
-//!     value -= lr weight_decay value
-//!     value -= lr 0.2 sqrt(max(rows, cols)) orthogonal(u)
+//! ```text
+//! g = grad_scale grad;   m = mu m + g;   u = g + mu m                                (Nesterov)
+//! value -= lr weight_decay value
+//! value -= lr 0.2 sqrt(max(rows, cols)) orthogonal(u)
+//! ```
 //!
 //! The factor gives an update the root mean square that AdamW's typically has (Liu et al., 2025, "Muon is scalable for
 //! LLM training"), so that both may share a learning rate. A matrix that is several side by side, as GPT-2's c_attn is
@@ -11,7 +13,9 @@
 //! orthogonal(u) is the nearest semi-orthogonal matrix, roughly: five Newton-Schulz steps on X = u / |u| (transposed
 //! if it is tall), which push all singular values towards 1 without computing them:
 //!
-//!     A = X X^T;   B = b A + c A A;   X = a X + B X         a, b, c = 3.4445, -4.7750, 2.0315
+//! ```text
+//! A = X X^T;   B = b A + c A A;   X = a X + B X         a, b, c = 3.4445, -4.7750, 2.0315
+//! ```
 //!
 //! X has the element type of the device; the products are summed in f32.
 

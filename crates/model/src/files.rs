@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::error::{Error, InFile};
 use crate::parameters::{Declaration, Parameters};
 use crate::safetensors::{TensorFile, TensorOut, write_tensors};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
@@ -187,17 +187,18 @@ pub(crate) fn save_model<T>(
 
 /// generation_config.json as transformers derives it from a configuration.
 fn generation_config(config: &Config) -> String {
-    let mut map = Map::new();
-    map.insert("_from_model_config".into(), json!(true));
-    for (key, id) in [("bos_token_id", config.bos_token_id), ("eos_token_id", config.eos_token_id)] {
-        if let Some(id) = id {
-            map.insert(key.into(), id.into());
-        }
+    let mut map = json!({
+        "_from_model_config": true,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": config.eos_token_id,
+        "output_attentions": false,
+        "output_hidden_states": false,
+        "use_cache": config.extra.get("use_cache").unwrap_or(&Value::Bool(true)),
+    });
+    if let Some(map) = map.as_object_mut() {
+        map.retain(|_, value| !value.is_null());
     }
-    if let Some(version) = config.extra.get("transformers_version") {
-        map.insert("transformers_version".into(), version.clone());
-    }
-    serde_json::to_string_pretty(&Value::Object(map)).expect("a map of JSON values is JSON") + "\n"
+    serde_json::to_string_pretty(&map).expect("a map of JSON values is JSON") + "\n"
 }
 
 /// Reads a text file of at most `max_bytes`.

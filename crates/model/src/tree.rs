@@ -10,7 +10,7 @@ pub fn module_tree(config: &Config) -> String {
     let dropout = |p: f32| format!("Dropout(p={}, inplace=False)", python_float(p));
     let layernorm = |norm: &Affine<Declaration>| {
         let (channels, eps) = (norm.weight.shape[0], python_float(config.layer_norm_epsilon));
-        format!("LayerNorm(({channels},), eps={eps}, elementwise_affine=True)")
+        format!("LayerNorm(({channels},), eps={eps}, elementwise_affine=True, bias=True)")
     };
     let embedding = |weight: &Declaration| format!("Embedding({}, {})", weight.shape[0], weight.shape[1]);
     let conv1d = |layer: &Affine<Declaration>| {

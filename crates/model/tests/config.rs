@@ -4,7 +4,7 @@ use eyas_model::{Config, Error};
 use serde_json::{Value, json};
 
 fn refused(text: &str) -> String {
-    Config::from_json(text).err().expect("it must be refused").to_string()
+    Config::from_json(text).expect_err("it must be refused").to_string()
 }
 
 #[test]

@@ -9,7 +9,6 @@ use crate::added::AddedToken;
 use crate::alphabet;
 use crate::error::Error;
 use crate::tokenizer::{END_OF_TEXT, Parts, Token, Tokenizer};
-use crate::train::last_of_each;
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
@@ -340,6 +339,14 @@ impl Vocabulary {
         };
         Ok((id(left)?, id(right)?, id(&format!("{left}{right}"))?))
     }
+}
+
+/// A merge listed twice has the later rank, as in the library.
+fn last_of_each(merges: Vec<(u32, u32, u32)>) -> Vec<(u32, u32, u32)> {
+    let last: HashMap<(u32, u32), usize> =
+        merges.iter().enumerate().map(|(rank, &(left, right, _))| ((left, right), rank)).collect();
+    let is_last = |&(rank, &(left, right, _)): &(usize, &(u32, u32, u32))| last[&(left, right)] == rank;
+    merges.iter().enumerate().filter(is_last).map(|(_, &merge)| merge).collect()
 }
 
 fn two_tokens(line: &str) -> Option<(&str, &str)> {

@@ -4,9 +4,9 @@
 //! its neighbours are one step away and a merge touches nothing but the places where the pair occurs. Counts are in
 //! one flat table. The queue is lazy: an entry whose count has changed since it was queued goes back when it comes up.
 //!
-//! An entry is the places recorded at one time. A pair has several only when one of its tokens was made by two
-//! different merges; the library then merges, for each entry, all occurrences in the words of that entry, and so
-//! does this file, because the order of the merges depends on it.
+//! What keeps this simple: a pair comes into being in one merge, the one that makes its later token, so its places
+//! are recorded once, as one range. For a token is made by one merge only. Wherever its bytes become one symbol, no
+//! earlier merge crossed their two ends, so the merges within went the same way, and the last of them is the same.
 
 use crate::count::WordCounts;
 use crate::error::Error;
@@ -16,10 +16,6 @@ use std::collections::binary_heap::PeekMut;
 
 /// The id of a place that is not the first of a symbol any more.
 const DEAD: u32 = u32::MAX;
-/// No entry.
-const NONE: u32 = u32::MAX;
-/// A table slot without a pair.
-const FREE: u64 = u64::MAX;
 
 /// One place of a word: at first one byte.
 #[derive(Clone, Copy)]
@@ -31,47 +27,26 @@ struct Place {
     word: u32,
 }
 
-#[derive(Clone, Copy)]
-struct Slot {
-    /// Left id in the high half, right id in the low.
-    pair: u64,
-    count: i64,
-    /// The latest of its entries that are still queued; they are chained.
-    entries: u32,
-    /// Occurrences recorded by the merge in progress.
-    num_new: u32,
-}
-
-/// Where a pair was recorded: a range of `Pairs::recorded`.
-struct Entry {
-    start: usize,
-    num: u32,
-    /// The pair's entry before this one, or [`NONE`].
-    previous: u32,
-}
-
-/// A queued entry: the highest count first, then the lowest pair, then the oldest entry.
+/// A queued pair: the highest count first, then the lowest ids.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Candidate {
     count: i64,
     pair: u64,
-    entry: u32,
 }
 
 impl Candidate {
-    pub(crate) fn left(&self) -> u32 {
+    pub(crate) fn left(self) -> u32 {
         (self.pair >> 32) as u32
     }
 
-    pub(crate) fn right(&self) -> u32 {
+    pub(crate) fn right(self) -> u32 {
         self.pair as u32
     }
 }
 
 impl Ord for Candidate {
     fn cmp(&self, other: &Self) -> Ordering {
-        let key = |candidate: &Self| (candidate.count, Reverse(candidate.pair), Reverse(candidate.entry));
-        key(self).cmp(&key(other))
+        (self.count, Reverse(self.pair)).cmp(&(other.count, Reverse(other.pair)))
     }
 }
 
@@ -87,8 +62,8 @@ pub(crate) struct Pairs {
     /// How often each word occurs in the corpus.
     word_counts: Vec<i64>,
     table: Table,
-    entries: Vec<Entry>,
-    /// The places of all entries. Within an entry they ascend.
+    /// The places of all pairs, a range each. Within a range they ascend, so that of overlapping occurrences, as in
+    /// `aaa`, the left one is merged.
     recorded: Vec<u32>,
     queue: BinaryHeap<Candidate>,
     /// (slot, place) of every occurrence made by the merge in progress.
@@ -101,7 +76,6 @@ impl Pairs {
             places: Vec::new(),
             word_counts: Vec::new(),
             table: Table::new(),
-            entries: Vec::new(),
             recorded: Vec::new(),
             queue: BinaryHeap::new(),
             new: Vec::new(),
@@ -131,12 +105,11 @@ impl Pairs {
         Ok(pairs)
     }
 
-    /// Takes the best entry off the queue, or `None` when nothing is left that occurs, and often enough.
+    /// Takes the best pair off the queue, or `None` when nothing is left that occurs, and often enough.
     pub(crate) fn pop_best(&mut self, min_frequency: u64) -> Option<Candidate> {
         loop {
             let mut best = self.queue.peek_mut()?;
-            let slot = self.table.find(best.pair);
-            let count = self.table.slots[slot].count;
+            let count = self.table.slots[self.table.find(best.pair)].count;
             if best.count != count {
                 best.count = count;
             } else if count < 1 || (count as u64) < min_frequency {
@@ -147,54 +120,16 @@ impl Pairs {
         }
     }
 
-    /// Joins the pair of `best` into `joined` in all the words where the entry was recorded. `num_ids` is the number
-    /// of ids there are, `joined` included.
-    pub(crate) fn merge(&mut self, best: &Candidate, joined: u32, num_ids: usize) {
-        let slot = self.table.find(best.pair);
-        let entry = &self.entries[best.entry as usize];
-        let (start, num) = (entry.start, entry.num as usize);
+    /// Joins the pair into `joined` everywhere. `num_ids` is the number of ids there are, `joined` included.
+    pub(crate) fn merge(&mut self, best: Candidate, joined: u32, num_ids: usize) {
+        let slot = self.table.slots[self.table.find(best.pair)];
+        let num = slot.num as usize;
         // At most two new pairs an occurrence, and at most two with each id there is.
         self.table.reserve(2 * num.min(num_ids));
-        if self.table.slots[slot].entries == best.entry && entry.previous == NONE {
-            self.table.slots[slot].entries = NONE;
-            for i in start..start + num {
-                self.merge_at(self.recorded[i] as usize, best.left(), best.right(), joined);
-            }
-        } else {
-            for place in self.unlink_and_gather(slot, best.entry) {
-                self.merge_at(place as usize, best.left(), best.right(), joined);
-            }
+        for i in slot.start..slot.start + num {
+            self.merge_at(self.recorded[i] as usize, best.left(), best.right(), joined);
         }
         self.queue_new();
-    }
-
-    /// For a pair with several entries: takes one out of its chain, and returns all recorded places of the pair in the
-    /// words of that one.
-    fn unlink_and_gather(&mut self, slot: usize, wanted: u32) -> Vec<u32> {
-        let range = |entry: &Entry| entry.start..entry.start + entry.num as usize;
-        let mut places = self.recorded[range(&self.entries[wanted as usize])].to_vec();
-        let word_of = |place: u32| self.places[place as usize].word;
-        let words: Vec<u32> = places.iter().map(|&place| word_of(place)).collect();
-        let (mut at, mut newer) = (self.table.slots[slot].entries, NONE);
-        while at != NONE {
-            let previous = self.entries[at as usize].previous;
-            if at != wanted {
-                let others = &self.recorded[range(&self.entries[at as usize])];
-                // Places ascend, so their words do.
-                places.extend(others.iter().filter(|&&place| words.binary_search(&word_of(place)).is_ok()));
-                newer = at;
-            } else if newer == NONE {
-                self.table.slots[slot].entries = previous;
-            } else {
-                self.entries[newer as usize].previous = previous;
-            }
-            at = previous;
-        }
-        places.sort_unstable();
-        places.dedup();
-        // Gathering may find more occurrences than the entry had.
-        self.table.reserve(2 * places.len());
-        places
     }
 
     /// Joins the pair at this place, if it is still there.
@@ -230,48 +165,51 @@ impl Pairs {
 
     /// Counts and records a pair at its place.
     fn add(&mut self, left: u32, right: u32, word: u32, at: usize) {
-        let slot = self.table.find_or_insert(pair(left, right));
-        self.table.slots[slot].count += self.word_counts[word as usize];
-        self.table.slots[slot].num_new += 1;
-        self.new.push((slot as u32, at as u32));
+        let index = self.table.find_or_insert(pair(left, right));
+        let slot = &mut self.table.slots[index];
+        slot.count += self.word_counts[word as usize];
+        slot.num += 1;
+        self.new.push((index as u32, at as u32));
     }
 
-    /// Makes an entry of each pair recorded since the last call, and queues it.
+    /// Gives each pair that came into being since the last call its range of places, and queues it.
     fn queue_new(&mut self) {
-        let slots = &mut self.table.slots;
-        let first_entry = self.entries.len();
-        for &(slot, _) in &self.new {
-            let slot = &mut slots[slot as usize];
-            if slot.num_new == 0 {
+        for &(index, place) in &self.new {
+            let slot = &mut self.table.slots[index as usize];
+            // A pair that came and went within the merge is never looked up.
+            if slot.count == 0 {
                 continue;
             }
-            // A pair that came and went within the merge, and does not occur elsewhere, needs no entry.
-            if slot.count > 0 {
-                let entry = self.entries.len() as u32;
-                let start = self.recorded.len();
-                self.recorded.resize(start + slot.num_new as usize, 0);
-                self.entries.push(Entry { start, num: 0, previous: slot.entries });
-                slot.entries = entry;
-                self.queue.push(Candidate { count: slot.count, pair: slot.pair, entry });
+            if slot.num_filled == 0 {
+                slot.start = self.recorded.len();
+                self.recorded.resize(slot.start + slot.num as usize, 0);
+                self.queue.push(Candidate { count: slot.count, pair: slot.pair });
             }
-            slot.num_new = 0;
-        }
-        for &(slot, place) in &self.new {
-            let slot = &slots[slot as usize];
-            if slot.count > 0 && slot.entries as usize >= first_entry {
-                let entry = &mut self.entries[slot.entries as usize];
-                self.recorded[entry.start + entry.num as usize] = place;
-                entry.num += 1;
-            }
+            debug_assert!(slot.num_filled < slot.num, "a pair came into being twice");
+            self.recorded[slot.start + slot.num_filled as usize] = place;
+            slot.num_filled += 1;
         }
         self.new.clear();
-        if self.new.capacity() > 1 << 20 {
-            self.new.shrink_to(1 << 20);
-        }
+        // The first call records every byte of every word; no later one comes near.
+        self.new.shrink_to(1 << 20);
     }
 }
 
-/// Open addressing; pairs are never removed, since a merged pair's count outlives it.
+#[derive(Clone, Copy)]
+struct Slot {
+    /// Left id in the high half, right id in the low; [`FREE`] without a pair.
+    pair: u64,
+    count: i64,
+    /// Its places: a range of `Pairs::recorded`, of which the first `num_filled` are written.
+    start: usize,
+    num: u32,
+    num_filled: u32,
+}
+
+const FREE: u64 = u64::MAX;
+const FREE_SLOT: Slot = Slot { pair: FREE, count: 0, start: 0, num: 0, num_filled: 0 };
+
+/// Pairs by open addressing; they are never removed.
 struct Table {
     slots: Vec<Slot>,
     num: usize,
@@ -280,7 +218,7 @@ struct Table {
 impl Table {
     /// Room for all pairs of bytes.
     fn new() -> Self {
-        Self { slots: vec![Slot { pair: FREE, count: 0, entries: NONE, num_new: 0 }; 1 << 17], num: 0 }
+        Self { slots: vec![FREE_SLOT; 1 << 17], num: 0 }
     }
 
     /// The slot of a pair, or the free one where it belongs.
@@ -313,8 +251,7 @@ impl Table {
         if needed <= self.slots.len() {
             return;
         }
-        let free = Slot { pair: FREE, count: 0, entries: NONE, num_new: 0 };
-        let old = std::mem::replace(&mut self.slots, vec![free; needed]);
+        let old = std::mem::replace(&mut self.slots, vec![FREE_SLOT; needed]);
         for slot in old.into_iter().filter(|slot| slot.pair != FREE) {
             let at = self.find(slot.pair);
             self.slots[at] = slot;

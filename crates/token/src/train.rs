@@ -1,10 +1,8 @@
 //! Trains a vocabulary: the merges that the `tokenizers` library's BpeTrainer finds, in its order, with its ids.
 //!
 //! The vocabulary is the special tokens, the 256 bytes sorted by the character that spells them, then one token a
-//! merge. A merge is the pair of highest count, of several the lowest ids. What the library does beyond that plain
-//! rule is kept too, because it shows in the ids: a token that two different pairs make has one id; a pair that was
-//! merged keeps its count, and may come back when one of its tokens is made again; the later rank then stands.
-//! Counts are 64 bits wide; the library's 32 overflow past two billion.
+//! merge. A merge is the pair of highest count, of several the lowest ids. A merge that spells a special token takes
+//! its id. Counts are 64 bits wide; the library's 32 overflow past two billion.
 
 use crate::added::AddedToken;
 use crate::alphabet;
@@ -59,7 +57,7 @@ pub fn train(
         let Some(best) = pairs.pop_best(options.min_frequency) else { break };
         let joined = vocabulary.join(best.left(), best.right());
         merges.push((best.left(), best.right(), joined));
-        pairs.merge(&best, joined, vocabulary.tokens.len());
+        pairs.merge(best, joined, vocabulary.tokens.len());
         let num_done = vocabulary.tokens.len() - num_base;
         if num_done.is_multiple_of(PROGRESS_EVERY) {
             progress(num_done, num_wanted);
@@ -77,18 +75,10 @@ pub fn train(
     Ok(Tokenizer::from_parts(Parts {
         added: added.collect(),
         tokens: vocabulary.tokens,
-        merges: last_of_each(merges),
+        merges,
         add_prefix_space: false,
         ignore_merges: false,
     }))
-}
-
-/// A pair that was merged twice has the rank of the second time.
-pub(crate) fn last_of_each(merges: Vec<(u32, u32, u32)>) -> Vec<(u32, u32, u32)> {
-    let last: HashMap<(u32, u32), usize> =
-        merges.iter().enumerate().map(|(rank, &(left, right, _))| ((left, right), rank)).collect();
-    let is_last = |&(rank, &(left, right, _)): &(usize, &(u32, u32, u32))| last[&(left, right)] == rank;
-    merges.iter().enumerate().filter(is_last).map(|(_, &merge)| merge).collect()
 }
 
 /// The tokens so far, and their ids by bytes.
@@ -138,7 +128,7 @@ impl Vocabulary {
         ids
     }
 
-    /// The id of the token that the two make together, which may exist.
+    /// The id of the token that the two make together, which is new unless a special token is spelled so.
     fn join(&mut self, left: u32, right: u32) -> u32 {
         let mut bytes = Vec::new();
         for id in [left, right] {

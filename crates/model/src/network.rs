@@ -42,7 +42,8 @@ impl<D: Backend> Gpt<D> {
     /// Runs the network up to the last LayerNorm on `inputs`, rows of `time` tokens, and saves what backward needs.
     ///
     /// `dropout_key` names the masks of the four dropouts: one number for each micro-batch of a run; `None` turns dropout
-    /// off. Token ids must be below the vocabulary size, and the tokens must fit `acts`.
+    /// off. Panics if a token id is not below the vocabulary size, or the tokens do not fit `acts` or the positions: data
+    /// are checked when they are read.
     pub fn forward(&self, acts: &mut Activations<D>, inputs: &[u32], time: usize, dropout_key: Option<u64>) {
         let dims = self.begin(acts, inputs, time, dropout_key);
         let (device, weights) = (&**self.device(), &self.weights);
@@ -64,7 +65,7 @@ impl<D: Backend> Gpt<D> {
     ///
     /// `targets` (B, T) are the tokens to predict, [`IGNORE`] where there is none; `weights` (B, T) are the derivatives of
     /// what is minimized with respect to each token's loss: 1/N for the mean over N targets. Adds to `grads` and returns
-    /// the loss of each token, in nats, (B, T).
+    /// the loss of each token, in nats, (B, T). Panics if the network was not made for training.
     pub fn backward<'a>(
         &self,
         acts: &'a mut Activations<D>,

@@ -156,7 +156,7 @@ fn shards_load_and_their_index_may_not_lie() {
     write_shards(dir.path(), &tensors, |index| index["weight_map"][name] = 7.into());
     assert_refused(dir.path(), &[name]);
     write_shards(dir.path(), &tensors, |index| {
-        index["weight_map"]["nothing"] = "model-00001-of-00002.safetensors".into()
+        index["weight_map"]["nothing"] = "model-00001-of-00002.safetensors".into();
     });
     assert_refused(dir.path(), &["`nothing` is not in model-00001-of-00002.safetensors"]);
     write_shards(dir.path(), &tensors, |index| index["weight_map"] = 1.into());
@@ -261,6 +261,23 @@ fn damaged_and_hostile_files_are_refused() {
     ] {
         refused(&raw(&header, &[0; 8]));
     }
+}
+
+#[test]
+fn no_damaged_byte_of_a_header_brings_the_reader_down() {
+    let (dir, _, tensors) = fixture();
+    let whole = encode(&tensors, Dtype::F32);
+    let header_bytes = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let file = dir.path().join("model.safetensors");
+    let mut num_refused = 0;
+    for at in (0..header_bytes).step_by(3) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1 << (at % 7);
+        fs::write(&file, damaged).unwrap();
+        num_refused += usize::from(load(dir.path()).is_err());
+    }
+    // White space and metadata do not matter; everything else does.
+    assert!(num_refused > header_bytes / 3 * 9 / 10, "{num_refused} of {}", header_bytes / 3);
 }
 
 #[test]

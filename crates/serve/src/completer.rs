@@ -1,0 +1,225 @@
+//! A model folder, opened once, that continues text.
+
+use crate::error::Error;
+use eyas_model::{FinishReason, Generated, Gpt, Sampling, Use, generate};
+use eyas_ops::{Backend, Bf16, Cpu, Device, Isa};
+use eyas_token::{StreamDecoder, Tokenizer};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The element type that the network computes in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// f32: what the weights are stored in.
+    #[default]
+    F32,
+    /// bf16: half the memory to read for each token, rounded to 8 bits.
+    Bf16,
+}
+
+/// How a model folder is opened.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// The element type.
+    pub precision: Precision,
+    /// Threads; `None`: one a core. Results do not depend on it.
+    pub num_threads: Option<usize>,
+    /// A tokenizer other than the model folder's own.
+    pub tokenizer: Option<PathBuf>,
+}
+
+/// One continuation of a prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Completion {
+    /// The new ids only, the end token included.
+    pub ids: Vec<u32>,
+    /// Their text, special tokens left out.
+    pub text: String,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+}
+
+/// A network and its tokenizer.
+pub struct Completer {
+    network: Network,
+    tokenizer: Tokenizer,
+}
+
+/// The two element types; the rest of the crate does not know which.
+enum Network {
+    F32(Gpt<Cpu<f32>>),
+    Bf16(Gpt<Cpu<Bf16>>),
+}
+
+impl Completer {
+    /// Opens a model folder: config.json, model.safetensors and, unless another is given, its tokenizer.
+    ///
+    /// # Errors
+    /// Those of the model and of the tokenizer, and [`Error::Vocabulary`] if the tokenizer has more ids than the network.
+    pub fn open(dir: &Path, options: &OpenOptions) -> Result<Self, Error> {
+        let tokenizer_path = options.tokenizer.as_deref().unwrap_or(dir);
+        // Small files first: a folder without a tokenizer is refused before its weights are read.
+        let config = eyas_model::Config::load(dir)?;
+        let tokenizer = Tokenizer::load(tokenizer_path)?;
+        if tokenizer.vocab_size() > config.vocab_size {
+            return Err(Error::Vocabulary {
+                tokenizer_path: tokenizer_path.into(),
+                tokenizer: tokenizer.vocab_size(),
+                model_path: dir.into(),
+                model: config.vocab_size,
+            });
+        }
+        let threads = options.num_threads;
+        let network = match options.precision {
+            Precision::F32 => Network::F32(Gpt::load(Arc::new(cpu(threads)), dir, Use::Inference)?),
+            Precision::Bf16 => Network::Bf16(Gpt::load(Arc::new(cpu(threads)), dir, Use::Inference)?),
+        };
+        Ok(Completer { network, tokenizer })
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The network's configuration.
+    pub fn config(&self) -> &eyas_model::Config {
+        match &self.network {
+            Network::F32(gpt) => gpt.config(),
+            Network::Bf16(gpt) => gpt.config(),
+        }
+    }
+
+    /// The device in words.
+    pub fn describe(&self) -> String {
+        match &self.network {
+            Network::F32(gpt) => gpt.device().describe(),
+            Network::Bf16(gpt) => gpt.device().describe(),
+        }
+    }
+
+    /// The ids of a prompt, as Hugging Face tokenizers give them: special tokens in the text become their ids. An empty
+    /// prompt is an end-of-text, after which a document begins.
+    ///
+    /// # Errors
+    /// [`Error::EmptyPrompt`] if there is no end-of-text either.
+    pub fn prompt_ids(&self, prompt: &str) -> Result<Vec<u32>, Error> {
+        let mut ids = Vec::new();
+        self.tokenizer.encode(prompt, &mut ids);
+        if ids.is_empty() {
+            ids.push(self.tokenizer.end_of_text().or(self.config().bos_token_id).ok_or(Error::EmptyPrompt)?);
+        }
+        Ok(ids)
+    }
+
+    /// The end of `ids` that leaves room for new tokens: all of them if any room is left, else the last ones, so many that
+    /// `max_new_tokens` fit, or half of the network's positions if that is less.
+    pub fn fit<'a>(&self, ids: &'a [u32], max_new_tokens: usize) -> &'a [u32] {
+        let positions = self.config().n_positions;
+        match ids.len() < positions {
+            true => ids,
+            false => {
+                let kept = positions - max_new_tokens.min(positions.div_ceil(2)).max(1);
+                &ids[ids.len() - kept.clamp(1, ids.len())..]
+            }
+        }
+    }
+
+    /// Tokens that end a sequence: the model's end token and the tokenizer's end-of-text.
+    pub fn end_tokens(&self) -> Vec<u32> {
+        let mut ends: Vec<u32> = self.tokenizer.end_of_text().into_iter().collect();
+        ends.extend(self.config().eos_token_id.filter(|id| !ends.contains(id)));
+        ends
+    }
+
+    /// Continues the prompt `ids` in `num_sequences` ways. `on_text` gets text as it becomes complete, with the number of
+    /// its sequence; `Break` ends that sequence. Where `sampling` names no end tokens, [`end_tokens`](Self::end_tokens)
+    /// are used.
+    ///
+    /// # Errors
+    /// Those of [`eyas_model::generate`]: a prompt without ids or without room, a parameter out of its range, broken
+    /// weights.
+    pub fn complete(
+        &self,
+        ids: &[u32],
+        sampling: &Sampling,
+        num_sequences: usize,
+        on_text: &mut dyn FnMut(usize, &str) -> ControlFlow<()>,
+    ) -> Result<Vec<Completion>, Error> {
+        let mut sampling = sampling.clone();
+        if sampling.eos_token_ids.is_empty() {
+            sampling.eos_token_ids = self.end_tokens();
+        }
+        match &self.network {
+            Network::F32(gpt) => self.complete_with(gpt, ids, &sampling, num_sequences, on_text),
+            Network::Bf16(gpt) => self.complete_with(gpt, ids, &sampling, num_sequences, on_text),
+        }
+    }
+
+    fn complete_with<D: Backend>(
+        &self,
+        gpt: &Gpt<D>,
+        ids: &[u32],
+        sampling: &Sampling,
+        num_sequences: usize,
+        on_text: &mut dyn FnMut(usize, &str) -> ControlFlow<()>,
+    ) -> Result<Vec<Completion>, Error> {
+        let mut streams: Vec<Stream> = Vec::new();
+        let generated = generate(gpt, ids, sampling, num_sequences, &mut |sequence, id| {
+            if streams.len() <= sequence {
+                streams.resize_with(sequence + 1, Stream::new);
+            }
+            let text = streams[sequence].decoder.push(&self.tokenizer, id);
+            streams[sequence].push(sequence, &text, on_text)
+        })?;
+        streams.resize_with(generated.len(), Stream::new);
+        let completions = generated.into_iter().zip(streams).enumerate();
+        Ok(completions.map(|(i, (generated, stream))| stream.finish(i, generated, on_text)).collect())
+    }
+}
+
+/// The text of one sequence as it comes.
+struct Stream {
+    decoder: StreamDecoder,
+    text: String,
+}
+
+impl Stream {
+    fn new() -> Self {
+        Stream { decoder: StreamDecoder::new().skip_special(true), text: String::new() }
+    }
+
+    fn push(
+        &mut self,
+        sequence: usize,
+        text: &str,
+        on_text: &mut dyn FnMut(usize, &str) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        self.text.push_str(text);
+        if text.is_empty() { ControlFlow::Continue(()) } else { on_text(sequence, text) }
+    }
+
+    fn finish(
+        mut self,
+        sequence: usize,
+        generated: Generated,
+        on_text: &mut dyn FnMut(usize, &str) -> ControlFlow<()>,
+    ) -> Completion {
+        let rest = self.decoder.finish();
+        // It has ended: whether the caller wants more changes nothing.
+        let _ = self.push(sequence, &rest, on_text);
+        Completion { ids: generated.ids, text: self.text, finish_reason: generated.finish_reason }
+    }
+}
+
+fn cpu<E>(num_threads: Option<usize>) -> Cpu<E>
+where
+    Cpu<E>: Default,
+    E: eyas_ops::gemm::Word,
+{
+    match num_threads {
+        Some(threads) => Cpu::with(Isa::detect(), threads),
+        None => Cpu::new(),
+    }
+}

@@ -1,0 +1,369 @@
+//! Files to documents: folders of code and .jsonl files, mixed freely, in an order that depends on names alone.
+//!
+//! The trick: raw items are read in batches of bounded size, one after the other; parsing, filters and hashes of a batch
+//! run in parallel; duplicates are then dropped in order. So memory is bounded and the result does not depend on the
+//! number of threads.
+
+use crate::error::Error;
+use crate::filter::{self, Skip};
+use crate::jsonl::{Line, MAX_LINE_BYTES, Row, read_line};
+use crate::report::SourceReport;
+use rayon::prelude::*;
+use std::collections::{HashSet, VecDeque};
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+/// Bytes of raw items that are in memory at once, about.
+const BATCH_BYTES: usize = 16 << 20;
+/// Raw items in a batch at the most.
+const BATCH_ITEMS: usize = 4096;
+
+/// A document: a file, or a row of a .jsonl.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// A stable name: the path relative to the folder it came from; `repo_name/path`, `path` or `file.jsonl:line` for a
+    /// row.
+    pub path: String,
+    /// The text.
+    pub text: String,
+}
+
+/// How sources are read.
+#[derive(Clone, Debug)]
+pub struct SourceOptions {
+    /// The field of a .jsonl that holds the text; by default `content`, then `text`.
+    pub text_field: Option<String>,
+    /// Every document as it is: no filter, and duplicates stay.
+    pub raw: bool,
+    /// Larger documents are skipped.
+    pub max_file_bytes: u64,
+}
+
+impl Default for SourceOptions {
+    fn default() -> Self {
+        SourceOptions { text_field: None, raw: false, max_file_bytes: 1_000_000 }
+    }
+}
+
+/// Documents, one after the other.
+pub struct Documents {
+    data: Vec<String>,
+    options: SourceOptions,
+    pending: VecDeque<Source>,
+    open: Option<OpenRows>,
+    ready: VecDeque<Document>,
+    /// First 16 bytes of the BLAKE3 of every document that came out.
+    seen: HashSet<[u8; 16]>,
+    report: SourceReport,
+    finished: bool,
+}
+
+/// What is still to be read.
+enum Source {
+    File { path: PathBuf, name: String },
+    Rows(PathBuf),
+}
+
+/// A .jsonl that is being read.
+struct OpenRows {
+    path: PathBuf,
+    input: BufReader<File>,
+    line: u64,
+}
+
+/// Something read but not yet looked at.
+enum Raw {
+    File { name: String, bytes: Vec<u8> },
+    Row { name: String, bytes: Vec<u8> },
+    Skipped(Outcome),
+}
+
+/// What became of a raw item.
+enum Outcome {
+    Document { document: Document, hash: [u8; 16] },
+    Skipped(Skip),
+    Other,
+    Broken(String),
+    Unreadable(String),
+}
+
+impl Documents {
+    /// Finds the files of `data`, each a folder, a source file, a .jsonl or a glob of them. Reading happens later.
+    ///
+    /// # Errors
+    /// If an argument names nothing, or a kind of source that is not read.
+    pub fn open(data: &[String], options: &SourceOptions) -> Result<Self, Error> {
+        let mut report = SourceReport::default();
+        let mut pending = VecDeque::new();
+        for argument in data {
+            find(argument, &mut pending, &mut report)?;
+        }
+        Ok(Documents {
+            data: data.to_vec(),
+            options: options.clone(),
+            pending,
+            open: None,
+            ready: VecDeque::new(),
+            seen: HashSet::new(),
+            report,
+            finished: false,
+        })
+    }
+
+    /// What was read and skipped so far.
+    pub fn report(&self) -> &SourceReport {
+        &self.report
+    }
+
+    /// Reads and filters the next batch. False at the end.
+    fn refill(&mut self) -> Result<bool, Error> {
+        let raw = self.read_batch()?;
+        if raw.is_empty() {
+            return Ok(false);
+        }
+        let options = &self.options;
+        let outcomes: Vec<Outcome> = raw.into_par_iter().map(|raw| judge(raw, options)).collect();
+        for outcome in outcomes {
+            self.take(outcome);
+        }
+        Ok(true)
+    }
+
+    fn read_batch(&mut self) -> Result<Vec<Raw>, Error> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while bytes < BATCH_BYTES && batch.len() < BATCH_ITEMS {
+            if let Some(rows) = &mut self.open {
+                let path = &rows.path;
+                let line = read_line(&mut rows.input)
+                    .map_err(|source| Error::Read { path: path.clone(), source })?;
+                let Some(line) = line else {
+                    self.open = None;
+                    continue;
+                };
+                rows.line += 1;
+                let name = format!("{}:{}", path.file_name().unwrap_or_default().display(), rows.line);
+                match line {
+                    // A blank line is no row; most tools leave one at the end.
+                    Line::Bytes(line) if line.trim_ascii().is_empty() => {}
+                    Line::Bytes(line) => {
+                        bytes += line.len();
+                        batch.push(Raw::Row { name, bytes: line });
+                    }
+                    Line::TooLong => {
+                        let reason = format!("{name}: longer than {} MB", MAX_LINE_BYTES >> 20);
+                        batch.push(Raw::Skipped(Outcome::Broken(reason)));
+                    }
+                }
+                continue;
+            }
+            match self.pending.pop_front() {
+                None => break,
+                Some(Source::Rows(path)) => {
+                    let file =
+                        File::open(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+                    self.open =
+                        Some(OpenRows { path, input: BufReader::with_capacity(1 << 20, file), line: 0 });
+                }
+                Some(Source::File { path, name }) => {
+                    let raw = read_file(&path, name, &self.options);
+                    if let Raw::File { bytes: content, .. } = &raw {
+                        bytes += content.len();
+                    }
+                    batch.push(raw);
+                }
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Counts an outcome, and keeps a document that is new.
+    fn take(&mut self, outcome: Outcome) {
+        let report = &mut self.report;
+        match outcome {
+            Outcome::Document { document, hash } => {
+                if !self.options.raw && !self.seen.insert(hash) {
+                    report.skipped_duplicates += 1;
+                    return;
+                }
+                report.num_documents += 1;
+                report.num_bytes += document.text.len() as u64;
+                self.ready.push_back(document);
+            }
+            Outcome::Skipped(skip) => match skip {
+                Skip::Binary => report.skipped_binary += 1,
+                Skip::Minified => report.skipped_minified += 1,
+                Skip::NotCode => report.skipped_not_code += 1,
+                Skip::Generated => report.skipped_generated += 1,
+                Skip::Oversized => report.skipped_oversized += 1,
+                Skip::NotUtf8 => report.skipped_not_utf8 += 1,
+                Skip::Empty => report.skipped_empty += 1,
+            },
+            Outcome::Other => report.skipped_other += 1,
+            Outcome::Broken(reason) => {
+                report.skipped_broken_lines += 1;
+                report.example(|| reason);
+            }
+            Outcome::Unreadable(reason) => {
+                report.skipped_unreadable += 1;
+                report.example(|| reason);
+            }
+        }
+    }
+}
+
+impl Iterator for Documents {
+    type Item = Result<Document, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.ready.is_empty() && !self.finished {
+            match self.refill() {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.finished = true;
+                    if self.report.num_documents == 0 {
+                        let report = self.report.to_string();
+                        return Some(Err(Error::NoDocuments { data: self.data.clone(), report }));
+                    }
+                }
+                Err(error) => {
+                    self.finished = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        self.ready.pop_front().map(Ok)
+    }
+}
+
+/// Adds what `argument` names to `pending`.
+fn find(argument: &str, pending: &mut VecDeque<Source>, report: &mut SourceReport) -> Result<(), Error> {
+    refuse_unsupported(argument)?;
+    let path = Path::new(argument);
+    if path.is_dir() {
+        return walk(path, pending, report);
+    }
+    if path.exists() {
+        pending.push_back(one_file(path));
+        return Ok(());
+    }
+    let not_found = || Error::NotFound { data: argument.to_owned() };
+    let matches = glob::glob(argument).map_err(|_| not_found())?;
+    let mut paths: Vec<PathBuf> = matches.filter_map(Result::ok).collect();
+    if paths.is_empty() {
+        return Err(not_found());
+    }
+    paths.sort();
+    for path in paths {
+        refuse_unsupported(&path.to_string_lossy())?;
+        if path.is_dir() {
+            walk(&path, pending, report)?;
+        } else {
+            pending.push_back(one_file(&path));
+        }
+    }
+    Ok(())
+}
+
+fn refuse_unsupported(argument: &str) -> Result<(), Error> {
+    let is = |end: &str| argument.ends_with(end);
+    let (kind, hint) = if argument.starts_with("hub:") {
+        ("a dataset of the hub", "download it as .jsonl and give the path of the file")
+    } else if is(".gz") || is(".zst") || is(".bz2") || is(".xz") {
+        ("compressed", "decompress it first")
+    } else if is(".parquet") {
+        ("a parquet file", "convert it to .jsonl first")
+    } else {
+        return Ok(());
+    };
+    Err(Error::Unsupported { data: argument.to_owned(), kind, hint })
+}
+
+/// A single file: rows if it is named .jsonl or .json, else one document.
+fn one_file(path: &Path) -> Source {
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("");
+    if ["jsonl", "ndjson", "json"].contains(&extension) {
+        Source::Rows(path.to_owned())
+    } else {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Source::File { path: path.to_owned(), name }
+    }
+}
+
+/// All files of a folder that git would not ignore, by name. Links are not followed.
+fn walk(folder: &Path, pending: &mut VecDeque<Source>, report: &mut SourceReport) -> Result<(), Error> {
+    std::fs::read_dir(folder).map_err(|source| Error::Read { path: folder.to_owned(), source })?;
+    let walker = ignore::WalkBuilder::new(folder)
+        .require_git(false)
+        .git_global(false)
+        .sort_by_file_path(|a, b| a.cmp(b))
+        .build();
+    for entry in walker {
+        match entry {
+            Ok(entry) if entry.file_type().is_some_and(|kind| kind.is_file()) => {
+                let path = entry.into_path();
+                let name = path.strip_prefix(folder).unwrap_or(&path).to_string_lossy().into_owned();
+                if filter::is_source_name(&path) || path.extension().is_none() {
+                    pending.push_back(Source::File { path, name });
+                } else {
+                    report.skipped_other += 1;
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                report.skipped_unreadable += 1;
+                report.example(|| error.to_string());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads a file up to the size limit.
+fn read_file(path: &Path, name: String, options: &SourceOptions) -> Raw {
+    let limit = if options.raw { u64::MAX } else { options.max_file_bytes };
+    let unreadable =
+        |error: std::io::Error| Raw::Skipped(Outcome::Unreadable(format!("{}: {error}", path.display())));
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) => return unreadable(error),
+    };
+    let mut bytes = Vec::new();
+    if let Err(error) = file.take(limit.saturating_add(1)).read_to_end(&mut bytes) {
+        return unreadable(error);
+    }
+    if bytes.len() as u64 > limit {
+        return Raw::Skipped(Outcome::Skipped(Skip::Oversized));
+    }
+    if !filter::is_source_name(path) && path.extension().is_none() && !filter::is_script(&bytes) {
+        return Raw::Skipped(Outcome::Other);
+    }
+    Raw::File { name, bytes }
+}
+
+/// Parses, filters and hashes one item.
+fn judge(raw: Raw, options: &SourceOptions) -> Outcome {
+    let (path, text) = match raw {
+        Raw::Skipped(outcome) => return outcome,
+        Raw::File { name, bytes } => match filter::text_of(bytes) {
+            Ok(text) => (name, text),
+            Err(skip) => return Outcome::Skipped(skip),
+        },
+        Raw::Row { name, bytes } => {
+            let field = options.text_field.as_deref();
+            let row = Row::parse(&bytes, field).and_then(|row| row.into_document(field, name.clone()));
+            match row {
+                Ok(document) => document,
+                Err(reason) => return Outcome::Broken(format!("{name}: {reason}")),
+            }
+        }
+    };
+    if !options.raw
+        && let Err(skip) = filter::check(&text, options.max_file_bytes)
+    {
+        return Outcome::Skipped(skip);
+    }
+    let hash = blake3::hash(text.as_bytes());
+    let hash = std::array::from_fn(|i| hash.as_bytes()[i]);
+    Outcome::Document { document: Document { path, text }, hash }
+}

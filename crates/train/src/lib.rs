@@ -1,1 +1,40 @@
-//! The trainer: plan, schedule, optimizer step, evaluation, checkpoints, run log
+//! The trainer: settings, plan, schedule, optimizers, the loop, evaluation, checkpoints, run log.
+//!
+//! Owns everything between a configuration and a trained model folder. Prints nothing and reads no environment: what
+//! happens is told through [`Event`]s. Refuses at the start what would fail at the end.
+//!
+//! To read it: `trainer.rs` is the loop and `step.rs` one update; `plan.rs` cuts epochs into updates; `checkpoint.rs` is how
+//! a run survives. The parts serve loops of one's own too: [`Step`], [`Optimizer`], [`Schedule`], [`evaluate`];
+//! `examples/custom_loop.rs` is one.
+
+mod card;
+pub mod checkpoint;
+mod corpus;
+mod error;
+mod evaluate;
+mod event;
+mod optimizer;
+mod output;
+mod plan;
+mod runlog;
+mod schedule;
+pub mod settings;
+mod setup;
+mod state;
+mod step;
+mod trainer;
+
+pub use checkpoint::Checkpoint;
+pub use error::Error;
+pub use evaluate::{EvalData, EvalResult, evaluate};
+pub use event::{Event, OnEvent};
+pub use optimizer::{Hyper, NotFinite, Optimizer};
+pub use output::OutputDir;
+pub use plan::{Budget, Epochs, Plan};
+pub use runlog::{METRICS, RunLog, StepMetrics};
+pub use schedule::Schedule;
+pub use settings::{
+    Kind, MODEL_SETTINGS, OptimizerKind, Precision, SETTINGS, SchedulerType, Setting, Strategy, TrainConfig,
+};
+pub use step::{Samples, Step, StepLoss, key_of};
+pub use trainer::{Outcome, Trainer};

@@ -1,0 +1,60 @@
+//! The model card: README.md of a model folder, with what is known of how the model was made.
+
+use crate::evaluate::EvalResult;
+use crate::plan::Plan;
+use crate::settings::TrainConfig;
+use std::fmt::Write;
+
+/// The text of README.md after `step` updates.
+pub(crate) fn model_card(
+    config: &TrainConfig,
+    plan: &Plan,
+    step: u64,
+    num_tokens: u64,
+    evaluation: Option<&EvalResult>,
+) -> String {
+    let name = config.output_dir.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned());
+    let mut card = format!(
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- gpt2\n- code\n- eyas\n---\n\n# {name}\n\n\
+         A GPT-2 with {} parameters, trained by eyas {} to complete code. It opens in transformers:\n\n\
+         ```python\nfrom transformers import pipeline\ncomplete = pipeline(\"text-generation\", model=\"path/to/{name}\")\n```\n\n\
+         ## Training\n\n",
+        plan.num_parameters,
+        env!("CARGO_PKG_VERSION"),
+    );
+    // Writing to a String cannot fail.
+    let mut row = |name: &str, value: String| {
+        let _ = writeln!(card, "- {name}: {value}");
+    };
+    row("updates", format!("{step}, {num_tokens} tokens, {:.2} epochs", plan.epochs.epoch_after(step)));
+    row("context_length", plan.context_length.to_string());
+    let settings = config.to_json();
+    for key in [
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "optim",
+        "learning_rate",
+        "lr_scheduler_type",
+        "warmup_steps",
+        "weight_decay",
+        "adam_beta1",
+        "adam_beta2",
+        "adam_epsilon",
+        "max_grad_norm",
+        "seed",
+        "bf16",
+    ] {
+        row(key, settings[key].to_string().replace('"', ""));
+    }
+    if let Some(result) = evaluation {
+        card.push_str("\n## Evaluation\n\n");
+        let mut row = |name: &str, value: f64| {
+            let _ = writeln!(card, "- {name}: {value:.4}");
+        };
+        row("loss", result.loss);
+        row("perplexity", result.perplexity);
+        row("bits per byte", result.bits_per_byte);
+        row("next-token accuracy", result.next_token_accuracy);
+    }
+    card
+}

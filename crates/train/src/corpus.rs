@@ -1,0 +1,204 @@
+//! Data of a run: folders of prepared shards as they are, everything else prepared into `<output_dir>/data/`.
+//!
+//! Refuses hub ids, shards of another tokenizer or context, and data without a sample. What was prepared is used again when
+//! it was made from the same sources in the same way: a resumed run must read the tokens it read before, and files that
+//! have not changed need not be read twice. A folder of code may have changed unseen, so a new run prepares it again.
+
+use crate::checkpoint::write_text;
+use crate::error::Error;
+use crate::evaluate::EvalData;
+use crate::event::{Event, OnEvent};
+use crate::settings::{TrainConfig, hub_id};
+use eyas_data::{Loader, Mode, PrepareOptions, Shards, SourceOptions, eval_stream, is_shards, prepare};
+use eyas_token::Tokenizer;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+/// The data of a run, and how to open more of it.
+pub(crate) struct Corpus<'a> {
+    pub(crate) config: &'a TrainConfig,
+    pub(crate) tokenizer: &'a Tokenizer,
+    pub(crate) context_length: usize,
+    /// Whether the run goes on from a checkpoint.
+    pub(crate) resuming: bool,
+}
+
+/// The prepared data that `train_data` names, if it is a folder of shards.
+///
+/// # Errors
+/// Shards that are damaged.
+pub(crate) fn prepared(name: &'static str, data: &[String]) -> Result<Option<Arc<Shards>>, Error> {
+    for entry in data {
+        if let Some(id) = hub_id(entry) {
+            return Err(Error::Hub { name, id: id.into() });
+        }
+    }
+    match data {
+        [one] if is_shards(Path::new(one)) => Ok(Some(Arc::new(Shards::open(Path::new(one))?))),
+        many => match many.iter().find(|entry| is_shards(Path::new(entry))) {
+            None => Ok(None),
+            Some(shards) => Err(Error::Setting {
+                name: name.into(),
+                line: None,
+                expected: "one folder of prepared data alone, or sources".into(),
+                got: format!("prepared data, {shards}, among others"),
+            }),
+        },
+    }
+}
+
+impl Corpus<'_> {
+    /// Opens the training data.
+    pub(crate) fn train(&self, ready: Option<Arc<Shards>>, on_event: &mut OnEvent<'_>) -> Result<Loader, Error> {
+        let name = "train_data";
+        let (path, shards) = match ready {
+            Some(shards) => (PathBuf::from(&self.config.train_data[0]), shards),
+            None => self.prepare(name, &self.config.train_data, on_event)?,
+        };
+        self.check(name, &path, &shards)?;
+        self.loader(name, &shards)
+    }
+
+    /// Opens the evaluation data, if there are any.
+    pub(crate) fn eval(&self, on_event: &mut OnEvent<'_>) -> Result<Option<EvalData>, Error> {
+        let (name, data) = ("eval_data", &self.config.eval_data);
+        if data.is_empty() {
+            return Ok(None);
+        }
+        let (path, shards) = match prepared(name, data)? {
+            Some(shards) => (PathBuf::from(&data[0]), shards),
+            // A stream is small enough to be held, and its windows need no shards.
+            None if self.config.mode == Mode::Pack => {
+                return Ok(Some(EvalData::Stream(eval_stream(data, self.tokenizer, &self.source_options())?)));
+            }
+            None => self.prepare(name, data, on_event)?,
+        };
+        self.check(name, &path, &shards)?;
+        let evaluation = EvalData::shards(shards.clone(), self.tokenizer);
+        if evaluation.num_targets(self.context_length) == 0 {
+            return Err(self.too_little(name, &shards));
+        }
+        Ok(Some(evaluation))
+    }
+
+    fn loader(&self, name: &'static str, shards: &Arc<Shards>) -> Result<Loader, Error> {
+        let seed = self.config.data_seed.unwrap_or(self.config.seed);
+        let loader = Loader::new(shards.clone(), self.context_length, seed, self.config.shuffle)?;
+        let batch = self.config.per_device_train_batch_size as u64;
+        let least = if self.config.dataloader_drop_last { batch } else { 1 };
+        match loader.num_samples() < least {
+            true => Err(self.too_little(name, shards)),
+            false => Ok(loader),
+        }
+    }
+
+    fn too_little(&self, name: &'static str, shards: &Shards) -> Error {
+        Error::TooLittleData { name, context_length: self.context_length, got: shards.num_tokens() }
+    }
+
+    /// Refuses shards that this run cannot read.
+    fn check(&self, name: &'static str, path: &Path, shards: &Shards) -> Result<(), Error> {
+        let refuse = |expected: String, got: String| Err(Error::Data { name, path: path.into(), expected, got });
+        if shards.tokenizer_fingerprint() != self.tokenizer.fingerprint() {
+            return refuse("tokens of this run's tokenizer".into(), "another tokenizer's".into());
+        }
+        if shards.mode() == Mode::Chunk {
+            if shards.context_length() != self.context_length {
+                let expected = format!("chunks of context_length = {}", self.context_length);
+                return refuse(expected, shards.context_length().to_string());
+            }
+            if self.context_length < 2 {
+                return refuse("chunks of 2 tokens or more, since the last has no target".into(), "1".into());
+            }
+        }
+        Ok(())
+    }
+
+    fn source_options(&self) -> SourceOptions {
+        SourceOptions { text_field: self.config.text_field.clone(), raw: self.config.raw, ..SourceOptions::default() }
+    }
+
+    /// Prepares `data`, or finds it prepared.
+    fn prepare(
+        &self,
+        setting: &'static str,
+        data: &[String],
+        on_event: &mut OnEvent<'_>,
+    ) -> Result<(PathBuf, Arc<Shards>), Error> {
+        let folder = self.config.output_dir.join("data");
+        let (path, record_path) = (folder.join(setting), folder.join(format!("{setting}.json")));
+        let record = self.record(data);
+        if self.is_reusable(&record_path, &record) && is_shards(&path) {
+            let shards = Shards::open(&path)?;
+            on_event(Event::Reused { setting, path: &path });
+            return Ok((path, Arc::new(shards)));
+        }
+        // The record goes first: shards without one are never taken for finished.
+        for stale in [&record_path, &path] {
+            remove_if_there(stale)?;
+        }
+        fs::create_dir_all(&folder).map_err(Error::io("create the folder", &folder))?;
+        let options = PrepareOptions {
+            mode: self.config.mode,
+            context_length: self.context_length,
+            source: self.source_options(),
+            validation_one_in: None,
+        };
+        let report = prepare(data, self.tokenizer, &options, &path, &mut |progress| {
+            on_event(Event::Preparing { setting, progress });
+        })?;
+        write_text(&record_path, &format!("{record:#}\n"))?;
+        on_event(Event::Prepared { setting, path: &path, report: &report });
+        let shards = Shards::open(&path)?;
+        Ok((path, Arc::new(shards)))
+    }
+
+    /// What decides the tokens: the sources with their sizes and times, and how they are cut.
+    fn record(&self, data: &[String]) -> Value {
+        let fingerprint = blake3::Hash::from_bytes(self.tokenizer.fingerprint()).to_hex().to_string();
+        json!({
+            "data": data,
+            "stamps": data.iter().map(|entry| stamp(Path::new(entry))).collect::<Vec<_>>(),
+            "mode": self.config.to_json()["mode"],
+            "context_length": self.context_length,
+            "text_field": self.config.text_field,
+            "raw": self.config.raw,
+            "tokenizer": fingerprint,
+        })
+    }
+
+    fn is_reusable(&self, record_path: &Path, record: &Value) -> bool {
+        let Ok(text) = fs::read_to_string(record_path) else { return false };
+        let Ok(mut stored) = serde_json::from_str::<Value>(&text) else { return false };
+        let is_known = |stamps: &Value| stamps.as_array().is_some_and(|stamps| stamps.iter().all(|s| !s.is_null()));
+        if self.resuming || !is_known(&record["stamps"]) {
+            // Folders have no stamp: only a resumed run may take them as they were.
+            if !self.resuming {
+                return false;
+            }
+            stored["stamps"] = record["stamps"].clone();
+        }
+        stored == *record
+    }
+}
+
+/// Size and time of a file; null for what is not a file.
+fn stamp(path: &Path) -> Value {
+    let Ok(metadata) = fs::metadata(path) else { return Value::Null };
+    let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    match modified {
+        Some(time) if metadata.is_file() => json!([metadata.len(), time.as_nanos() as u64]),
+        _ => Value::Null,
+    }
+}
+
+fn remove_if_there(path: &Path) -> Result<(), Error> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}

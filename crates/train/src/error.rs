@@ -1,0 +1,201 @@
+//! Everything that can go wrong in training, in one type. Only the command line turns it into text for people.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What can go wrong: with settings, the output folder, the data, a checkpoint, or the arithmetic.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The configuration file is not TOML.
+    #[error("line {line}: {message}")]
+    Toml {
+        /// Line in the file, from 1.
+        line: usize,
+        /// The parser's words.
+        message: String,
+    },
+    /// A name that no setting has.
+    #[error("{}unknown setting `{name}`{hint}", at(*line))]
+    UnknownSetting {
+        /// The name.
+        name: String,
+        /// Line in the file, from 1; `None` for the command line.
+        line: Option<usize>,
+        /// What to write instead, or why there is no such setting.
+        hint: String,
+    },
+    /// A value that a setting cannot have.
+    #[error("{}`{name}`: expected {expected}, got {got}", at(*line))]
+    Setting {
+        /// The setting.
+        name: String,
+        /// Line in the file, from 1; `None` for the command line or a check of several settings together.
+        line: Option<usize>,
+        /// What it may be.
+        expected: String,
+        /// What it is.
+        got: String,
+    },
+    /// A setting that must be given.
+    #[error("`{name}` is missing: {hint}")]
+    MissingSetting {
+        /// The setting.
+        name: &'static str,
+        /// What to write.
+        hint: &'static str,
+    },
+    /// fp16 was asked for and there is no GPU.
+    #[error("`fp16 = true` needs a GPU, and there is none; use bf16 on the CPU: `bf16 = true`, or `--bf16` on the command line")]
+    Fp16,
+    /// Data, a model or a tokenizer of the hub.
+    #[error("`{name}`: {id} is on the Hugging Face hub, which eyas cannot read yet; download it and give its path")]
+    Hub {
+        /// The setting.
+        name: &'static str,
+        /// The hub's id.
+        id: String,
+    },
+    /// The operating system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried: `write`, `create`, ...
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Its answer.
+        source: io::Error,
+    },
+    /// Another process trains into the same folder.
+    #[error("{} is in use by another run; choose another output_dir, or stop that run", path.display())]
+    InUse {
+        /// The output folder.
+        path: PathBuf,
+    },
+    /// The disk cannot hold what the run will write.
+    #[error("{} has {free_bytes} bytes free, and the run needs {needed_bytes} for its checkpoints and its model", path.display())]
+    DiskFull {
+        /// The output folder.
+        path: PathBuf,
+        /// Bytes free.
+        free_bytes: u64,
+        /// Bytes that the run writes at least.
+        needed_bytes: u64,
+    },
+    /// A tokenizer with ids that the network does not have.
+    #[error("the tokenizer {} has {tokenizer} ids, the model only {model}; leave vocab_size out, or train them together", path.display())]
+    Vocabulary {
+        /// The tokenizer.
+        path: PathBuf,
+        /// Ids of the tokenizer.
+        tokenizer: usize,
+        /// Ids of the model.
+        model: usize,
+    },
+    /// Prepared data that do not fit this run.
+    #[error("`{name}`: {}: expected {expected}, got {got}", path.display())]
+    Data {
+        /// The setting.
+        name: &'static str,
+        /// The folder of shards.
+        path: PathBuf,
+        /// What it should be.
+        expected: String,
+        /// What it is.
+        got: String,
+    },
+    /// Data without a single sample.
+    #[error("`{name}`: {got} tokens are too few for one sample of {context_length}; give more data or a shorter context_length")]
+    TooLittleData {
+        /// The setting.
+        name: &'static str,
+        /// Tokens a sample has.
+        context_length: usize,
+        /// Tokens there are.
+        got: u64,
+    },
+    /// A model that cannot be continued with these settings.
+    #[error("{}: its {key} is {got}, the settings say {expected}; {hint}", path.display())]
+    Shape {
+        /// The model folder or checkpoint.
+        path: PathBuf,
+        /// The key of the model's configuration.
+        key: &'static str,
+        /// What the settings say.
+        expected: String,
+        /// What the model has.
+        got: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A checkpoint that is not whole.
+    #[error("checkpoint {}: {problem}", path.display())]
+    Checkpoint {
+        /// Its folder, or the file in it.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Checkpoints are there and none of them is whole.
+    #[error("{}: no checkpoint is whole; remove them, or start again with overwrite_output_dir = true; the newest: {newest}", path.display())]
+    NoWholeCheckpoint {
+        /// The output folder.
+        path: PathBuf,
+        /// What is wrong with the newest.
+        newest: Box<Error>,
+    },
+    /// A loss or gradient that is not finite. The update was not applied.
+    #[error(
+        "update {step}: loss {loss}, gradient norm {grad_norm}, learning rate {learning_rate:.3e}: not finite, so nothing was \
+         updated; lower learning_rate, lengthen warmup_steps, or train in f32"
+    )]
+    NotFinite {
+        /// The update, from 1.
+        step: u64,
+        /// Its mean loss.
+        loss: f64,
+        /// Its gradient norm.
+        grad_norm: f64,
+        /// Its learning rate.
+        learning_rate: f64,
+    },
+    /// Nothing to score in an evaluation.
+    #[error("there is nothing to evaluate: the data have no target")]
+    NothingToEvaluate,
+    /// The model's own error.
+    #[error(transparent)]
+    Model(#[from] eyas_model::Error),
+    /// The data's own error.
+    #[error(transparent)]
+    Source(#[from] eyas_data::Error),
+    /// The tokenizer's own error.
+    #[error(transparent)]
+    Token(#[from] eyas_token::Error),
+}
+
+impl Error {
+    /// Whether it is the settings that are wrong, rather than the world: what exit status 2 is for.
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Error::Toml { .. }
+                | Error::UnknownSetting { .. }
+                | Error::Setting { .. }
+                | Error::MissingSetting { .. }
+                | Error::Fp16
+                | Error::Hub { .. }
+        )
+    }
+
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Error::Io { action, path: path.into(), source }
+    }
+
+    pub(crate) fn checkpoint(path: &Path, problem: impl Into<String>) -> Self {
+        Error::Checkpoint { path: path.into(), problem: problem.into() }
+    }
+}
+
+fn at(line: Option<usize>) -> String {
+    line.map_or_else(String::new, |line| format!("line {line}: "))
+}

@@ -1,0 +1,109 @@
+//! The output folder of a run: made, found writable, large enough and used by nobody else before anything is computed.
+//!
+//! The one trick: the lock is the operating system's on an open file, which dies with the process, so that a killed run
+//! never leaves a folder that the next one refuses.
+
+use crate::error::Error;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+const LOCK: &str = ".lock";
+/// What is being written or removed begins so; a folder of that name left by a killed run means nothing.
+pub(crate) const HIDDEN: &str = ".checkpoint-";
+
+/// A folder that this process alone writes to.
+pub struct OutputDir {
+    path: PathBuf,
+    /// Holds the lock as long as it is open.
+    _lock: File,
+}
+
+impl OutputDir {
+    /// Creates `path` if need be, locks it, removes what a killed run left half-written, and makes sure that folders can
+    /// be made in it.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] if a live process holds the lock; [`Error::Io`] if it cannot be written.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        fs::create_dir_all(path).map_err(Error::io("create the folder", path))?;
+        let lock_path = path.join(LOCK);
+        let options = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
+        let lock = options.map_err(Error::io("write to the folder", path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: path.into() }),
+            // Some file systems know no locks; training there is still right, only unguarded.
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
+            Err(TryLockError::Error(error)) => return Err(Error::io("lock", &lock_path)(error)),
+        }
+        let output = OutputDir { path: path.into(), _lock: lock };
+        output.sweep()?;
+        let probe = path.join(format!("{HIDDEN}probe"));
+        fs::create_dir(&probe)
+            .and_then(|()| fs::remove_dir(&probe))
+            .map_err(Error::io("write to the folder", path))?;
+        Ok(output)
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Refuses a disk with less than `needed_bytes` free.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`].
+    pub fn require_free(&self, needed_bytes: u64) -> Result<(), Error> {
+        // A file system that cannot say is not refused: writing will find out, and leaves nothing half-written.
+        let Ok(stat) = rustix::fs::statvfs(&self.path) else { return Ok(()) };
+        let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+        match free_bytes < needed_bytes {
+            true => Err(Error::DiskFull { path: self.path.clone(), free_bytes, needed_bytes }),
+            false => Ok(()),
+        }
+    }
+
+    fn sweep(&self) -> Result<(), Error> {
+        for entry in fs::read_dir(&self.path).map_err(Error::io("read", &self.path))? {
+            let entry = entry.map_err(Error::io("read", &self.path))?;
+            if entry.file_name().to_string_lossy().starts_with(HIDDEN) {
+                fs::remove_dir_all(entry.path()).map_err(Error::io("remove", &entry.path()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes what was renamed in folder `dir` survive a power cut.
+pub(crate) fn sync_dir(dir: &Path) -> Result<(), Error> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("write", dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_run_at_a_time() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("a/b");
+        let first = OutputDir::open(&path).expect("free");
+        assert!(matches!(OutputDir::open(&path), Err(Error::InUse { .. })));
+        drop(first);
+        fs::create_dir_all(path.join(".checkpoint-7.tmp/x")).expect("leftover");
+        let again = OutputDir::open(&path).expect("free again");
+        assert!(!path.join(".checkpoint-7.tmp").exists());
+        assert!(again.require_free(1).is_ok());
+        assert!(matches!(again.require_free(u64::MAX), Err(Error::DiskFull { .. })));
+    }
+
+    #[test]
+    fn a_file_is_no_folder() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("file");
+        fs::write(&file, "x").expect("written");
+        assert!(matches!(OutputDir::open(&file), Err(Error::Io { .. })));
+    }
+}

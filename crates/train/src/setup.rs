@@ -1,0 +1,271 @@
+//! The start of a run: everything that can be refused is refused here, before anything is computed.
+//!
+//! Order matters: what is cheap and what only reads comes first; the output folder is locked before anything is written;
+//! memory is allocated after the plan has been told.
+
+use crate::checkpoint::{self, Checkpoint};
+use crate::corpus::{Corpus, prepared};
+use crate::error::Error;
+use crate::evaluate::EvalData;
+use crate::event::{Event, OnEvent};
+use crate::output::OutputDir;
+use crate::plan::{Epochs, Plan};
+use crate::settings::{OptimizerKind, Strategy, TrainConfig, refuse_hub};
+use eyas_data::Loader;
+use eyas_model::{Config, Gpt, Parameters, memory_plan};
+use eyas_ops::{Backend, Use};
+use eyas_token::Tokenizer;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What a run is made of, opened and checked.
+pub(crate) struct Setup {
+    pub(crate) output: OutputDir,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) model: Config,
+    pub(crate) loader: Loader,
+    pub(crate) eval_data: Option<EvalData>,
+    pub(crate) checkpoint: Option<Checkpoint>,
+    pub(crate) plan: Plan,
+}
+
+impl Setup {
+    pub(crate) fn new<D: Backend>(device: &D, config: &TrainConfig, on_event: &mut OnEvent<'_>) -> Result<Self, Error> {
+        let tokenizer = open_tokenizer(config)?;
+        let ready = prepared("train_data", &config.train_data)?;
+        prepared("eval_data", &config.eval_data)?;
+        let given = config.context_length.or(ready.as_ref().map(|shards| shards.context_length()));
+        let model = model_config(config, &tokenizer, given)?;
+        let context_length = given.unwrap_or(model.n_positions);
+
+        let output = OutputDir::open(&config.output_dir)?;
+        let checkpoint = find_checkpoint(config, on_event)?;
+        if let Some(checkpoint) = &checkpoint {
+            same_shapes(&checkpoint.path, &Config::load(&checkpoint.path)?, &model, CONTINUE_HINT)?;
+        }
+        let corpus = Corpus { config, tokenizer: &tokenizer, context_length, resuming: checkpoint.is_some() };
+        let loader = corpus.train(ready, on_event)?;
+        let eval_data = corpus.eval(on_event)?;
+
+        let mut plan = plan(device, config, &model, &loader, context_length);
+        plan.num_train_tokens = loader.shards().num_tokens();
+        plan.num_eval_targets = eval_data.as_ref().map(|data| data.num_targets(context_length));
+        plan.first_step = checkpoint.as_ref().map_or(Ok(0), Checkpoint::step)?;
+        plan.warnings = warnings(config, &plan, context_length, model.n_positions);
+        let model_bytes = 4 * plan.num_parameters as u64;
+        // A new checkpoint is written before an old one is removed.
+        let needed = if config.save_strategy == Strategy::No { model_bytes } else { model_bytes + plan.checkpoint_bytes };
+        output.require_free(needed)?;
+        if config.overwrite_output_dir {
+            // Not before everything else is known to be right.
+            for (_, path) in checkpoint::list(output.path())? {
+                checkpoint::remove(&path)?;
+                on_event(Event::Removed(&path));
+            }
+        }
+        for warning in &plan.warnings {
+            on_event(Event::Warning(warning));
+        }
+        on_event(Event::Plan(&plan));
+        Ok(Setup { output, tokenizer, model, loader, eval_data, checkpoint, plan })
+    }
+
+    /// The network: the checkpoint's, that of `model_name_or_path`, or a new one.
+    pub(crate) fn gpt<D: Backend>(&self, device: &Arc<D>, config: &TrainConfig) -> Result<Gpt<D>, Error> {
+        let from = self.checkpoint.as_ref().map(|checkpoint| checkpoint.path.as_path());
+        let mut gpt = match from.or(config.model_name_or_path.as_deref()) {
+            Some(path) => Gpt::load(device.clone(), path, Use::Training)?,
+            None => {
+                let mut gpt = Gpt::new(device.clone(), self.model.clone(), Use::Training)?;
+                gpt.init(config.seed);
+                gpt
+            }
+        };
+        // Dropouts and special tokens are the settings'; shapes are known to be the same.
+        *gpt.config_mut() = self.model.clone();
+        Ok(gpt)
+    }
+}
+
+fn open_tokenizer(config: &TrainConfig) -> Result<Tokenizer, Error> {
+    if let Some(path) = &config.model_name_or_path {
+        refuse_hub("model_name_or_path", path)?;
+    }
+    if let Some(path) = &config.tokenizer {
+        refuse_hub("tokenizer", path)?;
+    }
+    let path = config.tokenizer.as_ref().or(config.model_name_or_path.as_ref());
+    let missing = Error::MissingSetting { name: "tokenizer", hint: "a tokenizer folder" };
+    Ok(Tokenizer::load(path.ok_or(missing)?)?)
+}
+
+/// The network's configuration: a built-in shape or a file, then the tokenizer's ids, then the settings.
+fn model_config(config: &TrainConfig, tokenizer: &Tokenizer, context_length: Option<usize>) -> Result<Config, Error> {
+    let existing = config.model_name_or_path.as_deref().map(Config::load).transpose()?;
+    let mut model = match &existing {
+        Some(existing) => existing.clone(),
+        None => {
+            let mut model = base_shape(&config.config)?;
+            model.vocab_size = tokenizer.vocab_size();
+            (model.bos_token_id, model.eos_token_id) = (tokenizer.end_of_text(), tokenizer.end_of_text());
+            model.n_ctx = Some(context_length.unwrap_or(model.n_positions));
+            model
+        }
+    };
+    for (key, value) in &config.model {
+        model.set(key, value).map_err(as_setting)?;
+    }
+    model.validate().map_err(as_setting)?;
+    if let (Some(existing), Some(path)) = (&existing, &config.model_name_or_path) {
+        same_shapes(path, existing, &model, "the shape of a trained model cannot be changed")?;
+    }
+    model.validate_context(context_length.unwrap_or(model.n_positions)).map_err(as_setting)?;
+    if tokenizer.vocab_size() > model.vocab_size {
+        let path = config.tokenizer.as_ref().or(config.model_name_or_path.as_ref()).cloned().unwrap_or_default();
+        return Err(Error::Vocabulary { path, tokenizer: tokenizer.vocab_size(), model: model.vocab_size });
+    }
+    Ok(model)
+}
+
+fn base_shape(name: &str) -> Result<Config, Error> {
+    if let Some(model) = Config::builtin(name) {
+        return Ok(model);
+    }
+    refuse_hub("config", Path::new(name))?;
+    if !Path::new(name).exists() {
+        return Err(Error::Setting {
+            name: "config".into(),
+            line: None,
+            expected: format!("{}, or a config.json or a folder with one", Config::BUILTIN.join(", ")),
+            got: format!("`{name}`"),
+        });
+    }
+    Ok(Config::load(Path::new(name))?)
+}
+
+/// A wrong value that came from the settings, as such.
+fn as_setting(error: eyas_model::Error) -> Error {
+    match error {
+        eyas_model::Error::Config { key, expected, got } => Error::Setting { name: key, line: None, expected, got },
+        other => other.into(),
+    }
+}
+
+const CONTINUE_HINT: &str =
+    "to train another shape choose another output_dir, or start again with overwrite_output_dir = true";
+
+/// Refuses weights of other shapes, and names the key that differs.
+fn same_shapes(path: &Path, got: &Config, expected: &Config, hint: &'static str) -> Result<(), Error> {
+    let sizes = |config: &Config| {
+        [
+            ("n_layer", config.n_layer),
+            ("n_embd", config.n_embd),
+            ("n_head", config.n_head),
+            ("n_inner", config.inner()),
+            ("vocab_size", config.vocab_size),
+            ("n_positions", config.n_positions),
+        ]
+    };
+    for ((key, got), (_, expected)) in sizes(got).into_iter().zip(sizes(expected)) {
+        if got != expected {
+            let (expected, got) = (expected.to_string(), got.to_string());
+            return Err(Error::Shape { path: path.into(), key, expected, got, hint });
+        }
+    }
+    Ok(())
+}
+
+/// The checkpoint to go on from, if there is one.
+fn find_checkpoint(config: &TrainConfig, on_event: &mut OnEvent<'_>) -> Result<Option<Checkpoint>, Error> {
+    let found = checkpoint::list(&config.output_dir)?;
+    if let Some(path) = &config.resume_from_checkpoint {
+        let checkpoint = Checkpoint::open(path)?;
+        let step = checkpoint.step()?;
+        // A later run would take the newest for its own.
+        return match found.iter().find(|(newer, _)| *newer > step) {
+            None => Ok(Some(checkpoint)),
+            Some((_, newer)) => Err(Error::checkpoint(
+                newer,
+                format!("it is newer than {}; move it away, or choose another output_dir", path.display()),
+            )),
+        };
+    }
+    if config.overwrite_output_dir {
+        return Ok(None);
+    }
+    checkpoint::newest_whole(&config.output_dir, &mut |error| {
+        on_event(Event::Warning(&format!("passed over: {error}")));
+    })
+}
+
+fn plan<D: Backend>(device: &D, config: &TrainConfig, model: &Config, loader: &Loader, context_length: usize) -> Plan {
+    let batch = config.per_device_train_batch_size;
+    let epochs = Epochs::new(config, loader.num_samples());
+    let num_parameters = eyas_model::num_parameters(model);
+    let memory = memory_plan(device, model, batch, context_length, Use::Training);
+    let mut memory: Vec<_> = memory.items.into_iter().map(|(kind, bytes)| (kind, bytes as u64)).collect();
+    // Muon keeps one number for each element of the blocks' matrices, AdamW two.
+    let saved = match config.optim {
+        OptimizerKind::AdamW => 0,
+        OptimizerKind::Muon => {
+            let blocks = Parameters::declare(model).blocks;
+            let of_block = |block: &eyas_model::Block<eyas_model::Declaration>| {
+                let weights =
+                    [&block.attn.c_attn, &block.attn.c_proj, &block.mlp.c_fc, &block.mlp.c_proj].map(|m| m.weight.len());
+                4 * weights.iter().sum::<usize>() as u64
+            };
+            blocks.iter().map(of_block).sum()
+        }
+    };
+    let state_bytes = 8 * num_parameters as u64 - saved;
+    memory.iter_mut().filter(|(kind, _)| *kind == "optimizer state").for_each(|(_, bytes)| *bytes = state_bytes);
+    Plan {
+        device: device.describe(),
+        num_parameters,
+        num_decayed: eyas_model::num_decayed(model),
+        context_length,
+        num_train_tokens: 0,
+        epochs,
+        budget: epochs.budget(config),
+        first_step: 0,
+        flops_per_token: eyas_model::flops_per_token(model, context_length),
+        memory,
+        checkpoint_bytes: 4 * num_parameters as u64 + state_bytes,
+        num_eval_targets: None,
+        warnings: Vec::new(),
+    }
+}
+
+fn warnings(config: &TrainConfig, plan: &Plan, context_length: usize, num_positions: usize) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if config.push_to_hub {
+        warnings.push(format!(
+            "push_to_hub: eyas cannot push yet; when the run is done, upload with `huggingface-cli upload NAME {}`",
+            config.output_dir.display()
+        ));
+    }
+    if config.eval_strategy == Strategy::No && !config.eval_data.is_empty() {
+        warnings.push("eval_data is given, but eval_strategy is `no`: nothing will be evaluated".into());
+    }
+    if let Some(steps) = plan.num_steps() {
+        let warmup = if config.warmup_steps >= 1.0 { config.warmup_steps } else { 0.0 };
+        if warmup >= steps as f64 {
+            warnings.push(format!(
+                "warmup_steps is {warmup}, and the run has {steps} updates: it ends before the learning rate is up"
+            ));
+        }
+    }
+    if plan.epochs.num_samples < plan.epochs.samples_per_update() {
+        warnings.push(format!(
+            "the data have {} samples, fewer than the {} of one update",
+            plan.epochs.num_samples,
+            plan.epochs.samples_per_update()
+        ));
+    }
+    if num_positions > 2 * context_length && config.model_name_or_path.is_none() {
+        warnings.push(format!(
+            "positions {context_length} to {num_positions} of n_positions are never trained; n_positions = {context_length} would do"
+        ));
+    }
+    warnings
+}

@@ -1,0 +1,172 @@
+//! Runs: bits across stops, resumes and threads; logs, evaluations, budgets; arithmetic that breaks down.
+
+mod common;
+
+use common::{World, run, run_to_end, run_until, weights};
+use eyas_train::{Error, Event};
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+fn lines(dir: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(dir.join("metrics.jsonl")).expect("metrics");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+#[test]
+fn a_run_learns_and_leaves_a_model_folder() {
+    let world = World::new();
+    let settings = [
+        ("eval_data", &*world.path("valid").to_string_lossy().into_owned()),
+        ("eval_strategy", "steps"),
+        ("eval_steps", "6"),
+        ("eval_on_start", ""),
+    ];
+    let losses = run_to_end(world.config("out", &settings).expect("valid"));
+    assert_eq!(losses.len(), 12);
+    assert!((losses[0] - 300f64.ln()).abs() < 0.3, "untrained: {}", losses[0]);
+    assert!(losses[11] < losses[0] - 1.0, "{losses:?}");
+
+    let out = world.path("out");
+    for name in ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "README.md"] {
+        assert!(out.join(name).exists() && out.join("checkpoint-12").join(name).exists(), "{name}");
+    }
+    let lines = lines(&out);
+    let steps = |key: &str| -> Vec<_> {
+        lines.iter().filter(|l| l.get(key).is_some()).map(|l| l["step"].as_u64().unwrap_or(99)).collect()
+    };
+    assert_eq!(steps("loss"), [4, 8, 12]);
+    assert_eq!(steps("eval_loss"), [0, 6, 12]);
+    for key in ["epoch", "learning_rate", "grad_norm", "tokens_per_second", "num_tokens"] {
+        assert!(lines[1][key].is_number(), "{key}");
+    }
+    // Updates 1 to 4 have the same number of targets, so their mean is the line's.
+    let mean = losses[..4].iter().sum::<f64>() / 4.0;
+    let logged = lines.iter().find(|line| line.get("loss").is_some()).and_then(|line| line["loss"].as_f64());
+    assert!((logged.unwrap_or(0.0) - mean).abs() < 1e-12);
+    let evaluated: Vec<_> = lines.iter().filter_map(|line| line["eval_loss"].as_f64()).collect();
+    assert!(evaluated[2] < evaluated[0] - 1.0, "{evaluated:?}");
+}
+
+#[test]
+fn a_resumed_run_ends_with_the_same_bits() {
+    let world = World::new();
+    let whole = run_to_end(world.config("whole", &[]).expect("valid"));
+    // After the first micro-batch of an update, after an update, in the middle, at the very start and near the end.
+    for at in [1, 2, 7, 8, 23] {
+        let output = format!("cut-{at}");
+        let outcome = run_until(world.config(&output, &[]).expect("valid"), at);
+        assert!(outcome.stopped);
+        assert_eq!(outcome.step, at as u64 / 2);
+        assert!(world.path(&output).join(format!("checkpoint-{}", at / 2)).is_dir());
+        assert!(!world.path(&output).join("model.safetensors").exists(), "the run is not done");
+        let rest = run_to_end(world.config(&output, &[]).expect("valid"));
+        assert_eq!(rest, whole[at / 2..]);
+        assert!(weights(&world.path(&output)) == weights(&world.path("whole")), "weights differ");
+        let same = |name: &str| {
+            let of = |dir: &str| fs::read(world.path(dir).join("checkpoint-12").join(name)).expect("a file");
+            of(&output) == of("whole")
+        };
+        assert!(same("optimizer.safetensors") && same("README.md"));
+        let logged = |dir: &str| -> Vec<_> {
+            lines(&world.path(dir)).into_iter().map(|l| (l["step"].clone(), l["loss"].clone())).collect()
+        };
+        assert_eq!(logged(&output), logged("whole"));
+    }
+}
+
+#[test]
+fn several_stops_and_muon_and_epochs_change_no_bit() {
+    let world = World::new();
+    let settings =
+        [("optim", "muon"), ("max-steps", "-1"), ("num-train-epochs", "1.5"), ("per-device-train-batch-size", "32")];
+    let whole = run_to_end(world.config("whole", &settings).expect("valid"));
+    for _ in 0..4 {
+        run_until(world.config("cut", &settings).expect("valid"), 3);
+    }
+    let rest = run_to_end(world.config("cut", &settings).expect("valid"));
+    assert_eq!(rest, whole[whole.len() - rest.len()..]);
+    assert!(weights(&world.path("cut")) == weights(&world.path("whole")), "weights differ");
+}
+
+#[test]
+fn threads_change_no_bit() {
+    let world = World::new();
+    for (output, threads) in [("one", 1), ("three", 3)] {
+        run(world.config(output, &[]).expect("valid"), threads, &mut |_, _| {}).expect("a run");
+    }
+    assert!(weights(&world.path("one")) == weights(&world.path("three")), "weights differ");
+}
+
+#[test]
+fn the_seed_decides() {
+    let world = World::new();
+    let first = run_to_end(world.config("a", &[("max_steps", "3")]).expect("valid"));
+    assert_eq!(first, run_to_end(world.config("b", &[("max_steps", "3")]).expect("valid")));
+    assert_ne!(first, run_to_end(world.config("c", &[("max_steps", "3"), ("seed", "7")]).expect("valid")));
+}
+
+#[test]
+fn accumulation_weighs_every_token_alike() {
+    let world = World::new();
+    let none = [("resid_pdrop", "0"), ("embd_pdrop", "0"), ("attn_pdrop", "0"), ("max_steps", "4")];
+    let cut = |batch, accumulation| {
+        let settings: Vec<_> = none
+            .into_iter()
+            .chain([("per_device_train_batch_size", batch), ("gradient_accumulation_steps", accumulation)])
+            .collect();
+        run_to_end(world.config(&format!("b{batch}"), &settings).expect("valid"))
+    };
+    let (one, many) = (cut("6", "1"), cut("2", "3"));
+    for (one, many) in one.iter().zip(&many) {
+        assert!((one - many).abs() < 1e-4, "{one} {many}");
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_finite_ends_the_run_and_keeps_its_checkpoints() {
+    let world = World::new();
+    let settings = [("learning_rate", "1e30"), ("max_grad_norm", "0"), ("save_steps", "1"), ("warmup_steps", "0")];
+    let error = run(world.config("out", &settings).expect("valid"), 2, &mut |_, _| {}).expect_err("nothing is finite");
+    let Error::NotFinite { step, .. } = error else { panic!("{error}") };
+    assert!(error.to_string().contains(&format!("update {step}")), "{error}");
+    assert_eq!(eyas_train::checkpoint::list(&world.path("out")).expect("listed")[0].0, step - 1);
+}
+
+#[test]
+fn a_run_with_a_deadline_ends_with_it() {
+    let world = World::new();
+    // Two seconds; the rate is the curve's end when they are over.
+    let settings = [("max_steps", "-1"), ("max_minutes", "0.033"), ("save_strategy", "no"), ("warmup_steps", "2")];
+    let mut last = 0.0;
+    let outcome = run(world.config("out", &settings).expect("valid"), 2, &mut |event, _| {
+        if let Event::Step(metrics) = event {
+            last = metrics.learning_rate;
+        }
+    })
+    .expect("a run");
+    assert!(!outcome.stopped && outcome.step > 5);
+    assert!(last < 1e-3, "{last} is near the end of the cosine");
+    assert!((1.8..2.5).contains(&outcome.elapsed_seconds), "{} s", outcome.elapsed_seconds);
+    assert_eq!(outcome.checkpoint, None);
+    assert!(world.path("out").join("model.safetensors").exists());
+}
+
+#[test]
+fn an_evaluation_can_be_stopped_and_is_made_up_for() {
+    let world = World::new();
+    let valid = world.path("valid").to_string_lossy().into_owned();
+    let settings = [("eval_data", valid.as_str()), ("eval_strategy", "steps"), ("eval_steps", "6"), ("mode", "pack")];
+    let outcome = run(world.config("out", &settings).expect("valid"), 2, &mut |event, stop| {
+        if let Event::Evaluating { .. } = event {
+            stop.store(true, Ordering::Relaxed);
+        }
+    })
+    .expect("a run");
+    assert!(outcome.stopped && outcome.step == 6);
+    run_to_end(world.config("out", &settings).expect("valid"));
+    let steps: Vec<_> =
+        lines(&world.path("out")).iter().filter(|l| l.get("eval_loss").is_some()).map(|l| l["step"].clone()).collect();
+    assert_eq!(steps, [6, 12]);
+}

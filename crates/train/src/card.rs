@@ -13,7 +13,8 @@ pub(crate) fn model_card(
     num_tokens: u64,
     evaluation: Option<&EvalResult>,
 ) -> String {
-    let name = config.output_dir.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned());
+    let name =
+        config.output_dir.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned());
     let mut card = format!(
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- gpt2\n- code\n- eyas\n---\n\n# {name}\n\n\
          A GPT-2 with {} parameters, trained by eyas {} to complete code. It opens in transformers:\n\n\

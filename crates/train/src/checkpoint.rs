@@ -79,7 +79,12 @@ fn write<D: Backend>(dir: &Path, contents: Contents<'_, D>) -> Result<(), Error>
 ///
 /// # Errors
 /// The operating system's; each file is whole or as it was.
-pub fn save_model<D: Backend>(dir: &Path, gpt: &Gpt<D>, tokenizer: &Tokenizer, card: &str) -> Result<(), Error> {
+pub fn save_model<D: Backend>(
+    dir: &Path,
+    gpt: &Gpt<D>,
+    tokenizer: &Tokenizer,
+    card: &str,
+) -> Result<(), Error> {
     gpt.save(dir)?;
     tokenizer.save(dir)?;
     write_text(&dir.join(CARD), card)
@@ -124,7 +129,10 @@ pub fn list(output_dir: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
 ///
 /// # Errors
 /// [`Error::NoWholeCheckpoint`] if there are some and all are broken.
-pub fn newest_whole(output_dir: &Path, on_broken: &mut dyn FnMut(&Error)) -> Result<Option<Checkpoint>, Error> {
+pub fn newest_whole(
+    output_dir: &Path,
+    on_broken: &mut dyn FnMut(&Error),
+) -> Result<Option<Checkpoint>, Error> {
     let mut newest = None;
     for (_, path) in list(output_dir)? {
         match Checkpoint::open(&path) {
@@ -200,8 +208,8 @@ fn read_state(path: &Path) -> Result<Map<String, Value>, Error> {
     if text.len() as u64 > MAX_STATE_BYTES {
         return Err(Error::checkpoint(path, format!("it is larger than {MAX_STATE_BYTES} bytes")));
     }
-    let mut state: Map<String, Value> =
-        serde_json::from_str(&text).map_err(|error| Error::checkpoint(path, format!("not valid JSON: {error}")))?;
+    let mut state: Map<String, Value> = serde_json::from_str(&text)
+        .map_err(|error| Error::checkpoint(path, format!("not valid JSON: {error}")))?;
     let Some(Value::String(stored)) = state.shift_remove(HASH) else {
         return Err(Error::checkpoint(path, "it lacks its hash; was it written by eyas?"));
     };

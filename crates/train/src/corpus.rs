@@ -52,7 +52,11 @@ pub(crate) fn prepared(name: &'static str, data: &[String]) -> Result<Option<Arc
 
 impl Corpus<'_> {
     /// Opens the training data.
-    pub(crate) fn train(&self, ready: Option<Arc<Shards>>, on_event: &mut OnEvent<'_>) -> Result<Loader, Error> {
+    pub(crate) fn train(
+        &self,
+        ready: Option<Arc<Shards>>,
+        on_event: &mut OnEvent<'_>,
+    ) -> Result<Loader, Error> {
         let name = "train_data";
         let (path, shards) = match ready {
             Some(shards) => (PathBuf::from(&self.config.train_data[0]), shards),
@@ -72,7 +76,11 @@ impl Corpus<'_> {
             Some(shards) => (PathBuf::from(&data[0]), shards),
             // A stream is small enough to be held, and its windows need no shards.
             None if self.config.mode == Mode::Pack => {
-                return Ok(Some(EvalData::Stream(eval_stream(data, self.tokenizer, &self.source_options())?)));
+                return Ok(Some(EvalData::Stream(eval_stream(
+                    data,
+                    self.tokenizer,
+                    &self.source_options(),
+                )?)));
             }
             None => self.prepare(name, data, on_event)?,
         };
@@ -101,7 +109,8 @@ impl Corpus<'_> {
 
     /// Refuses shards that this run cannot read.
     fn check(&self, name: &'static str, path: &Path, shards: &Shards) -> Result<(), Error> {
-        let refuse = |expected: String, got: String| Err(Error::Data { name, path: path.into(), expected, got });
+        let refuse =
+            |expected: String, got: String| Err(Error::Data { name, path: path.into(), expected, got });
         if shards.tokenizer_fingerprint() != self.tokenizer.fingerprint() {
             return refuse("tokens of this run's tokenizer".into(), "another tokenizer's".into());
         }
@@ -118,7 +127,11 @@ impl Corpus<'_> {
     }
 
     fn source_options(&self) -> SourceOptions {
-        SourceOptions { text_field: self.config.text_field.clone(), raw: self.config.raw, ..SourceOptions::default() }
+        SourceOptions {
+            text_field: self.config.text_field.clone(),
+            raw: self.config.raw,
+            ..SourceOptions::default()
+        }
     }
 
     /// Prepares `data`, or finds it prepared.
@@ -173,7 +186,8 @@ impl Corpus<'_> {
     fn is_reusable(&self, record_path: &Path, record: &Value) -> bool {
         let Ok(text) = fs::read_to_string(record_path) else { return false };
         let Ok(mut stored) = serde_json::from_str::<Value>(&text) else { return false };
-        let is_known = |stamps: &Value| stamps.as_array().is_some_and(|stamps| stamps.iter().all(|s| !s.is_null()));
+        let is_known =
+            |stamps: &Value| stamps.as_array().is_some_and(|stamps| stamps.iter().all(|s| !s.is_null()));
         if self.resuming || !is_known(&record["stamps"]) {
             // Folders have no stamp: only a resumed run may take them as they were.
             if !self.resuming {

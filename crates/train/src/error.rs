@@ -46,10 +46,14 @@ pub enum Error {
         hint: &'static str,
     },
     /// fp16 was asked for and there is no GPU.
-    #[error("`fp16 = true` needs a GPU, and there is none; use bf16 on the CPU: `bf16 = true`, or `--bf16` on the command line")]
+    #[error(
+        "`fp16 = true` needs a GPU, and there is none; use bf16 on the CPU: `bf16 = true`, or `--bf16` on the command line"
+    )]
     Fp16,
     /// Data, a model or a tokenizer of the hub.
-    #[error("`{name}`: {id} is on the Hugging Face hub, which eyas cannot read yet; download it and give its path")]
+    #[error(
+        "`{name}`: {id} is on the Hugging Face hub, which eyas cannot read yet; download it and give its path"
+    )]
     Hub {
         /// The setting.
         name: &'static str,
@@ -105,7 +109,9 @@ pub enum Error {
         got: String,
     },
     /// Data without a single sample.
-    #[error("`{name}`: {got} tokens are too few for one sample of {context_length}; give more data or a shorter context_length")]
+    #[error(
+        "`{name}`: {got} tokens are too few for one sample of {context_length}; give more data or a shorter context_length"
+    )]
     TooLittleData {
         /// The setting.
         name: &'static str,

@@ -80,7 +80,10 @@ pub fn evaluate<D: Backend>(
     batch: usize,
     progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Option<EvalResult>, Error> {
-    assert!(context_length > 0 && context_length <= activations.capacity(), "a window must fit the activations");
+    assert!(
+        context_length > 0 && context_length <= activations.capacity(),
+        "a window must fit the activations"
+    );
     let num_targets = data.num_targets(context_length);
     if num_targets == 0 {
         return Err(Error::NothingToEvaluate);
@@ -151,7 +154,13 @@ impl<D: Backend> Scorer<'_, D> {
         Some(self.sums.result())
     }
 
-    fn chunks(mut self, loader: &Loader, token_bytes: &[u32], time: usize, batch: usize) -> Option<EvalResult> {
+    fn chunks(
+        mut self,
+        loader: &Loader,
+        token_bytes: &[u32],
+        time: usize,
+        batch: usize,
+    ) -> Option<EvalResult> {
         let (mut inputs, mut targets) = (vec![0; batch * time], vec![IGNORE; batch * time]);
         let mut position = 0;
         while position < loader.num_samples() {

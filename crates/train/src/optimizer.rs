@@ -129,7 +129,12 @@ impl<D: Backend> Optimizer<D> {
     ///
     /// # Errors
     /// [`NotFinite`] if the norm is not finite: then nothing has changed.
-    pub fn update(&mut self, gpt: &mut Gpt<D>, grads: &Gradients<D>, learning_rate: f64) -> Result<f64, NotFinite> {
+    pub fn update(
+        &mut self,
+        gpt: &mut Gpt<D>,
+        grads: &Gradients<D>,
+        learning_rate: f64,
+    ) -> Result<f64, NotFinite> {
         let norm = grads.norm();
         if !norm.is_finite() {
             return Err(NotFinite(norm));

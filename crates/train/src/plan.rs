@@ -60,8 +60,7 @@ impl Epochs {
     /// Passes over the data done after `step` updates.
     pub fn epoch_after(&self, step: u64) -> f64 {
         let (whole, update) = (step / self.updates_per_epoch(), step % self.updates_per_epoch());
-        let (batches, all) =
-            (update * self.accumulation, self.num_samples.div_ceil(self.batch));
+        let (batches, all) = (update * self.accumulation, self.num_samples.div_ceil(self.batch));
         whole as f64 + batches as f64 / all as f64
     }
 
@@ -72,7 +71,9 @@ impl Epochs {
         }
         match u64::try_from(config.max_steps) {
             Ok(steps) => Budget::Steps(steps),
-            Err(_) => Budget::Steps((config.num_train_epochs * self.updates_per_epoch() as f64).ceil() as u64),
+            Err(_) => {
+                Budget::Steps((config.num_train_epochs * self.updates_per_epoch() as f64).ceil() as u64)
+            }
         }
     }
 }
@@ -166,7 +167,11 @@ impl fmt::Display for Plan {
         match self.budget {
             Budget::Steps(steps) => {
                 let epochs = cut.epoch_after(steps);
-                writeln!(f, "length      {} updates, {per_epoch} an epoch: {epochs:.2} epochs", grouped(steps))?;
+                writeln!(
+                    f,
+                    "length      {} updates, {per_epoch} an epoch: {epochs:.2} epochs",
+                    grouped(steps)
+                )?;
             }
             Budget::Time(time) => {
                 let minutes = time.as_secs_f64() / 60.0;
@@ -184,14 +189,15 @@ impl fmt::Display for Plan {
         if let Some(targets) = self.num_eval_targets {
             writeln!(f, "evaluation  {} targets", grouped(targets))?;
         }
-        let kinds: Vec<_> = self.memory.iter().map(|(kind, bytes)| format!("{kind} {}", mebibytes(*bytes))).collect();
+        let kinds: Vec<_> =
+            self.memory.iter().map(|(kind, bytes)| format!("{kind} {}", mebibytes(*bytes))).collect();
         writeln!(f, "memory      {}: {}", mebibytes(self.memory_bytes()), kinds.join(", "))?;
         write!(f, "checkpoint  {}", mebibytes(self.checkpoint_bytes))
     }
 }
 
 fn mebibytes(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64)
+    format!("{:.1} MiB", bytes as f64 / 1_048_576.0)
 }
 
 /// A number with commas between thousands.
@@ -233,6 +239,9 @@ mod tests {
 
     #[test]
     fn numbers_are_grouped() {
-        assert_eq!(["0", "999", "1,000", "124,242,432"], [0, 999, 1000, 124_242_432].map(grouped).each_ref().map(|s| s.as_str()));
+        assert_eq!(
+            ["0", "999", "1,000", "124,242,432"],
+            [0, 999, 1000, 124_242_432].map(grouped).each_ref().map(|s| s.as_str())
+        );
     }
 }

@@ -29,6 +29,20 @@ impl Schedule {
         Self::over(config, total, warmup_steps(config, total).ceil())
     }
 
+    /// A schedule up to `peak` in `num_warmup_steps` of `num_training_steps` updates, then down along a curve that needs no
+    /// further number.
+    pub fn simple(kind: SchedulerType, peak: f64, num_warmup_steps: u64, num_training_steps: u64) -> Self {
+        Schedule {
+            kind,
+            peak,
+            num_training_steps: num_training_steps as f64,
+            num_warmup_steps: num_warmup_steps as f64,
+            num_decay_steps: 0.0,
+            floor: 0.0,
+            decay_type: DecayType::Cosine,
+        }
+    }
+
     /// The schedule of a run that ends with its time. Only a warm-up given as a share (`warmup_ratio`, or `warmup_steps`
     /// below 1) is part of the curve; one given in updates is multiplied in by [`learning_rate_at`](Self::learning_rate_at).
     pub fn timed(config: &TrainConfig) -> Self {
@@ -39,7 +53,9 @@ impl Schedule {
     fn over(config: &TrainConfig, total: f64, warmup: f64) -> Self {
         let floor = match config.lr_scheduler_type {
             SchedulerType::CosineWithMinLr => {
-                let share = |min_lr: f64| if config.learning_rate > 0.0 { min_lr / config.learning_rate } else { 0.0 };
+                let share = |min_lr: f64| {
+                    if config.learning_rate > 0.0 { min_lr / config.learning_rate } else { 0.0 }
+                };
                 config.min_lr.map(share).or(config.min_lr_rate).unwrap_or(0.0)
             }
             _ => config.min_lr_ratio,
@@ -64,7 +80,8 @@ impl Schedule {
     /// The learning rate of update `step` when `fraction` of the time is spent, for a schedule made by
     /// [`timed`](Self::timed): (step + 1) / warmup_steps during a warm-up of updates, times the curve at `fraction`.
     pub fn learning_rate_at(&self, fraction: f64, step: u64, warmup_steps: f64) -> f64 {
-        let ramp = if warmup_steps >= 1.0 { ((step + 1) as f64 / warmup_steps.trunc()).min(1.0) } else { 1.0 };
+        let ramp =
+            if warmup_steps >= 1.0 { ((step + 1) as f64 / warmup_steps.trunc()).min(1.0) } else { 1.0 };
         self.peak * ramp * self.factor(fraction.clamp(0.0, 1.0) * self.num_training_steps)
     }
 
@@ -118,7 +135,8 @@ mod tests {
     use super::*;
 
     fn config(settings: &[(&str, &str)]) -> TrainConfig {
-        let mut pairs = vec![("output_dir", "o"), ("train_data", "d"), ("tokenizer", "t"), ("learning_rate", "5e-4")];
+        let mut pairs =
+            vec![("output_dir", "o"), ("train_data", "d"), ("tokenizer", "t"), ("learning_rate", "5e-4")];
         pairs.extend(settings);
         let pairs: Vec<_> = pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         TrainConfig::parse("", &pairs).expect("valid settings")
@@ -133,7 +151,8 @@ mod tests {
             ("min_lr_ratio", "0.1"),
             ("decay_type", "1-sqrt"),
         ];
-        let cases: [(&[(&str, &str)], [f64; 6]); 6] = [
+        type Case<'a> = (&'a [(&'a str, &'a str)], [f64; 6]);
+        let cases: [Case<'_>; 6] = [
             (&[], [0.0, 5e-05, 0.00035, 0.0005, 0.0002777777777777778, 5.555555555555556e-06]),
             (
                 &[("lr_scheduler_type", "cosine")],
@@ -152,7 +171,10 @@ mod tests {
             let schedule = Schedule::new(&config(&warmed), 100);
             for (step, expected) in [0, 1, 7, 10, 50, 99].into_iter().zip(expected) {
                 let rate = schedule.learning_rate(step);
-                assert!((rate - expected).abs() <= 1e-15 * 5e-4, "{settings:?} step {step}: {rate} for {expected}");
+                assert!(
+                    (rate - expected).abs() <= 1e-15 * 5e-4,
+                    "{settings:?} step {step}: {rate} for {expected}"
+                );
             }
         }
     }
@@ -171,8 +193,10 @@ mod tests {
     fn time_drives_the_same_curve() {
         let schedule = Schedule::timed(&config(&[("lr_scheduler_type", "cosine"), ("warmup_steps", "100")]));
         for (fraction, step) in [(0.0, 0u64), (0.1, 42), (0.5, 99), (0.75, 500), (1.0, 1000)] {
-            let expected =
-                5e-4 * ((step + 1) as f64 / 100.0).min(1.0) * 0.5 * (1.0 + (std::f64::consts::PI * fraction).cos());
+            let expected = 5e-4
+                * ((step + 1) as f64 / 100.0).min(1.0)
+                * 0.5
+                * (1.0 + (std::f64::consts::PI * fraction).cos());
             let rate = schedule.learning_rate_at(fraction, step, 100.0);
             assert!((rate - expected).abs() < 1e-12, "{fraction}: {rate} for {expected}");
         }

@@ -30,7 +30,11 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    pub(crate) fn new<D: Backend>(device: &D, config: &TrainConfig, on_event: &mut OnEvent<'_>) -> Result<Self, Error> {
+    pub(crate) fn new<D: Backend>(
+        device: &D,
+        config: &TrainConfig,
+        on_event: &mut OnEvent<'_>,
+    ) -> Result<Self, Error> {
         let tokenizer = open_tokenizer(config)?;
         let ready = prepared("train_data", &config.train_data)?;
         prepared("eval_data", &config.eval_data)?;
@@ -48,13 +52,16 @@ impl Setup {
         let eval_data = corpus.eval(on_event)?;
 
         let mut plan = plan(device, config, &model, &loader, context_length);
-        plan.num_train_tokens = loader.shards().num_tokens();
         plan.num_eval_targets = eval_data.as_ref().map(|data| data.num_targets(context_length));
         plan.first_step = checkpoint.as_ref().map_or(Ok(0), Checkpoint::step)?;
         plan.warnings = warnings(config, &plan, context_length, model.n_positions);
         let model_bytes = 4 * plan.num_parameters as u64;
         // A new checkpoint is written before an old one is removed.
-        let needed = if config.save_strategy == Strategy::No { model_bytes } else { model_bytes + plan.checkpoint_bytes };
+        let needed = if config.save_strategy == Strategy::No {
+            model_bytes
+        } else {
+            model_bytes + plan.checkpoint_bytes
+        };
         output.require_free(needed)?;
         if config.overwrite_output_dir {
             // Not before everything else is known to be right.
@@ -100,7 +107,11 @@ fn open_tokenizer(config: &TrainConfig) -> Result<Tokenizer, Error> {
 }
 
 /// The network's configuration: a built-in shape or a file, then the tokenizer's ids, then the settings.
-fn model_config(config: &TrainConfig, tokenizer: &Tokenizer, context_length: Option<usize>) -> Result<Config, Error> {
+fn model_config(
+    config: &TrainConfig,
+    tokenizer: &Tokenizer,
+    context_length: Option<usize>,
+) -> Result<Config, Error> {
     let existing = config.model_name_or_path.as_deref().map(Config::load).transpose()?;
     let mut model = match &existing {
         Some(existing) => existing.clone(),
@@ -121,7 +132,8 @@ fn model_config(config: &TrainConfig, tokenizer: &Tokenizer, context_length: Opt
     }
     model.validate_context(context_length.unwrap_or(model.n_positions)).map_err(as_setting)?;
     if tokenizer.vocab_size() > model.vocab_size {
-        let path = config.tokenizer.as_ref().or(config.model_name_or_path.as_ref()).cloned().unwrap_or_default();
+        let path =
+            config.tokenizer.as_ref().or(config.model_name_or_path.as_ref()).cloned().unwrap_or_default();
         return Err(Error::Vocabulary { path, tokenizer: tokenizer.vocab_size(), model: model.vocab_size });
     }
     Ok(model)
@@ -146,7 +158,9 @@ fn base_shape(name: &str) -> Result<Config, Error> {
 /// A wrong value that came from the settings, as such.
 fn as_setting(error: eyas_model::Error) -> Error {
     match error {
-        eyas_model::Error::Config { key, expected, got } => Error::Setting { name: key, line: None, expected, got },
+        eyas_model::Error::Config { key, expected, got } => {
+            Error::Setting { name: key, line: None, expected, got }
+        }
         other => other.into(),
     }
 }
@@ -198,7 +212,13 @@ fn find_checkpoint(config: &TrainConfig, on_event: &mut OnEvent<'_>) -> Result<O
     })
 }
 
-fn plan<D: Backend>(device: &D, config: &TrainConfig, model: &Config, loader: &Loader, context_length: usize) -> Plan {
+fn plan<D: Backend>(
+    device: &D,
+    config: &TrainConfig,
+    model: &Config,
+    loader: &Loader,
+    context_length: usize,
+) -> Plan {
     let batch = config.per_device_train_batch_size;
     let epochs = Epochs::new(config, loader.num_samples());
     let num_parameters = eyas_model::num_parameters(model);
@@ -210,21 +230,24 @@ fn plan<D: Backend>(device: &D, config: &TrainConfig, model: &Config, loader: &L
         OptimizerKind::Muon => {
             let blocks = Parameters::declare(model).blocks;
             let of_block = |block: &eyas_model::Block<eyas_model::Declaration>| {
-                let weights =
-                    [&block.attn.c_attn, &block.attn.c_proj, &block.mlp.c_fc, &block.mlp.c_proj].map(|m| m.weight.len());
+                let weights = [&block.attn.c_attn, &block.attn.c_proj, &block.mlp.c_fc, &block.mlp.c_proj]
+                    .map(|m| m.weight.len());
                 4 * weights.iter().sum::<usize>() as u64
             };
             blocks.iter().map(of_block).sum()
         }
     };
     let state_bytes = 8 * num_parameters as u64 - saved;
-    memory.iter_mut().filter(|(kind, _)| *kind == "optimizer state").for_each(|(_, bytes)| *bytes = state_bytes);
+    memory
+        .iter_mut()
+        .filter(|(kind, _)| *kind == "optimizer state")
+        .for_each(|(_, bytes)| *bytes = state_bytes);
     Plan {
         device: device.describe(),
         num_parameters,
         num_decayed: eyas_model::num_decayed(model),
         context_length,
-        num_train_tokens: 0,
+        num_train_tokens: loader.shards().num_tokens(),
         epochs,
         budget: epochs.budget(config),
         first_step: 0,

@@ -63,7 +63,13 @@ pub(crate) fn data_identity(loader: &Loader, tokenizer: &Tokenizer) -> Value {
 
 impl State {
     /// The content of trainer_state.json.
-    pub(crate) fn to_json(&self, config: &TrainConfig, plan: &Plan, data: &Value, history: &[Value]) -> Map<String, Value> {
+    pub(crate) fn to_json(
+        &self,
+        config: &TrainConfig,
+        plan: &Plan,
+        data: &Value,
+        history: &[Value],
+    ) -> Map<String, Value> {
         let every = |strategy: Strategy, steps: u64| match strategy {
             Strategy::No => 0,
             Strategy::Steps => steps,
@@ -107,7 +113,8 @@ impl State {
 
     /// The state of a checkpoint, and its log.
     pub(crate) fn from_checkpoint(checkpoint: &Checkpoint) -> Result<(Self, Vec<Value>), Error> {
-        let missing = |key: &str| Error::checkpoint(&checkpoint.path, format!("trainer_state.json lacks `{key}`"));
+        let missing =
+            |key: &str| Error::checkpoint(&checkpoint.path, format!("trainer_state.json lacks `{key}`"));
         let state = &checkpoint.state;
         let own = state.get("eyas").ok_or_else(|| missing("eyas"))?;
         let window = own["window"].as_object().and_then(Window::from_json);
@@ -117,7 +124,9 @@ impl State {
             State {
                 step: checkpoint.step()?,
                 num_tokens: number("num_input_tokens_seen")?,
-                elapsed_seconds: own["elapsed_seconds"].as_f64().ok_or_else(|| missing("eyas.elapsed_seconds"))?,
+                elapsed_seconds: own["elapsed_seconds"]
+                    .as_f64()
+                    .ok_or_else(|| missing("eyas.elapsed_seconds"))?,
                 window: window.ok_or_else(|| missing("eyas.window"))?,
             },
             history.ok_or_else(|| missing("log_history"))?,
@@ -135,7 +144,11 @@ fn position(plan: &Plan, step: u64) -> Value {
 ///
 /// # Errors
 /// Tokens of another tokenizer, which the weights do not know.
-pub(crate) fn differences(checkpoint: &Checkpoint, config: &TrainConfig, data: &Value) -> Result<Vec<String>, Error> {
+pub(crate) fn differences(
+    checkpoint: &Checkpoint,
+    config: &TrainConfig,
+    data: &Value,
+) -> Result<Vec<String>, Error> {
     let own = &checkpoint.state["eyas"];
     if own["data"]["tokenizer"] != data["tokenizer"] {
         let problem = "it was trained with another tokenizer; choose another output_dir, or overwrite_output_dir = true";
@@ -144,7 +157,9 @@ pub(crate) fn differences(checkpoint: &Checkpoint, config: &TrainConfig, data: &
     let mut lines = Vec::new();
     let mut compare = |name: &str, before: &Value, now: &Value| {
         if before != now {
-            lines.push(format!("`{name}` was {before} in the checkpoint and is {now} now: the run is not the same"));
+            lines.push(format!(
+                "`{name}` was {before} in the checkpoint and is {now} now: the run is not the same"
+            ));
         }
     };
     let settings = config.to_json();

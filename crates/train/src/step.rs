@@ -80,7 +80,10 @@ impl<D: Backend> Step<D> {
         let time = self.context_length;
         let num_samples = (samples.positions.end - samples.positions.start) as usize;
         let num_tokens = num_samples * time;
-        assert!(num_samples > 0 && num_tokens <= self.inputs.len(), "{num_samples} samples of {time} tokens do not fit");
+        assert!(
+            num_samples > 0 && num_tokens <= self.inputs.len(),
+            "{num_samples} samples of {time} tokens do not fit"
+        );
         let rows = self.inputs.chunks_exact_mut(time).zip(self.targets.chunks_exact_mut(time));
         for (position, (inputs, targets)) in samples.positions.clone().zip(rows) {
             loader.sample(samples.epoch, position, inputs, targets);
@@ -93,7 +96,9 @@ impl<D: Backend> Step<D> {
         let mut sum = 0.0;
         let batch_tokens = samples.batch * time;
         let num_batches = num_tokens.div_ceil(batch_tokens);
-        for (i, (inputs, targets)) in inputs.chunks(batch_tokens).zip(targets.chunks(batch_tokens)).enumerate() {
+        for (i, (inputs, targets)) in
+            inputs.chunks(batch_tokens).zip(targets.chunks(batch_tokens)).enumerate()
+        {
             let key = samples.dropout_key.map(|key| key_of(key, i as u64));
             gpt.forward(&mut self.activations, inputs, time, key);
             let weights = &self.weights[..targets.len()];

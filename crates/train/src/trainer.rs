@@ -182,7 +182,11 @@ impl<D: Backend> Trainer<D> {
     }
 
     /// Logs, evaluates and saves what is due after an update.
-    fn between_updates(&mut self, stop: &AtomicBool, on_event: &mut OnEvent<'_>) -> Result<ControlFlow<()>, Error> {
+    fn between_updates(
+        &mut self,
+        stop: &AtomicBool,
+        on_event: &mut OnEvent<'_>,
+    ) -> Result<ControlFlow<()>, Error> {
         let first = self.config.logging_first_step && self.state.step == 1;
         if first || self.is_due(Strategy::Steps, self.config.logging_steps) {
             self.log_window(on_event)?;
@@ -218,7 +222,9 @@ impl<D: Backend> Trainer<D> {
         let done = self.state.step;
         let learning_rate = match self.plan.budget {
             Budget::Steps(_) => self.schedule.learning_rate(done),
-            Budget::Time(_) => self.schedule.learning_rate_at(self.fraction(), done, self.config.warmup_steps),
+            Budget::Time(_) => {
+                self.schedule.learning_rate_at(self.fraction(), done, self.config.warmup_steps)
+            }
         };
         let (epoch, positions) = self.plan.epochs.samples_of(done);
         let samples = Samples {
@@ -230,12 +236,17 @@ impl<D: Backend> Trainer<D> {
         let mut after_each = |done, of| {
             on_event(Event::MicroBatch { done, of });
             // The last micro-batch is not thrown away for a request that came during it.
-            if stop.load(Ordering::Relaxed) && done < of { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if stop.load(Ordering::Relaxed) && done < of {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         };
         let Some(loss) = self.step.gradients_of(&self.gpt, &self.loader, &samples, &mut after_each) else {
             return Ok(ControlFlow::Break(()));
         };
-        let not_finite = |grad_norm: f64| Error::NotFinite { step: done + 1, loss: loss.mean(), grad_norm, learning_rate };
+        let not_finite =
+            |grad_norm: f64| Error::NotFinite { step: done + 1, loss: loss.mean(), grad_norm, learning_rate };
         if !loss.sum.is_finite() {
             return Err(not_finite(self.step.gradients.norm()));
         }

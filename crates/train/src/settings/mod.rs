@@ -85,7 +85,11 @@ impl TrainConfig {
     }
 
     /// Applies the command line's settings. Lists given there replace the file's.
-    fn apply(&mut self, overrides: &[(String, String)], lines: &mut HashMap<String, usize>) -> Result<(), Error> {
+    fn apply(
+        &mut self,
+        overrides: &[(String, String)],
+        lines: &mut HashMap<String, usize>,
+    ) -> Result<(), Error> {
         let mut lists: Vec<(String, Vec<Raw>)> = Vec::new();
         for (name, argument) in overrides {
             let name = name.trim_start_matches('-').replace('-', "_");
@@ -111,7 +115,8 @@ impl TrainConfig {
             return Err(Error::UnknownSetting { name: name.into(), line, hint: hint_for(name, raw) });
         }
         // The model's own reader says what is wrong with the value.
-        let wrong = |expected: String| Error::Setting { name: name.into(), line, expected, got: raw.describe() };
+        let wrong =
+            |expected: String| Error::Setting { name: name.into(), line, expected, got: raw.describe() };
         let text = raw.spelling().ok_or_else(|| wrong("one value".into()))?;
         match eyas_model::Config::default().set(name, &text) {
             Ok(()) => {}
@@ -138,7 +143,12 @@ impl TrainConfig {
     /// Checks numbers and what must be given.
     fn check(&self, lines: &HashMap<String, usize>) -> Result<(), Error> {
         let refuse = |name: &str, expected: &str, got: String| {
-            Err(Error::Setting { name: name.into(), line: lines.get(name).copied(), expected: expected.into(), got })
+            Err(Error::Setting {
+                name: name.into(),
+                line: lines.get(name).copied(),
+                expected: expected.into(),
+                got,
+            })
         };
         for (name, count) in [
             ("per_device_train_batch_size", self.per_device_train_batch_size as u64),
@@ -183,7 +193,7 @@ impl TrainConfig {
     }
 
     /// Numbers that may not be negative.
-    fn numbers(&self) -> [(&'static str, Option<f64>); 14] {
+    fn numbers(&self) -> [(&'static str, Option<f64>); 13] {
         [
             ("learning_rate", Some(self.learning_rate)),
             ("weight_decay", Some(self.weight_decay)),
@@ -198,7 +208,6 @@ impl TrainConfig {
             ("min_lr_ratio", Some(self.min_lr_ratio)),
             ("max_minutes", Some(self.max_minutes)),
             ("num_train_epochs", Some(self.num_train_epochs)),
-            ("learning_rate", Some(self.learning_rate)),
         ]
     }
 
@@ -211,7 +220,11 @@ impl TrainConfig {
         }
         // A float of that size still holds every update exactly.
         if self.num_train_epochs > 1e9 || self.max_minutes > 1e9 {
-            return refuse("num_train_epochs", "at most 1e9, as max_minutes", self.num_train_epochs.to_string());
+            return refuse(
+                "num_train_epochs",
+                "at most 1e9, as max_minutes",
+                self.num_train_epochs.to_string(),
+            );
         }
         if self.max_minutes > 0.0 && self.max_steps > 0 {
             return refuse("max_minutes", "one of max_minutes and max_steps", "both".into());
@@ -249,10 +262,16 @@ impl TrainConfig {
             return missing("output_dir", "the folder for checkpoints and the model");
         }
         if self.train_data.is_empty() {
-            return missing("train_data", "a folder of code, .jsonl files, or a folder made by `eyas data prepare`");
+            return missing(
+                "train_data",
+                "a folder of code, .jsonl files, or a folder made by `eyas data prepare`",
+            );
         }
         if self.eval_strategy != Strategy::No && self.eval_data.is_empty() {
-            return missing("eval_data", "eval_strategy asks for evaluations; give data, or eval_strategy = \"no\"");
+            return missing(
+                "eval_data",
+                "eval_strategy asks for evaluations; give data, or eval_strategy = \"no\"",
+            );
         }
         if self.tokenizer.is_none() && self.model_name_or_path.is_none() {
             return missing("tokenizer", "a tokenizer folder, such as `eyas tokenizer train` makes");
@@ -261,7 +280,11 @@ impl TrainConfig {
             return refuse("fp16", "one of fp16 and bf16", "both".into());
         }
         if self.overwrite_output_dir && self.resume_from_checkpoint.is_some() {
-            return refuse("overwrite_output_dir", "false, since resume_from_checkpoint is given", "true".into());
+            return refuse(
+                "overwrite_output_dir",
+                "false, since resume_from_checkpoint is given",
+                "true".into(),
+            );
         }
         Ok(())
     }
@@ -306,7 +329,9 @@ fn read_file(toml: &str) -> Result<Vec<(String, Raw, usize)>, Error> {
     let mut entries: Vec<_> = table
         .get_ref()
         .iter()
-        .map(|(key, value)| (key.get_ref().to_string(), Raw::from_toml(value.get_ref()), line_of(key.span().start)))
+        .map(|(key, value)| {
+            (key.get_ref().to_string(), Raw::from_toml(value.get_ref()), line_of(key.span().start))
+        })
         .collect();
     entries.sort_by_key(|(_, _, line)| *line);
     Ok(entries)

@@ -152,8 +152,16 @@ pub const MODEL_SETTINGS: &[Setting] = &[
     model("attn_pdrop", Kind::Number, "Dropout on the attention probabilities"),
     model("layer_norm_epsilon", Kind::Number, "Added to the variance in LayerNorm"),
     model("initializer_range", Kind::Number, "Standard deviation of the initial weights"),
-    model("bos_token_id", Kind::Integer, "Token that opens a document; by default the tokenizer's end-of-text"),
-    model("eos_token_id", Kind::Integer, "Token that closes a document; by default the tokenizer's end-of-text"),
+    model(
+        "bos_token_id",
+        Kind::Integer,
+        "Token that opens a document; by default the tokenizer's end-of-text",
+    ),
+    model(
+        "eos_token_id",
+        Kind::Integer,
+        "Token that closes a document; by default the tokenizer's end-of-text",
+    ),
     model("n_ctx", Kind::Integer, "Recorded in config.json; changes nothing. By default context_length"),
 ];
 

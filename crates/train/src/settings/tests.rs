@@ -33,8 +33,14 @@ fn the_tutorials_file_is_understood_whole() {
 
 #[test]
 fn the_command_line_replaces_the_file() {
-    let arguments =
-        [("train-data", "a"), ("train-data", "b"), ("bf16", ""), ("max_steps", "3"), ("--n-layer", "2"), ("attn_pdrop", "0")];
+    let arguments = [
+        ("train-data", "a"),
+        ("train-data", "b"),
+        ("bf16", ""),
+        ("max_steps", "3"),
+        ("--n-layer", "2"),
+        ("attn_pdrop", "0"),
+    ];
     let config = parse(TUTORIAL, &arguments).expect("valid");
     assert_eq!(config.train_data, ["a", "b"]);
     assert_eq!(config.precision().ok(), Some(Precision::Bf16));
@@ -52,14 +58,23 @@ fn defaults_are_those_of_training_arguments() {
     assert_eq!(config.lr_scheduler_type, SchedulerType::Linear);
     assert_eq!((config.warmup_steps, config.seed, config.eval_strategy), (0.0, 42, Strategy::No));
     assert_eq!((config.adam_beta1, config.adam_beta2, config.adam_epsilon), (0.9, 0.999, 1e-8));
-    assert_eq!(parse(&format!("{LEAST}optim = 'adamw_torch'"), &[]).expect("valid").optim, OptimizerKind::AdamW);
+    assert_eq!(
+        parse(&format!("{LEAST}optim = 'adamw_torch'"), &[]).expect("valid").optim,
+        OptimizerKind::AdamW
+    );
 }
 
 #[test]
 fn names_that_are_not_known_are_refused() {
-    assert_eq!(message("lerning_rate = 1", &[]), "line 4: unknown setting `lerning_rate`; did you mean `learning_rate`?");
+    assert_eq!(
+        message("lerning_rate = 1", &[]),
+        "line 4: unknown setting `lerning_rate`; did you mean `learning_rate`?"
+    );
     assert_eq!(message("\nn_layers = 2", &[]), "line 5: unknown setting `n_layers`; did you mean `n_layer`?");
-    assert_eq!(message("", &[("warmup-step", "1")]), "unknown setting `warmup_step`; did you mean `warmup_steps`?");
+    assert_eq!(
+        message("", &[("warmup-step", "1")]),
+        "unknown setting `warmup_step`; did you mean `warmup_steps`?"
+    );
     assert!(message("xyzzy = 1", &[]).ends_with("`xyzzy`"));
     assert!(message("report_to = 'wandb'", &[]).contains("metrics.jsonl"));
     assert!(message("[model]\nn_layer = 2", &[]).contains("no sections"));
@@ -67,7 +82,10 @@ fn names_that_are_not_known_are_refused() {
 
 #[test]
 fn wrong_types_are_refused_with_their_line() {
-    assert_eq!(message("learning_rate = 'fast'", &[]), "line 4: `learning_rate`: expected a number, got the text \"fast\"");
+    assert_eq!(
+        message("learning_rate = 'fast'", &[]),
+        "line 4: `learning_rate`: expected a number, got the text \"fast\""
+    );
     assert_eq!(message("seed = 1.5", &[]), "line 4: `seed`: expected a whole number, not negative, got 1.5");
     assert_eq!(message("bf16 = 1", &[]), "line 4: `bf16`: expected true or false, got 1");
     assert_eq!(message("", &[("max-steps", "many")]), "`max_steps`: expected a whole number, got `many`");
@@ -100,7 +118,12 @@ fn impossible_numbers_are_refused() {
         let message = message(toml, &[]);
         assert!(message.contains(&format!("`{name}`")), "{toml}: {message}");
     }
-    assert!(parse("train_data = 'x'", &[]).expect_err("no output_dir").to_string().contains("`output_dir` is missing"));
+    assert!(
+        parse("train_data = 'x'", &[])
+            .expect_err("no output_dir")
+            .to_string()
+            .contains("`output_dir` is missing")
+    );
 }
 
 #[test]

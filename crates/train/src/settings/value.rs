@@ -36,7 +36,9 @@ impl Raw {
                 .map_or(Raw::Other("a number out of range"), |number| Raw::Integer(number.to_string())),
             DeValue::Float(digits) => Raw::Float(digits.as_str().to_string()),
             DeValue::Boolean(value) => Raw::Bool(*value),
-            DeValue::Array(items) => Raw::List(items.iter().map(|item| Raw::from_toml(item.get_ref())).collect()),
+            DeValue::Array(items) => {
+                Raw::List(items.iter().map(|item| Raw::from_toml(item.get_ref())).collect())
+            }
             DeValue::Datetime(_) => Raw::Other("a date"),
             DeValue::Table(_) => Raw::Other("a section"),
         }
@@ -58,7 +60,9 @@ impl Raw {
     /// The value as an argument would spell it, for the model's settings.
     pub(crate) fn spelling(&self) -> Option<String> {
         match self {
-            Raw::Argument(text) | Raw::Text(text) | Raw::Integer(text) | Raw::Float(text) => Some(text.clone()),
+            Raw::Argument(text) | Raw::Text(text) | Raw::Integer(text) | Raw::Float(text) => {
+                Some(text.clone())
+            }
             Raw::Bool(value) => Some(value.to_string()),
             Raw::List(_) | Raw::Other(_) => None,
         }

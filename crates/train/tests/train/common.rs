@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A temporary folder with `code/`, `valid/` and `tokenizer/`.
-pub struct World {
+pub(crate) struct World {
     dir: tempfile::TempDir,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let world = World { dir: tempfile::tempdir().expect("a temporary folder") };
         let mut counts = WordCounts::new();
         for (folder, num_files) in [("code", 12), ("valid", 3)] {
@@ -31,12 +31,12 @@ impl World {
         world
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// A tiny run of 12 updates of two micro-batches into `output`, changed by `settings`.
-    pub fn config(&self, output: &str, settings: &[(&str, &str)]) -> Result<TrainConfig, Error> {
+    pub(crate) fn config(&self, output: &str, settings: &[(&str, &str)]) -> Result<TrainConfig, Error> {
         let own = |name: &str| self.path(name).to_string_lossy().into_owned();
         let toml = format!(
             "output_dir = '{}'\ntrain_data = '{}'\ntokenizer = '{}'\n{TINY}",
@@ -44,7 +44,8 @@ impl World {
             own("code"),
             own("tokenizer")
         );
-        let settings: Vec<_> = settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let settings: Vec<_> =
+            settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         TrainConfig::parse(&toml, &settings)
     }
 }
@@ -68,13 +69,15 @@ const TINY: &str = "
 fn source(folder: &str, i: usize) -> String {
     let mut text = format!("import numpy as np\n\n# {folder} {i}\n");
     for j in 0..6 {
-        text += &format!("def function_{i}_{j}(value, other):\n    result = value * {j} + other\n    return result\n\n");
+        text += &format!(
+            "def function_{i}_{j}(value, other):\n    result = value * {j} + other\n    return result\n\n"
+        );
     }
     text
 }
 
 /// Runs `config` on `threads` threads; `watch` sees every event and may set the flag that stops the run.
-pub fn run(
+pub(crate) fn run(
     config: TrainConfig,
     threads: usize,
     watch: &mut dyn FnMut(&Event<'_>, &AtomicBool),
@@ -87,7 +90,7 @@ pub fn run(
 }
 
 /// Runs `config` to its end and returns what it logged of each update's loss.
-pub fn run_to_end(config: TrainConfig) -> Vec<f64> {
+pub(crate) fn run_to_end(config: TrainConfig) -> Vec<f64> {
     let mut losses = Vec::new();
     let outcome = run(config, 2, &mut |event, _| {
         if let Event::Step(metrics) = event {
@@ -99,7 +102,7 @@ pub fn run_to_end(config: TrainConfig) -> Vec<f64> {
 }
 
 /// Runs `config` and asks it to stop after micro-batch `number`, counted from 1.
-pub fn run_until(config: TrainConfig, number: usize) -> Outcome {
+pub(crate) fn run_until(config: TrainConfig, number: usize) -> Outcome {
     let mut seen = 0;
     run(config, 2, &mut |event, stop| {
         if let Event::MicroBatch { .. } = event {
@@ -113,6 +116,6 @@ pub fn run_until(config: TrainConfig, number: usize) -> Outcome {
 }
 
 /// The bytes of a model's weights.
-pub fn weights(dir: &Path) -> Vec<u8> {
+pub(crate) fn weights(dir: &Path) -> Vec<u8> {
     fs::read(dir.join("model.safetensors")).expect("weights")
 }

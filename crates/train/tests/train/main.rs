@@ -1,0 +1,7 @@
+//! The trainer from end to end: real files, tiny networks, seconds.
+
+mod checkpoints;
+mod common;
+mod evaluation;
+mod refusals;
+mod training;

@@ -1,17 +1,20 @@
-//! Attention on the CPU: one task for each head of each row of the batch, in tiles of 64 queries by 64 keys.
+//! Attention on the CPU: one task for each head of each row of the batch, in tiles that stay in its second-level cache.
 //!
-//! A task copies the tiles it works on to f32 scratch, so that the products are plain register-blocked loops over
-//! unit-stride rows, whatever the element type. It owns the gradients of its head, so nothing is shared.
+//! A task owns the gradients of its head, so nothing is shared. All six products of the two passes run on the
+//! micro-kernels of `gemm`: operands are packed into words along whatever is summed over, scores and probabilities live
+//! as panels of 32 keys, and sums are f32.
 
 use super::{Attention, AttentionDims, CachedAttentionDims};
-use crate::cpu::math::{LANES, exp};
+use crate::cpu::math::{LANES, exp, sum_lanes};
 use crate::cpu::{AlignedBuf, Cpu, SharedMut, Simd, Task};
-use crate::element::Element;
-use crate::gemm::Word;
+use crate::gemm::{Kernel, PANEL, Word};
 use crate::random::Dropout;
+use std::marker::PhantomData;
 
-/// Queries, and keys, of a tile.
-const TILE: usize = 64;
+/// Keys of a tile: two panels.
+const KEYS: usize = 64;
+/// Kernel heights in a tile of queries.
+const HEIGHTS: usize = 4;
 
 impl<E: Word> Attention for Cpu<E> {
     fn attention_forward(
@@ -24,23 +27,18 @@ impl<E: Word> Attention for Cpu<E> {
     ) {
         let AttentionDims { batch, time, heads, head_size } = dims;
         let channels = heads * head_size;
-        assert!(qkv.len() >= batch * time * 3 * channels, "qkv holds {} elements for {dims:?}", qkv.len());
+        let qkv = &qkv[..batch * time * 3 * channels];
         let (out, lse) = (SharedMut::new(&mut out[..batch * time * channels]), SharedMut::new(lse));
+        let tiles = Tiles::<E>::new(self, head_size);
         self.parallel(batch * heads, |task| {
-            let (row, head) = (task / heads, task % heads);
-            let part = |third: usize| Rows {
-                elements: &qkv[row * time * 3 * channels + third * channels + head * head_size..],
-                stride: 3 * channels,
-            };
-            let out =
-                RowsMut { elements: out, start: row * time * channels + head * head_size, stride: channels };
+            let first = task / heads * time * channels + task % heads * head_size;
+            let [q, k, v] = thirds(qkv, task, dims);
+            let out = RowsMut { elements: out, start: first, stride: channels };
             // SAFETY: each task has its own piece.
             let lse = unsafe { lse.slice(task * time, time) };
             let dropout = dropout.slice(task as u64);
-            let head =
-                Forward { out, lse, q: part(0), k: part(1), v: part(2), dropout, past: 0, time, head_size };
-            self.with_scratch(Forward::<E>::scratch(head_size), |scratch| {
-                self.isa().run(WithScratch(head, bytemuck::cast_slice_mut(scratch)));
+            self.with_scratch(tiles.forward_scratch(time), |scratch| {
+                self.isa().run(Forward { out, lse, q, k, v, dropout, past: 0, time, tiles, scratch });
             });
         });
     }
@@ -57,30 +55,38 @@ impl<E: Word> Attention for Cpu<E> {
     ) {
         let AttentionDims { batch, time, heads, head_size } = dims;
         let channels = heads * head_size;
-        assert!(qkv.len() >= batch * time * 3 * channels, "qkv holds {} elements for {dims:?}", qkv.len());
-        let dqkv = SharedMut::new(&mut dqkv[..batch * time * 3 * channels]);
+        let qkv = &qkv[..batch * time * 3 * channels];
+        let dqkv = SharedMut::new(&mut dqkv[..qkv.len()]);
+        let tiles = Tiles::<E>::new(self, head_size);
         self.parallel(batch * heads, |task| {
-            let (row, head) = (task / heads, task % heads);
-            let start = |third: usize| row * time * 3 * channels + third * channels + head * head_size;
-            let part = |third: usize| Rows { elements: &qkv[start(third)..], stride: 3 * channels };
-            let dpart = |third: usize| RowsMut { elements: dqkv, start: start(third), stride: 3 * channels };
-            let first = row * time * channels + head * head_size;
-            let head = Backward {
-                dq: dpart(0),
-                dk: dpart(1),
-                dv: dpart(2),
-                dout: Rows { elements: &dout[first..], stride: channels },
-                out: Rows { elements: &out[first..], stride: channels },
-                lse: &lse[task * time..][..time],
-                q: part(0),
-                k: part(1),
-                v: part(2),
-                dropout: dropout.slice(task as u64),
-                time,
-                head_size,
+            let first = task / heads * time * channels + task % heads * head_size;
+            let [q, k, v] = thirds(qkv, task, dims);
+            let part = |third: usize| {
+                let start = task / heads * time * 3 * channels + third * channels + task % heads * head_size;
+                RowsMut { elements: dqkv, start, stride: 3 * channels }
             };
-            self.with_scratch(Backward::<E>::scratch(time, head_size), |scratch| {
-                self.isa().run(WithScratch(head, bytemuck::cast_slice_mut(scratch)));
+            let (dq, dk, dv) = (part(0), part(1), part(2));
+            let (dout, out) = (
+                Rows { elements: &dout[first..], stride: channels, head_size },
+                Rows { elements: &out[first..], stride: channels, head_size },
+            );
+            let (lse, dropout) = (&lse[task * time..][..time], dropout.slice(task as u64));
+            self.with_scratch(tiles.backward_scratch(time), |scratch| {
+                self.isa().run(Backward {
+                    dq,
+                    dk,
+                    dv,
+                    dout,
+                    out,
+                    lse,
+                    q,
+                    k,
+                    v,
+                    dropout,
+                    time,
+                    tiles,
+                    scratch,
+                });
             });
         });
     }
@@ -98,33 +104,40 @@ impl<E: Word> Attention for Cpu<E> {
         let channels = heads * head_size;
         let out = SharedMut::new(&mut out[..batch * time * channels]);
         let (keys, values) = (SharedMut::new(keys), SharedMut::new(values));
+        let tiles = Tiles::<E>::new(self, head_size);
         self.parallel(batch * heads, |task| {
-            let (row, head) = (task / heads, task % heads);
-            let part = |third: usize| Rows {
-                elements: &qkv[row * time * 3 * channels + third * channels + head * head_size..],
-                stride: 3 * channels,
-            };
+            let first = task / heads * time * channels + task % heads * head_size;
+            let [q, k, v] = thirds(qkv, task, AttentionDims { batch, time, heads, head_size });
             let size = capacity * head_size;
             // SAFETY: each task has its own head of the cache.
             let (keys, values) = unsafe { (keys.slice(task * size, size), values.slice(task * size, size)) };
             for i in 0..time {
                 let at = (cached + i) * head_size;
-                keys[at..at + head_size].copy_from_slice(part(1).row(i, head_size));
-                values[at..at + head_size].copy_from_slice(part(2).row(i, head_size));
+                keys[at..at + head_size].copy_from_slice(k.row(i));
+                values[at..at + head_size].copy_from_slice(v.row(i));
             }
-            let out =
-                RowsMut { elements: out, start: row * time * channels + head * head_size, stride: channels };
-            let (k, v) =
-                (Rows { elements: keys, stride: head_size }, Rows { elements: values, stride: head_size });
-            self.with_scratch(Forward::<E>::scratch(head_size) + time, |scratch| {
+            let out = RowsMut { elements: out, start: first, stride: channels };
+            let cache = |elements| Rows { elements, stride: head_size, head_size };
+            let (k, v, past, dropout) = (cache(keys), cache(values), cached, Dropout::NONE);
+            self.with_scratch(tiles.forward_scratch(cached + time) + time, |scratch| {
                 let (lse, scratch) = scratch.split_at_mut(time);
                 let lse = bytemuck::cast_slice_mut(lse);
-                let dropout = Dropout::NONE;
-                let head = Forward { out, lse, q: part(0), k, v, dropout, past: cached, time, head_size };
-                self.isa().run(WithScratch(head, bytemuck::cast_slice_mut(scratch)));
+                self.isa().run(Forward { out, lse, q, k, v, dropout, past, time, tiles, scratch });
             });
         });
     }
+}
+
+/// Queries, keys and values of head `task % heads` of row `task / heads`.
+fn thirds<E>(qkv: &[E], task: usize, dims: AttentionDims) -> [Rows<'_, E>; 3] {
+    let AttentionDims { time, heads, head_size, .. } = dims;
+    let channels = heads * head_size;
+    let start = task / heads * time * 3 * channels + task % heads * head_size;
+    [0, 1, 2].map(|third| Rows {
+        elements: &qkv[start + third * channels..],
+        stride: 3 * channels,
+        head_size,
+    })
 }
 
 /// Rows of one head, `stride` elements apart.
@@ -132,34 +145,13 @@ impl<E: Word> Attention for Cpu<E> {
 struct Rows<'a, E> {
     elements: &'a [E],
     stride: usize,
+    head_size: usize,
 }
 
-impl<'a, E: Element> Rows<'a, E> {
+impl<'a, E: Word> Rows<'a, E> {
     #[inline(always)]
-    fn row(&self, i: usize, head_size: usize) -> &'a [E] {
-        &self.elements[i * self.stride..][..head_size]
-    }
-
-    /// Copies rows `first .. first + rows` to `tile` (rows, width), times `scale`, zeros beyond the head size.
-    #[inline(always)]
-    fn load(&self, tile: &mut [f32], first: usize, rows: usize, width: usize, head_size: usize, scale: f32) {
-        for (i, to) in tile.chunks_exact_mut(width).take(rows).enumerate() {
-            for (t, x) in to.iter_mut().zip(self.row(first + i, head_size)) {
-                *t = scale * x.to_f32();
-            }
-            to[head_size..].fill(0.0);
-        }
-    }
-
-    /// The same transposed: `tile` is (width, TILE), zeros where there is no row.
-    #[inline(always)]
-    fn load_transposed(&self, tile: &mut [f32], first: usize, rows: usize, head_size: usize) {
-        tile.fill(0.0);
-        for i in 0..rows {
-            for (d, x) in self.row(first + i, head_size).iter().enumerate() {
-                tile[d * TILE + i] = x.to_f32();
-            }
-        }
+    fn row(&self, i: usize) -> &'a [E] {
+        &self.elements[i * self.stride..][..self.head_size]
     }
 }
 
@@ -171,97 +163,210 @@ struct RowsMut<'a, E> {
     stride: usize,
 }
 
-impl<E: Element> RowsMut<'_, E> {
-    /// Writes `tile` (rows, width) to rows `first ..`.
-    #[inline(always)]
-    fn store(&self, tile: &[f32], first: usize, rows: usize, width: usize, head_size: usize) {
-        for (i, from) in tile.chunks_exact(width).take(rows).enumerate() {
-            // SAFETY: a head's columns of its rows belong to one task.
-            let row = unsafe { self.elements.slice(self.start + (first + i) * self.stride, head_size) };
-            for (o, x) in row.iter_mut().zip(from) {
-                *o = E::from_f32(*x);
-            }
-        }
-    }
-}
-
-/// A task that works in scratch memory of the size it asked for.
-struct WithScratch<'a, T>(T, &'a mut [f32]);
-
-/// The head size rounded up to whole vectors.
-fn padded(head_size: usize) -> usize {
-    head_size.next_multiple_of(LANES)
-}
-
-/// How a matrix lies in memory: steps between rows and between columns.
+/// The sizes of tiles, and the kernel that multiplies them.
 #[derive(Clone, Copy)]
-struct Steps(usize, usize);
-
-/// c (m, n) += a (m, k) b (k, n); n is a multiple of 16, b and c have rows of n.
-#[inline(always)]
-fn multiply_add<S: Simd>(c: &mut [f32], a: &[f32], steps: Steps, b: &[f32], m: usize, k: usize, n: usize) {
-    let mut row = 0;
-    while row < m {
-        if m - row >= 4 {
-            multiply_rows::<S, 4>(c, a, steps, b, row, k, n);
-            row += 4;
-        } else {
-            multiply_rows::<S, 1>(c, a, steps, b, row, k, n);
-            row += 1;
-        }
-    }
+struct Tiles<E> {
+    kernel: Kernel,
+    /// Queries of a tile.
+    queries: usize,
+    head_size: usize,
+    /// Words of a row of a head.
+    words: usize,
+    /// Panels that hold a row of a head.
+    panels: usize,
+    element: PhantomData<E>,
 }
 
-/// `R` rows of [`multiply_add`], 32 columns (or the last 16) in registers at a time.
-#[inline(always)]
-fn multiply_rows<S: Simd, const R: usize>(
-    c: &mut [f32],
-    a: &[f32],
-    steps: Steps,
-    b: &[f32],
-    row: usize,
-    k: usize,
-    n: usize,
-) {
-    let mut column = 0;
-    while column < n {
-        if n - column >= 2 * LANES {
-            multiply_tile::<S, R, { 2 * LANES }>(c, a, steps, b, row, column, k, n);
-            column += 2 * LANES;
-        } else {
-            multiply_tile::<S, R, LANES>(c, a, steps, b, row, column, k, n);
-            column += LANES;
+impl<E: Word> Tiles<E> {
+    fn new(cpu: &Cpu<E>, head_size: usize) -> Self {
+        let kernel = E::kernel(cpu.isa());
+        Tiles {
+            kernel,
+            queries: HEIGHTS * kernel.height,
+            head_size,
+            words: head_size.div_ceil(E::PER_WORD),
+            panels: head_size.div_ceil(PANEL),
+            element: PhantomData,
         }
     }
-}
 
-/// `R` x `W` sums in registers.
-#[inline(always)]
-fn multiply_tile<S: Simd, const R: usize, const W: usize>(
-    c: &mut [f32],
-    a: &[f32],
-    steps: Steps,
-    b: &[f32],
-    row: usize,
-    column: usize,
-    k: usize,
-    n: usize,
-) {
-    let mut sums = [[0.0f32; W]; R];
-    for i in 0..k {
-        let b = &b[i * n + column..][..W];
-        for (r, sums) in sums.iter_mut().enumerate() {
-            let a = a[(row + r) * steps.0 + i * steps.1];
-            for (sum, b) in sums.iter_mut().zip(b) {
-                *sum = S::fma(a, *b, *sum);
+    /// Words of scratch: k^T of all keys, v of all keys; q, p; scores, out.
+    fn forward_scratch(&self, num_keys: usize) -> usize {
+        let key_tiles = num_keys.div_ceil(KEYS);
+        key_tiles * (self.transposed() + self.interleaved(KEYS))
+            + self.queries * (self.words + KEYS / E::PER_WORD + KEYS + self.wide())
+    }
+
+    /// Words of scratch: dq of all queries, delta; k^T, v^T, k; dk, dv; rows and panels of q and dout; p and ds as
+    /// scores, transposed, and ds as rows.
+    fn backward_scratch(&self, time: usize) -> usize {
+        let padded = time.next_multiple_of(self.queries);
+        padded * self.wide()
+            + time
+            + 2 * self.transposed()
+            + self.interleaved(KEYS)
+            + 2 * KEYS * self.wide()
+            + 2 * (self.queries * self.words + self.interleaved(self.queries))
+            + 2 * self.queries * KEYS
+            + 3 * self.queries * KEYS / E::PER_WORD
+    }
+
+    /// Words of a tile of keys packed with the head size along K.
+    fn transposed(&self) -> usize {
+        KEYS * self.words
+    }
+
+    /// Words of `rows` rows of a head packed with the rows along K.
+    fn interleaved(&self, rows: usize) -> usize {
+        rows / E::PER_WORD * self.wide()
+    }
+
+    /// Columns of a row of a head in panels.
+    fn wide(&self) -> usize {
+        self.panels * PANEL
+    }
+
+    /// Packs rows `first .. first + count` as words along the head size: `out[row][words]`, zeros in rows beyond.
+    #[inline(always)]
+    fn pack_rows(&self, out: &mut [u32], rows: Rows<'_, E>, first: usize, count: usize) {
+        for (i, out) in out.chunks_exact_mut(self.words).enumerate() {
+            if i >= count {
+                out.fill(0);
+                continue;
+            }
+            let row = rows.row(first + i);
+            for (j, word) in out.iter_mut().enumerate() {
+                let at = j * E::PER_WORD;
+                let second = if at + 1 < row.len() { row[at + 1].to_f32() } else { 0.0 };
+                *word = E::word(row[at].to_f32(), second);
             }
         }
     }
-    for (r, sums) in sums.iter().enumerate() {
-        for (c, sum) in c[(row + r) * n + column..][..W].iter_mut().zip(sums) {
-            *c += sum;
+
+    /// Packs rows `first .. first + count` as panels with the head size along K: `out[panel][word][32 rows]`.
+    #[inline(always)]
+    fn pack_transposed(&self, out: &mut [u32], rows: Rows<'_, E>, first: usize, count: usize) {
+        if count < KEYS {
+            out.fill(0);
+        }
+        for i in 0..count {
+            let (row, out) = (rows.row(first + i), &mut out[i / PANEL * self.words * PANEL + i % PANEL..]);
+            for j in 0..self.words {
+                let at = j * E::PER_WORD;
+                let second = if at + 1 < row.len() { row[at + 1].to_f32() } else { 0.0 };
+                out[j * PANEL] = E::word(row[at].to_f32(), second);
+            }
         }
     }
+
+    /// Packs rows `first .. first + count` of a tile of `size` as panels with the rows along K:
+    /// `out[panel][word][32 columns]`.
+    #[inline(always)]
+    fn pack_interleaved(&self, out: &mut [u32], rows: Rows<'_, E>, first: usize, count: usize, size: usize) {
+        let steps = size / E::PER_WORD;
+        for (panel, out) in out.chunks_exact_mut(steps * PANEL).enumerate() {
+            let column = panel * PANEL;
+            let columns = PANEL.min(self.head_size - column);
+            for (step, words) in out.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
+                let at = step * E::PER_WORD;
+                let mut pair = [[0.0f32; PANEL]; 2];
+                for (i, wide) in pair.iter_mut().enumerate().take(E::PER_WORD) {
+                    if at + i < count {
+                        for (w, x) in wide.iter_mut().zip(&rows.row(first + at + i)[column..column + columns])
+                        {
+                            *w = x.to_f32();
+                        }
+                    }
+                }
+                for (j, word) in words.iter_mut().enumerate() {
+                    *word = E::word(pair[0][j], pair[1][j]);
+                }
+            }
+        }
+    }
+
+    /// `c[panel][row][32]` = a b for `rows` rows of A, as [`Kernel`] addresses it, and every panel of B. With `add`,
+    /// adds to c.
+    #[inline(always)]
+    fn multiply(
+        &self,
+        c: &mut [f32],
+        c_rows: usize,
+        a: Left<'_>,
+        b: &[u32],
+        rows: usize,
+        k: usize,
+        add: bool,
+    ) {
+        let Left { words, row_step, k_step } = a;
+        assert!(words.len() > (rows - 1) * row_step + (k - 1) * k_step, "A is too short");
+        let mut sums = [[0.0f32; PANEL]; crate::gemm::MAX_HEIGHT];
+        for (c, b) in c.chunks_exact_mut(c_rows * PANEL).zip(b.chunks_exact(k * PANEL)) {
+            for row in (0..rows).step_by(self.kernel.height) {
+                let height = self.kernel.height.min(rows - row);
+                let c = &mut c[row * PANEL..][..height * PANEL];
+                let a = words[row * row_step..].as_ptr();
+                let target = if add { sums.as_mut_ptr().cast() } else { c.as_mut_ptr() };
+                // SAFETY: A reaches its last word (asserted above), a panel of B has k x 32 words, the target has room
+                // for `height` rows; the instruction set is that of the device that made the kernel.
+                unsafe { self.kernel.run(height, k, a, 4 * row_step, 4 * k_step, b.as_ptr(), target) };
+                if add {
+                    for (c, sum) in c.as_chunks_mut::<PANEL>().0.iter_mut().zip(&sums) {
+                        for (c, sum) in c.iter_mut().zip(sum) {
+                            *c += sum;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes rows of `c[panel][row][32]` to rows `first ..` of an output, `factor(row)` times.
+    #[inline(always)]
+    fn store(
+        &self,
+        out: RowsMut<'_, E>,
+        c: &[f32],
+        c_rows: usize,
+        first: usize,
+        count: usize,
+        factor: impl Fn(usize) -> f32,
+    ) {
+        for (panel, c) in c.chunks_exact(c_rows * PANEL).enumerate() {
+            let column = panel * PANEL;
+            let columns = PANEL.min(self.head_size - column);
+            for (i, c) in c.as_chunks::<PANEL>().0.iter().take(count).enumerate() {
+                // SAFETY: a head's columns of its rows belong to one task.
+                let row =
+                    unsafe { out.elements.slice(out.start + (first + i) * out.stride + column, columns) };
+                for (o, x) in row.iter_mut().zip(c) {
+                    *o = E::from_f32(factor(i) * x);
+                }
+            }
+        }
+    }
+}
+
+/// A left operand: words, and the steps between rows and along K, in words.
+#[derive(Clone, Copy)]
+struct Left<'a> {
+    words: &'a [u32],
+    row_step: usize,
+    k_step: usize,
+}
+
+/// Cuts the next `len` words off `scratch`.
+#[inline(always)]
+fn cut<'a>(scratch: &mut &'a mut [u32], len: usize) -> &'a mut [u32] {
+    let (piece, rest) = std::mem::take(scratch).split_at_mut(len);
+    *scratch = rest;
+    piece
+}
+
+/// Cuts the next `len` floats off `scratch`.
+#[inline(always)]
+fn cut_floats<'a>(scratch: &mut &'a mut [u32], len: usize) -> &'a mut [f32] {
+    bytemuck::cast_slice_mut(cut(scratch, len))
 }
 
 /// Forward for one head: `time` queries, the first of which is at position `past` of the keys.
@@ -274,70 +379,97 @@ struct Forward<'a, E> {
     dropout: Dropout,
     past: usize,
     time: usize,
-    head_size: usize,
+    tiles: Tiles<E>,
+    scratch: &'a mut [u32],
 }
 
-impl<E> Forward<'_, E> {
-    /// Floats of scratch: q, out (TILE, width), k^T, v (width, TILE), scores (TILE, TILE).
-    fn scratch(head_size: usize) -> usize {
-        4 * TILE * padded(head_size) + TILE * TILE
-    }
-}
-
-impl<E: Element> Task for WithScratch<'_, Forward<'_, E>> {
+impl<E: Word> Task for Forward<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let WithScratch(head, scratch) = self;
-        let width = padded(head.head_size);
-        let (q, scratch) = scratch.split_at_mut(TILE * width);
-        let (out, scratch) = scratch.split_at_mut(TILE * width);
-        let (k, scratch) = scratch.split_at_mut(TILE * width);
-        let (v, scores) = scratch.split_at_mut(TILE * width);
-        let scale = 1.0 / (head.head_size as f32).sqrt();
-        for first in (0..head.time).step_by(TILE) {
-            let queries = TILE.min(head.time - first);
-            head.q.load(q, first, queries, width, head.head_size, scale);
+        let Forward { tiles, time, past, mut scratch, .. } = self;
+        let (num_keys, tile) = (past + time, tiles.queries);
+        let k = cut(&mut scratch, num_keys.div_ceil(KEYS) * tiles.transposed());
+        let v = cut(&mut scratch, num_keys.div_ceil(KEYS) * tiles.interleaved(KEYS));
+        let q = cut(&mut scratch, tile * tiles.words);
+        let p = cut(&mut scratch, tile * KEYS / E::PER_WORD);
+        let scores = cut_floats(&mut scratch, tile * KEYS);
+        let out = cut_floats(&mut scratch, tile * tiles.wide());
+        let packed = k.chunks_exact_mut(tiles.transposed()).zip(v.chunks_exact_mut(tiles.interleaved(KEYS)));
+        for (i, (k, v)) in packed.enumerate() {
+            let (first, count) = (i * KEYS, KEYS.min(num_keys - i * KEYS));
+            tiles.pack_transposed(k, self.k, first, count);
+            tiles.pack_interleaved(v, self.v, first, count, KEYS);
+        }
+        let scale = 1.0 / (tiles.head_size as f32).sqrt();
+        let (mut max, mut sum) = ([0.0f32; HEIGHTS * 14], [0.0f32; HEIGHTS * 14]);
+        for first in (0..time).step_by(tile) {
+            let queries = tile.min(time - first);
+            tiles.pack_rows(q, self.q, first, queries);
             out.fill(0.0);
-            let (mut max, mut sum) = ([f32::NEG_INFINITY; TILE], [0.0f32; TILE]);
-            let end = head.past + first + queries;
-            for key in (0..end).step_by(TILE) {
-                let keys = TILE.min(end - key);
-                head.k.load_transposed(k, key, keys, head.head_size);
-                head.v.load(v, key, keys, width, head.head_size, 1.0);
-                scores.fill(0.0);
-                multiply_add::<S>(scores, q, Steps(width, 1), k, queries, head.head_size, TILE);
-                for (i, scores) in scores.chunks_exact_mut(TILE).take(queries).enumerate() {
-                    let position = head.past + first + i;
-                    let visible = keys.min((position + 1).saturating_sub(key));
-                    let correction = soften::<S>(scores, visible, &mut max[i], &mut sum[i]);
-                    out[i * width..][..width].iter_mut().for_each(|o| *o *= correction);
-                    drop_scores(scores, head.dropout, (first + i) * head.time + key);
+            max.fill(f32::NEG_INFINITY);
+            sum.fill(0.0);
+            for key in (0..past + first + queries).step_by(KEYS) {
+                let (k, v) =
+                    (&k[key / KEYS * tiles.transposed()..], &v[key / KEYS * tiles.interleaved(KEYS)..]);
+                let left = Left { words: q, row_step: tiles.words, k_step: 1 };
+                tiles.multiply(scores, tile, left, &k[..tiles.transposed()], queries, tiles.words, false);
+                for i in 0..queries {
+                    let visible = (past + first + i + 1).saturating_sub(key).min(KEYS);
+                    let mut row = load_scores(scores, tile, i, scale);
+                    let correction = soften::<S>(&mut row, visible, &mut max[i], &mut sum[i]);
+                    for out in out.chunks_exact_mut(tile * PANEL) {
+                        out[i * PANEL..][..PANEL].iter_mut().for_each(|o| *o *= correction);
+                    }
+                    drop_scores(&mut row, self.dropout, (first + i) * time + key);
+                    store_words::<E>(&mut p[i * (KEYS / E::PER_WORD)..], &row);
                 }
-                multiply_add::<S>(out, scores, Steps(TILE, 1), v, queries, keys, width);
+                let left = Left { words: p, row_step: KEYS / E::PER_WORD, k_step: 1 };
+                let steps = KEYS / E::PER_WORD;
+                tiles.multiply(out, tile, left, &v[..tiles.interleaved(KEYS)], queries, steps, true);
             }
             for i in 0..queries {
-                out[i * width..][..width].iter_mut().for_each(|o| *o /= sum[i]);
-                head.lse[first + i] = max[i] + sum[i].ln();
+                self.lse[first + i] = max[i] + sum[i].ln();
             }
-            head.out.store(out, first, queries, width, head.head_size);
+            tiles.store(self.out, out, tile, first, queries, |i| 1.0 / sum[i]);
         }
+    }
+}
+
+/// Row `i` of `scores[panel][row][32]`, scaled.
+#[inline(always)]
+fn load_scores(scores: &[f32], rows: usize, i: usize, scale: f32) -> [f32; KEYS] {
+    let mut out = [0.0; KEYS];
+    for (panel, out) in out.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
+        for (o, s) in out.iter_mut().zip(&scores[(panel * rows + i) * PANEL..][..PANEL]) {
+            *o = scale * s;
+        }
+    }
+    out
+}
+
+/// A row as words: pairs of neighbours, or single values.
+#[inline(always)]
+fn store_words<E: Word>(out: &mut [u32], row: &[f32; KEYS]) {
+    for (j, word) in out[..KEYS / E::PER_WORD].iter_mut().enumerate() {
+        let at = j * E::PER_WORD;
+        *word = E::word(row[at], if E::PER_WORD == 2 { row[at + 1] } else { 0.0 });
     }
 }
 
 /// Turns the first `visible` scores of a row to exp(score - max), the others to 0, and updates the running maximum and
 /// sum. Returns the factor by which what was summed before must shrink.
 #[inline(always)]
-fn soften<S: Simd>(scores: &mut [f32], visible: usize, max: &mut f32, sum: &mut f32) -> f32 {
+fn soften<S: Simd>(row: &mut [f32; KEYS], visible: usize, max: &mut f32, sum: &mut f32) -> f32 {
     if visible == 0 {
-        scores.fill(0.0);
+        row.fill(0.0);
         return 1.0;
     }
-    for score in &mut scores[visible..] {
-        *score = f32::NEG_INFINITY;
+    for (j, score) in row.iter_mut().enumerate() {
+        *score = if j < visible { *score } else { f32::NEG_INFINITY };
     }
     let mut lanes = [f32::NEG_INFINITY; LANES];
-    for chunk in scores.as_chunks::<LANES>().0 {
+    for chunk in row.as_chunks::<LANES>().0 {
         for (lane, x) in lanes.iter_mut().zip(chunk) {
             *lane = if x > lane { *x } else { *lane };
         }
@@ -345,22 +477,22 @@ fn soften<S: Simd>(scores: &mut [f32], visible: usize, max: &mut f32, sum: &mut 
     let new = lanes.iter().fold(*max, |m, x| m.max(*x));
     let correction = exp::<S>(*max - new);
     let mut totals = [0.0; LANES];
-    for chunk in scores.as_chunks_mut::<LANES>().0 {
+    for chunk in row.as_chunks_mut::<LANES>().0 {
         for (total, x) in totals.iter_mut().zip(chunk) {
             *x = exp::<S>(*x - new);
             *total += *x;
         }
     }
-    *sum = *sum * correction + crate::cpu::math::sum_lanes(totals);
+    *sum = *sum * correction + sum_lanes(totals);
     *max = new;
     correction
 }
 
 /// Applies dropout to a row of probabilities whose first element has index `index`.
 #[inline(always)]
-fn drop_scores(scores: &mut [f32], dropout: Dropout, index: usize) {
+fn drop_scores(row: &mut [f32; KEYS], dropout: Dropout, index: usize) {
     if dropout.is_active() {
-        for (j, score) in scores.iter_mut().enumerate() {
+        for (j, score) in row.iter_mut().enumerate() {
             *score *= dropout.factor((index + j) as u32);
         }
     }
@@ -379,96 +511,113 @@ struct Backward<'a, E> {
     v: Rows<'a, E>,
     dropout: Dropout,
     time: usize,
-    head_size: usize,
+    tiles: Tiles<E>,
+    scratch: &'a mut [u32],
 }
 
-impl<E> Backward<'_, E> {
-    /// Floats of scratch: q, dout, k, k^T, v^T, dk, dv (TILE, width) each; probabilities, dscores (TILE, TILE);
-    /// dq (T, width); delta (T).
-    fn scratch(time: usize, head_size: usize) -> usize {
-        (7 * TILE + time) * padded(head_size) + 2 * TILE * TILE + time
-    }
-}
-
-impl<E: Element> Task for WithScratch<'_, Backward<'_, E>> {
+impl<E: Word> Task for Backward<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let WithScratch(head, scratch) = self;
-        let Backward { time, head_size, .. } = head;
-        let width = padded(head_size);
-        let (q, scratch) = scratch.split_at_mut(TILE * width);
-        let (dout, scratch) = scratch.split_at_mut(TILE * width);
-        let (k, scratch) = scratch.split_at_mut(TILE * width);
-        let (k_transposed, scratch) = scratch.split_at_mut(TILE * width);
-        let (v_transposed, scratch) = scratch.split_at_mut(TILE * width);
-        let (dk, scratch) = scratch.split_at_mut(TILE * width);
-        let (dv, scratch) = scratch.split_at_mut(TILE * width);
-        let (p, scratch) = scratch.split_at_mut(TILE * TILE);
-        let (ds, scratch) = scratch.split_at_mut(TILE * TILE);
-        let (dq, delta) = scratch.split_at_mut(time * width);
-        let scale = 1.0 / (head_size as f32).sqrt();
+        let Backward { tiles, time, mut scratch, .. } = self;
+        let (tile, wide, words) = (tiles.queries, tiles.wide(), tiles.words);
+        let dq = cut_floats(&mut scratch, time.next_multiple_of(tile) * wide);
+        let delta = cut_floats(&mut scratch, time);
+        let k_transposed = cut(&mut scratch, tiles.transposed());
+        let v_transposed = cut(&mut scratch, tiles.transposed());
+        let k = cut(&mut scratch, tiles.interleaved(KEYS));
+        let (dk, dv) = (cut_floats(&mut scratch, KEYS * wide), cut_floats(&mut scratch, KEYS * wide));
+        let (q, dout) = (cut(&mut scratch, tile * words), cut(&mut scratch, tile * words));
+        let q_panels = cut(&mut scratch, tiles.interleaved(tile));
+        let dout_panels = cut(&mut scratch, tiles.interleaved(tile));
+        let (scores, dp) = (cut_floats(&mut scratch, tile * KEYS), cut_floats(&mut scratch, tile * KEYS));
+        let p_transposed = cut(&mut scratch, tile * KEYS / E::PER_WORD);
+        let ds_transposed = cut(&mut scratch, tile * KEYS / E::PER_WORD);
+        let ds = cut(&mut scratch, tile * KEYS / E::PER_WORD);
         dq.fill(0.0);
-        for (i, delta) in delta.iter_mut().take(time).enumerate() {
-            let pairs = head.out.row(i, head_size).iter().zip(head.dout.row(i, head_size));
+        for (i, delta) in delta.iter_mut().enumerate() {
+            let pairs = self.out.row(i).iter().zip(self.dout.row(i));
             *delta = pairs.map(|(o, d)| o.to_f32() * d.to_f32()).sum();
         }
-        for key in (0..time).step_by(TILE) {
-            let keys = TILE.min(time - key);
-            head.k.load(k, key, keys, width, head_size, scale);
-            head.k.load_transposed(k_transposed, key, keys, head_size);
-            head.v.load_transposed(v_transposed, key, keys, head_size);
+        let scale = 1.0 / (tiles.head_size as f32).sqrt();
+        let (row_steps, tile_steps) = (KEYS / E::PER_WORD, tile / E::PER_WORD);
+        for key in (0..time).step_by(KEYS) {
+            let keys = KEYS.min(time - key);
+            tiles.pack_transposed(k_transposed, self.k, key, keys);
+            tiles.pack_transposed(v_transposed, self.v, key, keys);
+            tiles.pack_interleaved(k, self.k, key, keys, KEYS);
             dk.fill(0.0);
             dv.fill(0.0);
-            for first in (key..time).step_by(TILE) {
-                let queries = TILE.min(time - first);
-                head.q.load(q, first, queries, width, head_size, scale);
-                head.dout.load(dout, first, queries, width, head_size, 1.0);
-                p.fill(0.0);
-                ds.fill(0.0);
-                multiply_add::<S>(p, q, Steps(width, 1), k_transposed, queries, head_size, TILE);
-                multiply_add::<S>(ds, dout, Steps(width, 1), v_transposed, queries, head_size, TILE);
-                for i in 0..queries {
-                    let at = first + i;
-                    let visible = keys.min(at + 1 - key);
-                    let (p, ds) = (&mut p[i * TILE..][..TILE], &mut ds[i * TILE..][..TILE]);
-                    let index = at * time + key;
-                    scores_backward::<S>(p, ds, visible, head.lse[at], delta[at], head.dropout, index);
+            for first in (key / tile * tile..time).step_by(tile) {
+                let queries = tile.min(time - first);
+                tiles.pack_rows(q, self.q, first, queries);
+                tiles.pack_rows(dout, self.dout, first, queries);
+                tiles.pack_interleaved(q_panels, self.q, first, queries, tile);
+                tiles.pack_interleaved(dout_panels, self.dout, first, queries, tile);
+                let rows = |words_of| Left { words: words_of, row_step: words, k_step: 1 };
+                tiles.multiply(scores, tile, rows(q), k_transposed, queries, words, false);
+                tiles.multiply(dp, tile, rows(dout), v_transposed, queries, words, false);
+                for at in (0..tile).step_by(E::PER_WORD) {
+                    // A word of the transposed operands holds neighbouring queries.
+                    let mut pair = [([0.0; KEYS], [0.0; KEYS]); 2];
+                    for (i, pair) in pair.iter_mut().enumerate().take(E::PER_WORD) {
+                        let (row, position) = (at + i, first + at + i);
+                        if row < queries {
+                            let (p, dp) =
+                                (load_scores(scores, tile, row, scale), load_scores(dp, tile, row, 1.0));
+                            let visible = (position + 1).saturating_sub(key).min(KEYS);
+                            let index = position * time + key;
+                            let (lse, delta) = (self.lse[position], delta[position]);
+                            *pair = scores_backward::<S>(p, dp, visible, lse, delta, self.dropout, index);
+                        }
+                        store_words::<E>(&mut ds[row * row_steps..], &pair.1);
+                    }
+                    let step = at / E::PER_WORD * KEYS;
+                    for j in 0..KEYS {
+                        p_transposed[step + j] = E::word(pair[0].0[j], pair[1].0[j]);
+                        ds_transposed[step + j] = E::word(pair[0].1[j], pair[1].1[j]);
+                    }
                 }
-                multiply_add::<S>(dv, p, Steps(1, TILE), dout, keys, queries, width);
-                multiply_add::<S>(dk, ds, Steps(1, TILE), q, keys, queries, width);
-                multiply_add::<S>(&mut dq[first * width..], ds, Steps(TILE, 1), k, queries, keys, width);
+                let columns = |words| Left { words, row_step: 1, k_step: KEYS };
+                tiles.multiply(dv, KEYS, columns(p_transposed), dout_panels, keys, tile_steps, true);
+                tiles.multiply(dk, KEYS, columns(ds_transposed), q_panels, keys, tile_steps, true);
+                let left = Left { words: ds, row_step: row_steps, k_step: 1 };
+                tiles.multiply(
+                    &mut dq[first * wide..][..tile * wide],
+                    tile,
+                    left,
+                    k,
+                    queries,
+                    row_steps,
+                    true,
+                );
             }
-            head.dk.store(dk, key, keys, width, head_size);
-            head.dv.store(dv, key, keys, width, head_size);
+            tiles.store(self.dk, dk, KEYS, key, keys, |_| scale);
+            tiles.store(self.dv, dv, KEYS, key, keys, |_| 1.0);
         }
-        head.dq.store(dq, 0, time, width, head_size);
+        for first in (0..time).step_by(tile) {
+            let queries = tile.min(time - first);
+            tiles.store(self.dq, &dq[first * wide..][..tile * wide], tile, first, queries, |_| scale);
+        }
     }
 }
 
-/// One row of a tile: scores become D(p), and the products of dout and v become ds (before the scale).
+/// One row of a tile: from scores and the products of dout and v to (D(p), ds before the scale).
 #[inline(always)]
 fn scores_backward<S: Simd>(
-    p: &mut [f32],
-    ds: &mut [f32],
+    mut p: [f32; KEYS],
+    mut dp: [f32; KEYS],
     visible: usize,
     lse: f32,
     delta: f32,
     dropout: Dropout,
     index: usize,
-) {
-    if dropout.is_active() {
-        for (j, (p, ds)) in p.iter_mut().zip(ds.iter_mut()).enumerate() {
-            let (probability, factor) = (exp::<S>(*p - lse), dropout.factor((index + j) as u32));
-            *ds = probability * (factor * *ds - delta);
-            *p = factor * probability;
-        }
-    } else {
-        for (p, ds) in p.iter_mut().zip(ds.iter_mut()) {
-            *p = exp::<S>(*p - lse);
-            *ds = *p * (*ds - delta);
-        }
+) -> ([f32; KEYS], [f32; KEYS]) {
+    for (j, (p, dp)) in p.iter_mut().zip(dp.iter_mut()).enumerate() {
+        let probability = if j < visible { exp::<S>(*p - lse) } else { 0.0 };
+        let factor = if dropout.is_active() { dropout.factor((index + j) as u32) } else { 1.0 };
+        *dp = probability * (factor * *dp - delta);
+        *p = factor * probability;
     }
-    p[visible..].fill(0.0);
-    ds[visible..].fill(0.0);
+    (p, dp)
 }

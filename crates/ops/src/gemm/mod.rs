@@ -48,6 +48,28 @@ pub(crate) struct Kernel {
     tile: TileFn,
 }
 
+impl Kernel {
+    /// One tile: sets `c[row][32]`; see the field `tile`. Strides of A are in bytes.
+    ///
+    /// # Safety
+    /// The machine has the kernel's instruction set, A holds `k` words in each of `rows` <= `height` rows, B a panel of
+    /// `k` x 32 words, and `c` room for the rows.
+    #[inline(always)]
+    pub(crate) unsafe fn run(
+        &self,
+        rows: usize,
+        k: usize,
+        a: *const u32,
+        a_row: usize,
+        a_step: usize,
+        b: *const u32,
+        c: *mut f32,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { (self.tile)(rows, k, a, a_row, a_step, b, c) }
+    }
+}
+
 /// An element type that matrices can be multiplied in.
 pub trait Word: Element {
     /// Elements in one 32-bit word.
@@ -162,7 +184,7 @@ pub(crate) fn gemm<E: Word, P: Epilogue>(
                 // SAFETY: `check_operands` showed that rows and panels hold the words that the strides reach; the
                 // instruction set is there because `cpu` was made with it; the tile has room for `height` rows.
                 unsafe {
-                    (kernel.tile)(height, k.len(), a, a_row, a_step, b.as_ptr(), tile.as_mut_ptr().cast());
+                    kernel.run(height, k.len(), a, a_row, a_step, b.as_ptr(), tile.as_mut_ptr().cast());
                 };
                 let col = panel * PANEL;
                 let cols = PANEL.min(rhs.columns - col);

@@ -1,7 +1,7 @@
 //! A model folder, opened once, that continues text.
 
 use crate::error::Error;
-use eyas_model::{FinishReason, Generated, Gpt, Sampling, Use, generate};
+use eyas_model::{Config, FinishReason, Generated, Gpt, Sampling, Use, generate};
 use eyas_ops::{Backend, Bf16, Cpu, Device, Isa};
 use eyas_token::{StreamDecoder, Tokenizer};
 use std::ops::ControlFlow;
@@ -58,18 +58,7 @@ impl Completer {
     /// # Errors
     /// Those of the model and of the tokenizer, and [`Error::Vocabulary`] if the tokenizer has more ids than the network.
     pub fn open(dir: &Path, options: &OpenOptions) -> Result<Self, Error> {
-        let tokenizer_path = options.tokenizer.as_deref().unwrap_or(dir);
-        // Small files first: a folder without a tokenizer is refused before its weights are read.
-        let config = eyas_model::Config::load(dir)?;
-        let tokenizer = Tokenizer::load(tokenizer_path)?;
-        if tokenizer.vocab_size() > config.vocab_size {
-            return Err(Error::Vocabulary {
-                tokenizer_path: tokenizer_path.into(),
-                tokenizer: tokenizer.vocab_size(),
-                model_path: dir.into(),
-                model: config.vocab_size,
-            });
-        }
+        let (_, tokenizer) = open_tokenizer(dir, options.tokenizer.as_deref())?;
         let threads = options.num_threads;
         let network = match options.precision {
             Precision::F32 => Network::F32(Gpt::load(Arc::new(cpu(threads)), dir, Use::Inference)?),
@@ -84,7 +73,7 @@ impl Completer {
     }
 
     /// The network's configuration.
-    pub fn config(&self) -> &eyas_model::Config {
+    pub fn config(&self) -> &Config {
         match &self.network {
             Network::F32(gpt) => gpt.config(),
             Network::Bf16(gpt) => gpt.config(),
@@ -176,6 +165,27 @@ impl Completer {
         streams.resize_with(generated.len(), Stream::new);
         let completions = generated.into_iter().zip(streams).enumerate();
         Ok(completions.map(|(i, (generated, stream))| stream.finish(i, generated, on_text)).collect())
+    }
+}
+
+/// A model folder's configuration and its tokenizer, or that of another folder. These are small files: a folder that is
+/// refused here is refused before its weights are read.
+///
+/// # Errors
+/// Those of the configuration and of the tokenizer, and [`Error::Vocabulary`] if the tokenizer has more ids than the
+/// network.
+pub fn open_tokenizer(dir: &Path, tokenizer: Option<&Path>) -> Result<(Config, Tokenizer), Error> {
+    let tokenizer_path = tokenizer.unwrap_or(dir);
+    let config = Config::load(dir)?;
+    let tokenizer = Tokenizer::load(tokenizer_path)?;
+    match tokenizer.vocab_size() <= config.vocab_size {
+        true => Ok((config, tokenizer)),
+        false => Err(Error::Vocabulary {
+            tokenizer_path: tokenizer_path.into(),
+            tokenizer: tokenizer.vocab_size(),
+            model_path: dir.into(),
+            model: config.vocab_size,
+        }),
     }
 }
 

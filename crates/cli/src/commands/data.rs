@@ -1,0 +1,203 @@
+//! `eyas data show|prepare`.
+
+use super::source::{SourceArgs, tell, with_data_help};
+use crate::errors::{Failure, Outcome};
+use crate::format;
+use crate::output::{Output, note};
+use crate::progress::Progress;
+use clap::ValueEnum;
+use eyas_data::{Documents, Loader, Mode, PrepareOptions, Shards, is_shards, prepare};
+use eyas_token::Tokenizer;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Look at data, and prepare them for training
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    Show(ShowArgs),
+    Prepare(PrepareArgs),
+}
+
+/// Print documents as a person wants to see them, or samples of prepared data
+#[derive(clap::Args)]
+#[command(after_long_help = with_data_help("\
+Of a folder made by `data prepare`, samples are printed as training sees them; they need --tokenizer.
+
+Examples:
+  eyas data show ~/src/my-project -n 3
+  eyas data show train.jsonl | less
+  eyas data show shards --tokenizer tokenizer"))]
+pub(crate) struct ShowArgs {
+    /// What to show
+    data: String,
+
+    /// How many
+    #[arg(short, long = "number", value_name = "N", default_value_t = 1)]
+    number: u64,
+
+    /// Tokenizer folder: count tokens, and read prepared data
+    #[arg(long, value_name = "DIR")]
+    tokenizer: Option<PathBuf>,
+
+    #[command(flatten)]
+    source: SourceArgs,
+}
+
+/// Turn documents into token shards, which train and eval read
+#[derive(clap::Args)]
+#[command(after_long_help = with_data_help("\
+Examples:
+  eyas data prepare ~/src/my-project --tokenizer tokenizer --context-length 256 --mode pack --out shards
+  eyas data prepare train.jsonl --tokenizer tokenizer --context-length 128 --mode chunk --raw --out shards"))]
+pub(crate) struct PrepareArgs {
+    /// What to prepare
+    #[arg(required = true)]
+    data: Vec<String>,
+
+    /// Tokenizer folder
+    #[arg(long, value_name = "DIR")]
+    tokenizer: PathBuf,
+
+    /// T: tokens of a sample
+    #[arg(long, value_name = "T", default_value_t = 128)]
+    context_length: usize,
+
+    /// How documents become samples
+    #[arg(long, value_enum, default_value_t = ModeArg::Chunk)]
+    mode: ModeArg,
+
+    /// Folder to write
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+
+    /// Hold out one document in N, by hash of its path: DIR then has the folders `train` and `valid`
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..))]
+    validation_one_in: Option<u64>,
+
+    #[command(flatten)]
+    source: SourceArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ModeArg {
+    /// Each document is cut alone into full chunks of the context length; the rest of it is dropped (the course's way)
+    Chunk,
+    /// Documents are joined by end-of-text; nothing is dropped
+    Pack,
+}
+
+pub(crate) fn run(command: Command) -> Outcome {
+    match command {
+        Command::Show(args) => show(&args),
+        Command::Prepare(args) => run_prepare(&args),
+    }
+}
+
+fn show(args: &ShowArgs) -> Outcome {
+    let tokenizer = args.tokenizer.as_deref().map(Tokenizer::load).transpose()?;
+    if is_shards(Path::new(&args.data)) {
+        let hint = "add --tokenizer DIR, the tokenizer it was prepared with";
+        let tokenizer = tokenizer
+            .ok_or_else(|| Failure::usage(format!("{} holds token ids, not text", args.data)).hint(hint))?;
+        return show_shards(args, &tokenizer);
+    }
+    let mut output = Output::new();
+    let mut documents = Documents::open(std::slice::from_ref(&args.data), &args.source.options())?;
+    for _ in 0..args.number {
+        let Some(document) = documents.next().transpose()? else { break };
+        let (bytes, lines) = (document.text.len() as u64, document.text.lines().count() as u64);
+        let mut facts = format!("{}, {} lines", format::bytes(bytes), format::count(lines));
+        if let Some(tokenizer) = &tokenizer {
+            let mut ids = Vec::new();
+            tokenizer.encode(&document.text, &mut ids);
+            let each = bytes as f64 / ids.len().max(1) as f64;
+            facts += &format!(", {} tokens ({each:.2} bytes each)", format::count(ids.len() as u64));
+        }
+        output.line(format_args!("── {} ── {facts}", document.path))?;
+        output.line(document.text.trim_end_matches('\n'))?;
+        output.line("")?;
+    }
+    output.flush()
+}
+
+fn show_shards(args: &ShowArgs, tokenizer: &Tokenizer) -> Outcome {
+    let shards = Arc::new(Shards::open(Path::new(&args.data))?);
+    same_tokenizer(&shards, Path::new(&args.data), tokenizer)?;
+    let (context_length, mode) = (shards.context_length(), shards.mode());
+    let (tokens, documents) = (format::count(shards.num_tokens()), format::count(shards.num_documents()));
+    let how = if mode == Mode::Chunk { "chunks" } else { "one stream, samples" };
+    note(format_args!("{tokens} tokens of {documents} documents, {how} of {context_length}"));
+    let loader = Loader::new(shards, context_length, 0, false)?;
+    let (mut inputs, mut targets) = (vec![0; context_length], vec![0; context_length]);
+    let mut output = Output::new();
+    for position in 0..args.number.min(loader.num_samples()) {
+        loader.sample(0, position, &mut inputs, &mut targets);
+        output.line(format_args!(
+            "── sample {} of {} ──",
+            position + 1,
+            format::count(loader.num_samples())
+        ))?;
+        output.line(tokenizer.decode_lossy(&inputs, false))?;
+    }
+    output.flush()
+}
+
+/// Refuses prepared data of another tokenizer.
+pub(crate) fn same_tokenizer(shards: &Shards, path: &Path, tokenizer: &Tokenizer) -> Outcome {
+    match shards.tokenizer_fingerprint() == tokenizer.fingerprint() {
+        true => Ok(()),
+        false => Err(Failure::failed(format!("{} was prepared with another tokenizer", path.display()))
+            .hint("prepare the data again with this one: eyas data prepare")),
+    }
+}
+
+fn run_prepare(args: &PrepareArgs) -> Outcome {
+    let tokenizer = Tokenizer::load(&args.tokenizer)?;
+    let options = PrepareOptions {
+        mode: match args.mode {
+            ModeArg::Chunk => Mode::Chunk,
+            ModeArg::Pack => Mode::Pack,
+        },
+        context_length: args.context_length,
+        source: args.source.options(),
+        validation_one_in: args.validation_one_in,
+    };
+    let mut bar = Progress::new("prepare");
+    let report = prepare(&args.data, &tokenizer, &options, &args.out, &mut |progress| {
+        let (documents, bytes) = (format::count(progress.num_documents), format::bytes(progress.num_bytes));
+        bar.tick(&format_args!(
+            "{documents} documents, {bytes}, {} tokens",
+            format::count(progress.num_tokens)
+        ));
+    })?;
+    drop(bar);
+    tell("read", &report.source);
+    let mut output = Output::new();
+    let kept = report.num_tokens + report.num_validation_tokens;
+    let dropped = report.num_encoded_tokens.saturating_sub(kept);
+    output.line(format_args!("{} tokens in {}", format::count(report.num_tokens), place(args, "train")))?;
+    if args.validation_one_in.is_some() {
+        output.line(format_args!(
+            "{} tokens in {}",
+            format::count(report.num_validation_tokens),
+            place(args, "valid")
+        ))?;
+    }
+    if dropped > 0 {
+        let share = dropped as f64 / report.num_encoded_tokens.max(1) as f64;
+        note(format_args!(
+            "{} tokens ({}) were ends of documents shorter than {} and were dropped; --mode pack keeps them",
+            format::count(dropped),
+            format::percent(share),
+            args.context_length
+        ));
+    }
+    output.flush()
+}
+
+fn place(args: &PrepareArgs, part: &str) -> String {
+    match args.validation_one_in {
+        Some(_) => args.out.join(part).display().to_string(),
+        None => args.out.display().to_string(),
+    }
+}

@@ -1,0 +1,161 @@
+//! `eyas eval`.
+
+use super::data::same_tokenizer;
+use super::generate::DeviceArgs;
+use super::source::with_data_help;
+use crate::errors::{Failure, Outcome};
+use crate::format;
+use crate::output::{Output, note};
+use crate::progress::Progress;
+use eyas_data::{Mode, Shards, SourceOptions, eval_stream, is_shards};
+use eyas_model::{Activations, Config, Gpt, Use};
+use eyas_ops::gemm::Word;
+use eyas_ops::{Backend, Bf16, Cpu, Isa};
+use eyas_serve::Precision;
+use eyas_token::Tokenizer;
+use eyas_train::{EvalData, EvalResult, evaluate};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Measure a model on text: loss, perplexity, bits per byte, next-token accuracy
+///
+/// Documents are joined by end-of-text, with one before the first and one after the last, and cut into windows of
+/// context_length targets, the last one shorter. Bits per byte = summed loss / (ln 2 x UTF-8 bytes of the documents), so
+/// that models with different tokenizers can be compared.
+#[derive(clap::Args)]
+#[command(after_long_help = with_data_help("\
+Documents of a .jsonl are taken as they are here, without filters; those of a folder only with --raw. A folder made by
+`data prepare` is read as it is.
+
+Examples:
+  eyas eval --model runs/quickstart --data valid.jsonl
+  eyas eval --model runs/quickstart --data ~/src/other-project --json"))]
+pub(crate) struct Args {
+    /// Model folder: config.json, model.safetensors, tokenizer.json
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+
+    /// What to measure on; may be repeated
+    #[arg(long, value_name = "DATA|SHARDS", required = true, num_args = 1..)]
+    data: Vec<String>,
+
+    /// Targets of a window [default: the length the model was trained with]
+    #[arg(long, value_name = "T")]
+    context_length: Option<usize>,
+
+    /// Windows scored at once; changes no result [default: as many as make 4,096 tokens]
+    #[arg(long, value_name = "B")]
+    batch_size: Option<usize>,
+
+    /// Tokenizer folder, if it is not the model's own
+    #[arg(long, value_name = "DIR")]
+    tokenizer: Option<PathBuf>,
+
+    /// Field of a .jsonl that holds the text [default: `content`, then `text`]
+    #[arg(long, value_name = "NAME")]
+    text_field: Option<String>,
+
+    /// Take every document of a folder as it is: no filter, and duplicates stay
+    #[arg(long)]
+    raw: bool,
+
+    #[command(flatten)]
+    device: DeviceArgs,
+
+    /// One JSON object: loss, perplexity, bits_per_byte, next_token_accuracy, num_targets, num_bytes
+    #[arg(long)]
+    json: bool,
+}
+
+/// Tokens scored at once unless the caller says otherwise: large enough to use all cores, small enough for any memory.
+const BATCH_TOKENS: usize = 4096;
+
+pub(crate) fn run(args: Args) -> Outcome {
+    let (config, tokenizer) = eyas_serve::open_tokenizer(&args.model, args.tokenizer.as_deref())?;
+    let context_length = context_length(&args, &config)?;
+    if args.batch_size == Some(0) {
+        return Err(Failure::usage("--batch-size 0: expected at least 1"));
+    }
+    let data = open(&args, &tokenizer, context_length)?;
+    let result = match args.device.precision() {
+        Precision::F32 => score::<f32>(&args, &data, context_length),
+        Precision::Bf16 => score::<Bf16>(&args, &data, context_length),
+    }?;
+    let mut output = Output::new();
+    match args.json {
+        true => output.json(&result)?,
+        false => output.line(describe(&result))?,
+    }
+    output.flush()
+}
+
+/// The window: what was asked for, else what the model was trained with, else all its positions.
+fn context_length(args: &Args, config: &Config) -> Outcome<usize> {
+    let trained = config.n_ctx.filter(|n_ctx| (1..=config.n_positions).contains(n_ctx));
+    let context_length = args.context_length.unwrap_or(trained.unwrap_or(config.n_positions));
+    config.validate_context(context_length)?;
+    Ok(context_length)
+}
+
+fn open(args: &Args, tokenizer: &Tokenizer, context_length: usize) -> Outcome<EvalData> {
+    if let Some(shards) = args.data.iter().map(Path::new).find(|path| is_shards(path)) {
+        if args.data.len() > 1 {
+            return Err(Failure::usage(format!("{} is prepared data: give it alone", shards.display())));
+        }
+        let opened = Shards::open(shards)?;
+        same_tokenizer(&opened, shards, tokenizer)?;
+        if opened.mode() == Mode::Chunk && opened.context_length() != context_length {
+            let (found, asked) = (opened.context_length(), context_length);
+            return Err(Failure::failed(format!(
+                "{} has chunks of {found} tokens, not {asked}",
+                shards.display()
+            ))
+            .hint(format!("add --context-length {found}, or prepare the data with --mode pack")));
+        }
+        return Ok(EvalData::shards(Arc::new(opened), tokenizer));
+    }
+    let is_rows = |path: &String| [".jsonl", ".json", ".ndjson"].iter().any(|end| path.ends_with(end));
+    let raw = args.raw || args.data.iter().all(is_rows);
+    let source = SourceOptions { text_field: args.text_field.clone(), raw, ..SourceOptions::default() };
+    let stream = eval_stream(&args.data, tokenizer, &source)?;
+    let (documents, bytes) = (format::count(stream.num_documents), format::bytes(stream.num_bytes));
+    note(format_args!(
+        "read: {documents} documents, {bytes}, {} tokens",
+        format::count(stream.ids.len() as u64)
+    ));
+    Ok(EvalData::Stream(stream))
+}
+
+fn score<E: Word>(args: &Args, data: &EvalData, context_length: usize) -> Outcome<EvalResult>
+where
+    Cpu<E>: Backend,
+{
+    let cpu = match args.device.num_threads() {
+        Some(threads) => Cpu::<E>::with(Isa::detect(), threads),
+        None => Cpu::new(),
+    };
+    let gpt = Gpt::load(Arc::new(cpu), &args.model, Use::Inference)?;
+    // No more rows than there are windows, whatever was asked for.
+    let windows = data.num_targets(context_length).div_ceil(context_length as u64).max(1) as usize;
+    let batch = args.batch_size.unwrap_or((BATCH_TOKENS / context_length).max(1)).min(windows);
+    let mut activations = Activations::new(&gpt, batch, context_length);
+    let mut progress = Progress::new("eval");
+    let result = evaluate(&gpt, &mut activations, data, context_length, batch, &mut |done, of| {
+        progress.set(done as f64 / of.max(1) as f64, &format_args!("{} targets", format::count(done)));
+        ControlFlow::Continue(())
+    })?;
+    result.ok_or_else(|| Failure::failed("the evaluation was stopped"))
+}
+
+/// The result as a person reads it, a figure a line.
+fn describe(result: &EvalResult) -> String {
+    let EvalResult { loss, perplexity, bits_per_byte, next_token_accuracy, num_targets, num_bytes } = result;
+    let accuracy = format::percent(*next_token_accuracy);
+    format!(
+        "loss                 {loss:.4} nats a token\nperplexity           {perplexity:.3}\nbits per byte        \
+         {bits_per_byte:.4}\nnext-token accuracy  {accuracy}\ntargets              {}\nbytes                {}",
+        format::count(*num_targets),
+        format::count(*num_bytes)
+    )
+}

@@ -1,0 +1,209 @@
+//! `eyas train`.
+//!
+//! The flags are made from `eyas_train`'s table of settings, so that a key of the TOML file, its flag, its help and its
+//! default cannot differ.
+
+use crate::errors::{Failure, Outcome};
+use crate::format;
+use crate::output::{Output, note};
+use crate::reporter::Reporter;
+use crate::signals::Stop;
+use clap::{Arg, ArgAction, ArgMatches, FromArgMatches, value_parser};
+use eyas_ops::gemm::Word;
+use eyas_ops::{Backend, Bf16, Cpu, Isa};
+use eyas_train::{Kind, METRICS, MODEL_SETTINGS, Precision, SETTINGS, Setting, TrainConfig, Trainer};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A configuration file, and settings that replace or complete it.
+pub(crate) struct Args {
+    config_file: Option<PathBuf>,
+    settings: Vec<(String, String)>,
+}
+
+const ABOUT: &str = "Train a model by a configuration file, flags, or both";
+
+const LONG_ABOUT: &str = "\
+Train a model by a configuration file, flags, or both.
+
+The file is one flat TOML; every key is also a flag, and a flag replaces the file's value. Names and defaults are those
+of transformers' TrainingArguments and GPT2Config. A run resumes by itself when output_dir holds a checkpoint. Ctrl-C
+saves a checkpoint and ends with status 130; a second one ends at once.";
+
+const EXAMPLES: &str = "\
+Examples:
+  eyas train runs/codeparrot-ds.toml --train-data train.jsonl --eval-data valid.jsonl --tokenizer tokenizer --bf16
+  eyas train --train-data src --tokenizer tokenizer --output-dir out --n-layer 4 --n-embd 256 --n-head 4 --bf16 \\
+      --context-length 256 --learning-rate 1e-3 --lr-scheduler-type cosine --warmup-steps 100 --max-steps 2000
+  eyas train run.toml --shuffle false --resid-pdrop 0 --embd-pdrop 0 --attn-pdrop 0";
+
+const CONFIG_FILE: &str = "CONFIG.toml";
+
+fn settings() -> impl Iterator<Item = &'static Setting> {
+    SETTINGS.iter().chain(MODEL_SETTINGS)
+}
+
+fn flag(name: &str) -> String {
+    name.replace('_', "-")
+}
+
+impl clap::Args for Args {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let config = Arg::new(CONFIG_FILE)
+            .value_name(CONFIG_FILE)
+            .value_parser(value_parser!(PathBuf))
+            .help("Configuration file; without one, flags say everything");
+        let command = command.about(ABOUT).long_about(LONG_ABOUT).after_long_help(EXAMPLES).arg(config);
+        settings().map(argument).fold(command, clap::Command::arg)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+/// The flag of a setting. Values are left to `eyas_train`, whose messages are the same for a file.
+fn argument(setting: &'static Setting) -> Arg {
+    let default = match setting.default {
+        "" => String::new(),
+        default => format!(" [default: {default}]"),
+    };
+    let argument = Arg::new(setting.name)
+        .long(flag(setting.name))
+        .help_heading(setting.group)
+        .help(format!("{}{default}", setting.help))
+        .action(ArgAction::Append);
+    let argument = match setting.name {
+        "eval_strategy" => argument.alias("evaluation-strategy"),
+        _ => argument,
+    };
+    match setting.kind {
+        Kind::Flag => {
+            argument.value_name("true|false").num_args(0..=1).require_equals(true).default_missing_value("")
+        }
+        Kind::Integer => argument.value_name("N").allow_negative_numbers(true),
+        Kind::Number => argument.value_name("X").allow_negative_numbers(true),
+        Kind::Text => argument.value_name("TEXT"),
+        Kind::Path => argument.value_name("PATH"),
+        Kind::List => argument.value_name("DATA").num_args(1..),
+        Kind::Choice(names) => argument.value_name("NAME").help(choices(setting, names, &default)),
+    }
+}
+
+/// The help of a setting with a few values: it names those that the sentence does not.
+fn choices(setting: &Setting, names: &[&str], default: &str) -> String {
+    match names.iter().all(|name| setting.help.contains(name) || name.contains('_')) && names.len() < 5 {
+        true => format!("{}{default}", setting.help),
+        false => format!("{}: {}{default}", setting.help, names.join(", ")),
+    }
+}
+
+impl FromArgMatches for Args {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut given = Vec::new();
+        for setting in settings() {
+            for value in matches.get_many::<String>(setting.name).into_iter().flatten() {
+                given.push((setting.name.to_string(), value.clone()));
+            }
+        }
+        Ok(Args { config_file: matches.get_one(CONFIG_FILE).cloned(), settings: given })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Joins `--shuffle false` to `--shuffle=false` in the arguments of `train`: a bare flag means true, so clap cannot tell
+/// its value from a CONFIG.toml that follows.
+pub(crate) fn join_booleans(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut joined: Vec<OsString> = Vec::new();
+    for argument in arguments {
+        let is_train = joined.get(1).is_some_and(|command| command == "train");
+        let is_value = ["true", "false"].iter().any(|value| argument.eq_ignore_ascii_case(value));
+        match joined.last_mut() {
+            Some(last) if is_train && is_value && is_boolean_flag(last) => {
+                last.push("=");
+                last.push(argument);
+            }
+            _ => joined.push(argument),
+        }
+    }
+    joined
+}
+
+fn is_boolean_flag(argument: &OsString) -> bool {
+    let name = argument.to_str().and_then(|text| text.strip_prefix("--"));
+    name.is_some_and(|name| {
+        SETTINGS.iter().any(|setting| setting.kind == Kind::Flag && flag(setting.name) == name)
+    })
+}
+
+pub(crate) fn run(args: Args) -> Outcome {
+    let config = read(&args)?;
+    match config.precision()? {
+        Precision::F32 => train::<f32>(config),
+        Precision::Bf16 => train::<Bf16>(config),
+    }
+}
+
+fn read(args: &Args) -> Outcome<TrainConfig> {
+    let Some(path) = &args.config_file else {
+        if let Some((_, swallowed)) = args.settings.iter().find(|(_, value)| value.ends_with(".toml")) {
+            return Err(Failure::usage(format!("{swallowed} was read as the value of a flag"))
+                .hint(format!("put it first: eyas train {swallowed} --flags...")));
+        }
+        if args.settings.is_empty() {
+            return Err(Failure::usage("nothing to train: expected CONFIG.toml or flags")
+                .hint("see eyas train --help; eyas quickstart needs no configuration"));
+        }
+        return Ok(TrainConfig::parse("", &args.settings)?);
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| Failure::io("read", path, &error))?;
+    TrainConfig::parse(&text, &args.settings).map_err(|error| {
+        // What is on the command line has no line.
+        let in_file = error.to_string().starts_with("line ");
+        let failure = Failure::from(error);
+        if in_file { failure.in_file(path) } else { failure }
+    })
+}
+
+/// The CPU with a number of threads, 0 for one a core.
+pub(crate) fn cpu<E: Word>(num_threads: usize) -> Cpu<E> {
+    match num_threads {
+        0 => Cpu::new(),
+        threads => Cpu::with(Isa::detect(), threads),
+    }
+}
+
+fn train<E: Word>(config: TrainConfig) -> Outcome
+where
+    Cpu<E>: Backend,
+{
+    let device = Arc::new(cpu::<E>(config.num_threads));
+    let mut reporter = Reporter::new(device.peak_flops());
+    let output_dir = config.output_dir.clone();
+    let mut trainer = Trainer::new(device, config, &mut |event| reporter.event(&event))?;
+    let stop = Stop::install()?;
+    let outcome = trainer.run(stop.flag(), &mut |event| reporter.event(&event))?;
+    drop(reporter);
+    if outcome.stopped {
+        let saved = match &outcome.checkpoint {
+            Some(path) => format!("saved {}; the same command goes on from there", path.display()),
+            None => "nothing was saved".into(),
+        };
+        return Err(stop.failure(format!("stopped after {} updates: {saved}", format::count(outcome.step))));
+    }
+    note(format_args!(
+        "{} updates, {} tokens, {}; metrics in {}",
+        format::count(outcome.step),
+        format::count(outcome.num_tokens),
+        format::duration(std::time::Duration::from_secs_f64(outcome.elapsed_seconds)),
+        output_dir.join(METRICS).display()
+    ));
+    let mut output = Output::new();
+    output.line(format_args!("model saved to {}", output_dir.display()))?;
+    output.flush()
+}

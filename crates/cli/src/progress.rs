@@ -1,0 +1,104 @@
+//! Progress of long work on stderr: a bar on a terminal, else a plain line now and then.
+//!
+//! Nothing else may write to stderr while a bar stands: [`Progress::note`] writes above it.
+
+use crate::format;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::fmt::Display;
+use std::io::{IsTerminal, stderr};
+use std::time::{Duration, Instant};
+
+/// Plain lines come this far apart.
+const PLAIN_EVERY: Duration = Duration::from_secs(10);
+/// A bar is drawn at most this often.
+const DRAW_EVERY: Duration = Duration::from_millis(100);
+
+/// One piece of long work.
+pub(crate) struct Progress {
+    label: String,
+    bar: Option<ProgressBar>,
+    start: Instant,
+    last: Instant,
+}
+
+impl Progress {
+    /// Begins; `label` says what is going on: `tokenizer`, `train`.
+    pub(crate) fn new(label: &str) -> Self {
+        let bar = stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{prefix} {bar:28} {msg}");
+            let bar = ProgressBar::new(1000).with_prefix(label.to_string());
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸ "));
+            bar
+        });
+        let now = Instant::now();
+        Progress { label: label.into(), bar, start: now, last: now }
+    }
+
+    /// `share` of the work is done, and `message` says more: counts, rates. The time left is added here.
+    pub(crate) fn set(&mut self, share: f64, message: &dyn Display) {
+        let left = self.left(share);
+        self.draw(Some(share), &|| format!("{message}{}", left.as_deref().unwrap_or_default()));
+    }
+
+    /// Work of unknown size.
+    pub(crate) fn tick(&mut self, message: &dyn Display) {
+        self.draw(None, &|| message.to_string());
+    }
+
+    fn draw(&mut self, share: Option<f64>, message: &dyn Fn() -> String) {
+        let every = if self.bar.is_some() { DRAW_EVERY } else { PLAIN_EVERY };
+        if self.last.elapsed() < every {
+            return;
+        }
+        self.last = Instant::now();
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position((1000.0 * share.unwrap_or(0.0)) as u64);
+                bar.set_message(message());
+            }
+            None => {
+                let share = share.map_or_else(String::new, |share| format!("{:3.0} %  ", 100.0 * share));
+                crate::output::note(format_args!("{}: {share}{}", self.label, message()));
+            }
+        }
+    }
+
+    fn left(&self, share: f64) -> Option<String> {
+        let elapsed = self.start.elapsed();
+        // The first moments say little about the rest.
+        let known = share > 0.01 && elapsed > Duration::from_secs(1);
+        known.then(|| {
+            let left = elapsed.mul_f64((1.0 / share - 1.0).max(0.0));
+            format!(", {} left", format::duration(left))
+        })
+    }
+
+    /// Writes a line that stays.
+    pub(crate) fn note(&self, line: impl Display) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| crate::output::note(line)),
+            None => crate::output::note(line),
+        }
+    }
+
+    /// Writes a warning that stays.
+    pub(crate) fn warn(&self, line: impl Display) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| crate::output::warn(line)),
+            None => crate::output::warn(line),
+        }
+    }
+
+    /// Whether a bar is drawn.
+    pub(crate) fn is_bar(&self) -> bool {
+        self.bar.is_some()
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

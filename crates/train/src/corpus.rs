@@ -60,7 +60,7 @@ impl Corpus<'_> {
         let name = "train_data";
         let (path, shards) = match ready {
             Some(shards) => (PathBuf::from(&self.config.train_data[0]), shards),
-            None => self.prepare(name, &self.config.train_data, on_event)?,
+            None => self.prepare(name, &self.config.train_data, self.config.raw, on_event)?,
         };
         self.check(name, &path, &shards)?;
         self.loader(name, &shards)
@@ -72,17 +72,15 @@ impl Corpus<'_> {
         if data.is_empty() {
             return Ok(None);
         }
+        let raw = self.config.raw || all_rows(data);
         let (path, shards) = match prepared(name, data)? {
             Some(shards) => (PathBuf::from(&data[0]), shards),
             // A stream is small enough to be held, and its windows need no shards.
             None if self.config.mode == Mode::Pack => {
-                return Ok(Some(EvalData::Stream(eval_stream(
-                    data,
-                    self.tokenizer,
-                    &self.source_options(),
-                )?)));
+                let source = self.source_options(raw);
+                return Ok(Some(EvalData::Stream(eval_stream(data, self.tokenizer, &source)?)));
             }
-            None => self.prepare(name, data, on_event)?,
+            None => self.prepare(name, data, raw, on_event)?,
         };
         self.check(name, &path, &shards)?;
         let evaluation = EvalData::shards(shards.clone(), self.tokenizer);
@@ -126,12 +124,8 @@ impl Corpus<'_> {
         Ok(())
     }
 
-    fn source_options(&self) -> SourceOptions {
-        SourceOptions {
-            text_field: self.config.text_field.clone(),
-            raw: self.config.raw,
-            ..SourceOptions::default()
-        }
+    fn source_options(&self, raw: bool) -> SourceOptions {
+        SourceOptions { text_field: self.config.text_field.clone(), raw, ..SourceOptions::default() }
     }
 
     /// Prepares `data`, or finds it prepared.
@@ -139,11 +133,12 @@ impl Corpus<'_> {
         &self,
         setting: &'static str,
         data: &[String],
+        raw: bool,
         on_event: &mut OnEvent<'_>,
     ) -> Result<(PathBuf, Arc<Shards>), Error> {
         let folder = self.config.output_dir.join("data");
         let (path, record_path) = (folder.join(setting), folder.join(format!("{setting}.json")));
-        let record = self.record(data);
+        let record = self.record(data, raw);
         if self.is_reusable(&record_path, &record) && is_shards(&path) {
             let shards = Shards::open(&path)?;
             on_event(Event::Reused { setting, path: &path });
@@ -157,7 +152,7 @@ impl Corpus<'_> {
         let options = PrepareOptions {
             mode: self.config.mode,
             context_length: self.context_length,
-            source: self.source_options(),
+            source: self.source_options(raw),
             validation_one_in: None,
         };
         let report = prepare(data, self.tokenizer, &options, &path, &mut |progress| {
@@ -170,7 +165,7 @@ impl Corpus<'_> {
     }
 
     /// What decides the tokens: the sources with their sizes and times, and how they are cut.
-    fn record(&self, data: &[String]) -> Value {
+    fn record(&self, data: &[String], raw: bool) -> Value {
         let fingerprint = blake3::Hash::from_bytes(self.tokenizer.fingerprint()).to_hex().to_string();
         json!({
             "data": data,
@@ -178,7 +173,7 @@ impl Corpus<'_> {
             "mode": self.config.to_json()["mode"],
             "context_length": self.context_length,
             "text_field": self.config.text_field,
-            "raw": self.config.raw,
+            "raw": raw,
             "tokenizer": fingerprint,
         })
     }
@@ -197,6 +192,12 @@ impl Corpus<'_> {
         }
         stored == *record
     }
+}
+
+/// Whether all of `data` are rows of a dataset: those to evaluate on are taken as they are, since someone has chosen them
+/// and others are measured on the same; `eyas eval` does so too.
+fn all_rows(data: &[String]) -> bool {
+    data.iter().all(|entry| [".jsonl", ".json", ".ndjson"].iter().any(|end| entry.ends_with(end)))
 }
 
 /// Size and time of a file; null for what is not a file.

@@ -219,7 +219,7 @@ fn plan<D: Backend>(
     loader: &Loader,
     context_length: usize,
 ) -> Plan {
-    let batch = config.per_device_train_batch_size;
+    let batch = config.per_device_train_batch_size.min(loader.num_samples() as usize);
     let epochs = Epochs::new(config, loader.num_samples());
     let num_parameters = eyas_model::num_parameters(model);
     let memory = memory_plan(device, model, batch, context_length, Use::Training);
@@ -266,6 +266,9 @@ fn warnings(config: &TrainConfig, plan: &Plan, context_length: usize, num_positi
             "push_to_hub: eyas cannot push yet; when the run is done, upload with `huggingface-cli upload NAME {}`",
             config.output_dir.display()
         ));
+    }
+    if plan.first_step == 0 && config.output_dir.join("model.safetensors").exists() {
+        warnings.push(format!("{} holds a model, which this run will replace", config.output_dir.display()));
     }
     if config.eval_strategy == Strategy::No && !config.eval_data.is_empty() {
         warnings.push("eval_data is given, but eval_strategy is `no`: nothing will be evaluated".into());

@@ -178,7 +178,8 @@ impl<D: Backend> Trainer<D> {
                 return Ok(ControlFlow::Break(()));
             }
         }
-        self.finish(stop, on_event)
+        self.finish(on_event)?;
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Logs, evaluates and saves what is due after an update.
@@ -202,18 +203,14 @@ impl<D: Backend> Trainer<D> {
     }
 
     /// Does at the end what was not done after the last update, and writes the model folder.
-    fn finish(&mut self, stop: &AtomicBool, on_event: &mut OnEvent<'_>) -> Result<ControlFlow<()>, Error> {
+    fn finish(&mut self, on_event: &mut OnEvent<'_>) -> Result<(), Error> {
         if self.state.window.num_targets > 0 {
             self.log_window(on_event)?;
-        }
-        if self.config.eval_strategy != Strategy::No && self.evaluate(stop, on_event)?.is_break() {
-            return Ok(ControlFlow::Break(()));
         }
         if self.config.save_strategy != Strategy::No {
             self.save_checkpoint(on_event)?;
         }
-        checkpoint::save_model(self.output.path(), &self.gpt, &self.tokenizer, &self.card())?;
-        Ok(ControlFlow::Continue(()))
+        checkpoint::save_model(self.output.path(), &self.gpt, &self.tokenizer, &self.card())
     }
 
     /// One update. Breaks if it was stopped, with nothing changed.

@@ -128,7 +128,7 @@ settings! {
     "Logging, evaluation, saving" {
         logging_steps: u64 = "500", "Updates between lines of metrics.jsonl";
         logging_first_step: bool = "false", "Log the first update too";
-        eval_strategy: Strategy = "no", "When to evaluate: no, steps or epoch; also at the end unless no";
+        eval_strategy: Strategy = "no", "When to evaluate: no, steps or epoch";
         eval_steps: Option<u64> = "", "Updates between evaluations; by default logging_steps";
         eval_on_start: bool = "false", "Evaluate before the first update too";
         per_device_eval_batch_size: usize = "8", "Samples of an evaluation batch, as far as they fit the training buffers; changes no result";

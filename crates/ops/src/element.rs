@@ -13,6 +13,8 @@ pub trait Element: Scalar + PartialEq + std::fmt::Debug {
     fn to_f32(self) -> f32;
     /// Narrows from f32, rounding to nearest even.
     fn from_f32(value: f32) -> Self;
+    /// Its bits, in the low part of a word.
+    fn bits(self) -> u32;
 }
 
 impl Element for f32 {
@@ -24,6 +26,10 @@ impl Element for f32 {
     #[inline(always)]
     fn from_f32(value: f32) -> Self {
         value
+    }
+    #[inline(always)]
+    fn bits(self) -> u32 {
+        self.to_bits()
     }
 }
 
@@ -42,6 +48,10 @@ impl Element for Bf16 {
         let nan = (bits >> 16) | 0x40;
         let is_nan = (bits & 0x7fff_ffff) > 0x7f80_0000;
         Bf16::from_bits(if is_nan { nan } else { rounded } as u16)
+    }
+    #[inline(always)]
+    fn bits(self) -> u32 {
+        u32::from(self.to_bits())
     }
 }
 

@@ -5,7 +5,7 @@
 //! as panels of 32 keys, and sums are f32.
 
 use super::{Attention, AttentionDims, CachedAttentionDims};
-use crate::cpu::math::{LANES, exp, sum_lanes};
+use crate::cpu::math::{LANES, exp, max_lanes, sum_lanes};
 use crate::cpu::{AlignedBuf, Cpu, SharedMut, Simd, Task};
 use crate::gemm::{Kernel, PANEL, Word};
 use crate::random::Dropout;
@@ -234,12 +234,10 @@ impl<E: Word> Tiles<E> {
                 out.fill(0);
                 continue;
             }
-            let row = rows.row(first + i);
-            for (j, word) in out.iter_mut().enumerate() {
-                let at = j * E::PER_WORD;
-                let second = if at + 1 < row.len() { row[at + 1].to_f32() } else { 0.0 };
-                *word = E::word(row[at].to_f32(), second);
-            }
+            let elements: &mut [E] = bytemuck::cast_slice_mut(out);
+            let (filled, padding) = elements.split_at_mut(self.head_size);
+            filled.copy_from_slice(rows.row(first + i));
+            padding.fill(E::zeroed());
         }
     }
 
@@ -251,10 +249,10 @@ impl<E: Word> Tiles<E> {
         }
         for i in 0..count {
             let (row, out) = (rows.row(first + i), &mut out[i / PANEL * self.words * PANEL + i % PANEL..]);
-            for j in 0..self.words {
-                let at = j * E::PER_WORD;
-                let second = if at + 1 < row.len() { row[at + 1].to_f32() } else { 0.0 };
-                out[j * PANEL] = E::word(row[at].to_f32(), second);
+            for (j, pair) in row.chunks(E::PER_WORD).enumerate() {
+                // The second half of a last, odd word is zero.
+                let second = if pair.len() == E::PER_WORD { pair[E::PER_WORD - 1] } else { E::zeroed() };
+                out[j * PANEL] = E::join(pair[0], second);
             }
         }
     }
@@ -269,17 +267,15 @@ impl<E: Word> Tiles<E> {
             let columns = PANEL.min(self.head_size - column);
             for (step, words) in out.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
                 let at = step * E::PER_WORD;
-                let mut pair = [[0.0f32; PANEL]; 2];
-                for (i, wide) in pair.iter_mut().enumerate().take(E::PER_WORD) {
+                let mut pair = [[E::zeroed(); PANEL]; 2];
+                for (i, filled) in pair.iter_mut().enumerate().take(E::PER_WORD) {
                     if at + i < count {
-                        for (w, x) in wide.iter_mut().zip(&rows.row(first + at + i)[column..column + columns])
-                        {
-                            *w = x.to_f32();
-                        }
+                        let row = &rows.row(first + at + i)[column..column + columns];
+                        filled[..columns].copy_from_slice(row);
                     }
                 }
                 for (j, word) in words.iter_mut().enumerate() {
-                    *word = E::word(pair[0][j], pair[1][j]);
+                    *word = E::join(pair[0][j], pair[1][j]);
                 }
             }
         }
@@ -448,12 +444,12 @@ fn load_scores(scores: &[f32], rows: usize, i: usize, scale: f32) -> [f32; KEYS]
     out
 }
 
-/// A row as words: pairs of neighbours, or single values.
+/// A row as words, which lie in memory as the elements do.
 #[inline(always)]
 fn store_words<E: Word>(out: &mut [u32], row: &[f32; KEYS]) {
-    for (j, word) in out[..KEYS / E::PER_WORD].iter_mut().enumerate() {
-        let at = j * E::PER_WORD;
-        *word = E::word(row[at], if E::PER_WORD == 2 { row[at + 1] } else { 0.0 });
+    let elements: &mut [E] = bytemuck::cast_slice_mut(&mut out[..KEYS / E::PER_WORD]);
+    for (element, x) in elements.iter_mut().zip(row) {
+        *element = E::from_f32(*x);
     }
 }
 
@@ -474,7 +470,7 @@ fn soften<S: Simd>(row: &mut [f32; KEYS], visible: usize, max: &mut f32, sum: &m
             *lane = if x > lane { *x } else { *lane };
         }
     }
-    let new = lanes.iter().fold(*max, |m, x| m.max(*x));
+    let new = max.max(max_lanes(lanes));
     let correction = exp::<S>(*max - new);
     let mut totals = [0.0; LANES];
     for chunk in row.as_chunks_mut::<LANES>().0 {
@@ -536,8 +532,7 @@ impl<E: Word> Task for Backward<'_, E> {
         let ds = cut(&mut scratch, tile * KEYS / E::PER_WORD);
         dq.fill(0.0);
         for (i, delta) in delta.iter_mut().enumerate() {
-            let pairs = self.out.row(i).iter().zip(self.dout.row(i));
-            *delta = pairs.map(|(o, d)| o.to_f32() * d.to_f32()).sum();
+            *delta = dot::<S, E>(self.out.row(i), self.dout.row(i));
         }
         let scale = 1.0 / (tiles.head_size as f32).sqrt();
         let (row_steps, tile_steps) = (KEYS / E::PER_WORD, tile / E::PER_WORD);
@@ -600,6 +595,18 @@ impl<E: Word> Task for Backward<'_, E> {
             tiles.store(self.dq, &dq[first * wide..][..tile * wide], tile, first, queries, |_| scale);
         }
     }
+}
+
+/// The product of two rows, summed in lanes.
+#[inline(always)]
+fn dot<S: Simd, E: Word>(x: &[E], y: &[E]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    for (x, y) in x.chunks(LANES).zip(y.chunks(LANES)) {
+        for ((lane, x), y) in lanes.iter_mut().zip(x).zip(y) {
+            *lane = S::fma(x.to_f32(), y.to_f32(), *lane);
+        }
+    }
+    sum_lanes(lanes)
 }
 
 /// One row of a tile: from scores and the products of dout and v to (D(p), ds before the scale).

@@ -23,6 +23,7 @@ pub(crate) use pack::{LhsPanels, Packed, pack_lhs_transposed, pack_rhs_columns, 
 use crate::cpu::{Cpu, Isa, Simd, Task};
 use crate::device::Device;
 use crate::element::{Bf16, Element};
+use std::any::TypeId;
 use std::ops::Range;
 
 /// Columns of a panel of B.
@@ -78,6 +79,18 @@ pub trait Word: Element {
     /// Makes a word of its elements; an f32 word takes only the first.
     #[doc(hidden)]
     fn word(first: f32, second: f32) -> u32;
+    /// The same from elements of any type: their bits as they are where the type is the same.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn join<T: Element>(first: T, second: T) -> u32 {
+        if TypeId::of::<T>() != TypeId::of::<Self>() {
+            Self::word(first.to_f32(), second.to_f32())
+        } else if Self::PER_WORD == 2 {
+            first.bits() | second.bits() << 16
+        } else {
+            first.bits()
+        }
+    }
     #[doc(hidden)]
     #[expect(private_interfaces, reason = "the trait is public only as a bound")]
     fn kernel(isa: Isa) -> Kernel;

@@ -65,8 +65,9 @@ pub(crate) fn pack_rhs_rows<'a, E: Word, T: Element>(
         // SAFETY: each task has its own panel, and its own columns of the sums.
         let out = unsafe { panels.slice(panel * size, size) };
         let mut added = [0.0; PANEL];
+        let sums_of = with_sums.then_some(&mut added);
         let piece = Piece { source, k, columns, first, cols };
-        cpu.isa().run(Interleave::<E, T, PANEL> { out, piece, sums: &mut added, word: PhantomData });
+        cpu.isa().run(Interleave::<E, T, PANEL> { out, piece, sums: sums_of, word: PhantomData });
         if with_sums {
             // SAFETY: as above.
             let sums = unsafe { sums.slice(first, cols) };
@@ -96,10 +97,10 @@ pub(crate) fn pack_lhs_transposed<'a, E: Word, T: Element>(
         let piece = Piece { source, k, columns: rows, first, cols: height.min(rows - first) };
         match height {
             14 => {
-                cpu.isa().run(Interleave::<E, T, 14> { out, piece, sums: &mut [0.0; 14], word: PhantomData });
+                cpu.isa().run(Interleave::<E, T, 14> { out, piece, sums: None, word: PhantomData });
             }
-            6 => cpu.isa().run(Interleave::<E, T, 6> { out, piece, sums: &mut [0.0; 6], word: PhantomData }),
-            4 => cpu.isa().run(Interleave::<E, T, 4> { out, piece, sums: &mut [0.0; 4], word: PhantomData }),
+            6 => cpu.isa().run(Interleave::<E, T, 6> { out, piece, sums: None, word: PhantomData }),
+            4 => cpu.isa().run(Interleave::<E, T, 4> { out, piece, sums: None, word: PhantomData }),
             _ => unreachable!("no kernel has height {height}"),
         }
     });
@@ -139,20 +140,16 @@ struct Piece<'a, T> {
 }
 
 impl<T: Element> Piece<'_, T> {
-    /// Row `i` widened to f32, zeros beyond the edges.
+    /// Row `i`, zeros beyond the edges.
     #[inline(always)]
-    fn row<const W: usize>(&self, i: usize) -> [f32; W] {
-        let mut out = [0.0; W];
+    fn row<const W: usize>(&self, i: usize) -> [T; W] {
+        let mut out = [T::zeroed(); W];
         if i < self.k {
             let row = &self.source[i * self.columns + self.first..][..self.cols];
             if let Ok(full) = <&[T; W]>::try_from(row) {
-                for (o, x) in out.iter_mut().zip(full) {
-                    *o = x.to_f32();
-                }
+                out = *full;
             } else {
-                for (o, x) in out.iter_mut().zip(row) {
-                    *o = x.to_f32();
-                }
+                out[..row.len()].copy_from_slice(row);
             }
         }
         out
@@ -163,7 +160,7 @@ impl<T: Element> Piece<'_, T> {
 struct Interleave<'a, E, T, const W: usize> {
     out: &'a mut [u32],
     piece: Piece<'a, T>,
-    sums: &'a mut [f32; W],
+    sums: Option<&'a mut [f32; W]>,
     word: PhantomData<E>,
 }
 
@@ -172,20 +169,26 @@ impl<E: Word, T: Element, const W: usize> Task for Interleave<'_, E, T, W> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let mut sums = [0.0; W];
-        for (i, words) in self.out.chunks_exact_mut(W).enumerate() {
-            let first: [f32; W] = self.piece.row(i * E::PER_WORD);
-            let second: [f32; W] = if E::PER_WORD == 2 { self.piece.row(2 * i + 1) } else { [0.0; W] };
+        for (i, words) in self.out.as_chunks_mut::<W>().0.iter_mut().enumerate() {
+            let first: [T; W] = self.piece.row(i * E::PER_WORD);
+            let second: [T; W] = if E::PER_WORD == 2 { self.piece.row(2 * i + 1) } else { [T::zeroed(); W] };
             for j in 0..W {
-                words[j] = E::word(first[j], second[j]);
-                sums[j] += first[j];
-                sums[j] += second[j];
+                words[j] = E::join(first[j], second[j]);
+            }
+            if self.sums.is_some() {
+                for j in 0..W {
+                    sums[j] += first[j].to_f32();
+                    sums[j] += second[j].to_f32();
+                }
             }
         }
-        *self.sums = sums;
+        if let Some(out) = self.sums {
+            *out = sums;
+        }
     }
 }
 
-/// Makes one panel `out[k_words][32]` of up to 32 rows of `k` elements, eight words of K at a time.
+/// Makes one panel `out[k_words][32]` of up to 32 rows of `k` elements, sixteen words of K at a time.
 struct Transpose<'a, E, T> {
     out: &'a mut [u32],
     rows: &'a [T],
@@ -205,13 +208,11 @@ impl<E: Word, T: Element> Task for Transpose<'_, E, T> {
             let mut block = [[0u32; STEP]; PANEL];
             for (words, row) in block.iter_mut().zip(self.rows.chunks_exact(self.k)) {
                 let elements = &row[start * E::PER_WORD..self.k.min((start + steps) * E::PER_WORD)];
-                let mut wide = [0.0f32; 2 * STEP];
-                for (w, x) in wide.iter_mut().zip(elements) {
-                    *w = x.to_f32();
-                }
+                let mut padded = [T::zeroed(); 2 * STEP];
+                padded[..elements.len()].copy_from_slice(elements);
                 for (i, word) in words.iter_mut().enumerate() {
                     let at = i * E::PER_WORD;
-                    *word = E::word(wide[at], if E::PER_WORD == 2 { wide[at + 1] } else { 0.0 });
+                    *word = E::join(padded[at], padded[at + E::PER_WORD - 1]);
                 }
             }
             for (i, out) in self.out[start * PANEL..].chunks_exact_mut(PANEL).take(steps).enumerate() {

@@ -78,18 +78,18 @@ impl<E: Word> LayerNorm for Cpu<E> {
     }
 }
 
-/// The sum of `f(i)`, i < `len`, in 16 lanes.
+/// The sum of `f(x)`, in 16 lanes.
 #[inline(always)]
-fn sum(len: usize, f: impl Fn(usize) -> f32) -> f32 {
+fn sum<E: Element>(x: &[E], f: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0; LANES];
-    let whole = len / LANES * LANES;
-    for start in (0..whole).step_by(LANES) {
-        for (lane, total) in lanes.iter_mut().enumerate() {
-            *total += f(start + lane);
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane += f(x.to_f32());
         }
     }
-    for (lane, i) in (whole..len).enumerate() {
-        lanes[lane] += f(i);
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane += f(x.to_f32());
     }
     sum_lanes(lanes)
 }
@@ -111,9 +111,8 @@ impl<E: Element> Task for Forward<'_, E> {
         let channels = self.weight.len();
         let rows = self.out.chunks_exact_mut(channels).zip(self.x.chunks_exact(channels));
         for ((out, x), (mean, rstd)) in rows.zip(self.mean.iter_mut().zip(self.rstd)) {
-            let m = sum(channels, |i| x[i].to_f32()) / channels as f32;
-            let square = |i: usize| (x[i].to_f32() - m) * (x[i].to_f32() - m);
-            let r = 1.0 / (sum(channels, square) / channels as f32 + self.epsilon).sqrt();
+            let m = sum(x, |x| x) / channels as f32;
+            let r = 1.0 / (sum(x, |x| (x - m) * (x - m)) / channels as f32 + self.epsilon).sqrt();
             for (((o, x), w), b) in out.iter_mut().zip(x).zip(self.weight).zip(self.bias) {
                 *o = E::from_f32(S::fma((x.to_f32() - m) * r, *w, *b));
             }
@@ -142,16 +141,37 @@ impl<E: Element> Task for Backward<'_, E> {
         let rows = self.dx.chunks_exact_mut(channels).zip(self.dout.chunks_exact(channels));
         let rows = rows.zip(self.x.chunks_exact(channels)).zip(self.mean.iter().zip(self.rstd));
         for (((dx, dout), x), (&mean, &rstd)) in rows {
-            let n = |i: usize| (x[i].to_f32() - mean) * rstd;
-            let g = |i: usize| dout[i].to_f32() * weight[i];
-            let mean_g = sum(channels, g) / channels as f32;
-            let mean_gn = sum(channels, |i| g(i) * n(i)) / channels as f32;
-            for i in 0..channels {
-                let (n, d) = (n(i), dout[i].to_f32());
-                dbias[i] += d;
-                dweight[i] = S::fma(d, n, dweight[i]);
-                dx[i] = E::from_f32(dx[i].to_f32() + rstd * (d * weight[i] - mean_g - n * mean_gn));
+            let (sum_g, sum_gn) = sums_backward::<S, E>(dout, x, weight, mean, rstd);
+            let (mean_g, mean_gn) = (sum_g / channels as f32, sum_gn / channels as f32);
+            let outputs = dx.iter_mut().zip(dweight.iter_mut()).zip(dbias.iter_mut());
+            let inputs = dout.iter().zip(x).zip(weight);
+            for (((dx, dweight), dbias), ((d, x), w)) in outputs.zip(inputs) {
+                let (d, n) = (d.to_f32(), (x.to_f32() - mean) * rstd);
+                *dbias += d;
+                *dweight = S::fma(d, n, *dweight);
+                *dx = E::from_f32(dx.to_f32() + rstd * (d * w - mean_g - n * mean_gn));
             }
         }
     }
+}
+
+/// The sums over a row of g = dout weight and of g n, each in 16 lanes.
+#[inline(always)]
+fn sums_backward<S: Simd, E: Element>(
+    dout: &[E],
+    x: &[E],
+    weight: &[f32],
+    mean: f32,
+    rstd: f32,
+) -> (f32, f32) {
+    let (mut g_lanes, mut gn_lanes) = ([0.0; LANES], [0.0; LANES]);
+    for ((dout, x), weight) in dout.chunks(LANES).zip(x.chunks(LANES)).zip(weight.chunks(LANES)) {
+        let lanes = g_lanes.iter_mut().zip(gn_lanes.iter_mut());
+        for ((g_lane, gn_lane), ((d, x), w)) in lanes.zip(dout.iter().zip(x).zip(weight)) {
+            let g = d.to_f32() * w;
+            *g_lane += g;
+            *gn_lane = S::fma(g, (x.to_f32() - mean) * rstd, *gn_lane);
+        }
+    }
+    (sum_lanes(g_lanes), sum_lanes(gn_lanes))
 }

@@ -206,7 +206,7 @@ impl<E: Word> Tiles<E> {
             + 2 * self.transposed()
             + self.interleaved(KEYS)
             + 2 * KEYS * self.wide()
-            + 2 * (self.queries * self.words + self.interleaved(self.queries))
+            + padded / self.queries * 2 * (self.queries * self.words + self.interleaved(self.queries))
             + 2 * self.queries * KEYS
             + 3 * self.queries * KEYS / E::PER_WORD
     }
@@ -249,10 +249,13 @@ impl<E: Word> Tiles<E> {
         }
         for i in 0..count {
             let (row, out) = (rows.row(first + i), &mut out[i / PANEL * self.words * PANEL + i % PANEL..]);
-            for (j, pair) in row.chunks(E::PER_WORD).enumerate() {
-                // The second half of a last, odd word is zero.
-                let second = if pair.len() == E::PER_WORD { pair[E::PER_WORD - 1] } else { E::zeroed() };
-                out[j * PANEL] = E::join(pair[0], second);
+            // Neighbouring elements lie in memory as a word does.
+            let (whole, rest) = bytemuck::cast_slice::<E, u8>(row).as_chunks::<4>();
+            for (j, word) in whole.iter().enumerate() {
+                out[j * PANEL] = u32::from_ne_bytes(*word);
+            }
+            if !rest.is_empty() {
+                out[whole.len() * PANEL] = E::join(row[row.len() - 1], E::zeroed());
             }
         }
     }
@@ -494,6 +497,47 @@ fn drop_scores(row: &mut [f32; KEYS], dropout: Dropout, index: usize) {
     }
 }
 
+/// Rows of a head packed both ways, a tile of queries at a time.
+struct PackedQueries<'a> {
+    rows: &'a [u32],
+    panels: &'a [u32],
+    row_words: usize,
+    panel_words: usize,
+}
+
+impl<'a> PackedQueries<'a> {
+    /// Packs `num_tiles` tiles of `source` (time, HS) into memory cut off `scratch`.
+    #[inline(always)]
+    fn new<E: Word>(
+        tiles: &Tiles<E>,
+        scratch: &mut &'a mut [u32],
+        source: Rows<'_, E>,
+        num_tiles: usize,
+        time: usize,
+    ) -> Self {
+        let (row_words, panel_words) = (tiles.queries * tiles.words, tiles.interleaved(tiles.queries));
+        let rows = cut(scratch, num_tiles * row_words);
+        let panels = cut(scratch, num_tiles * panel_words);
+        let packed = rows.chunks_exact_mut(row_words).zip(panels.chunks_exact_mut(panel_words));
+        for (i, (rows, panels)) in packed.enumerate() {
+            let first = i * tiles.queries;
+            let count = tiles.queries.min(time - first);
+            tiles.pack_rows(rows, source, first, count);
+            tiles.pack_interleaved(panels, source, first, count, tiles.queries);
+        }
+        PackedQueries { rows, panels, row_words, panel_words }
+    }
+
+    /// Rows and panels of tile `i`.
+    #[inline(always)]
+    fn tile(&self, i: usize) -> (&'a [u32], &'a [u32]) {
+        (
+            &self.rows[i * self.row_words..][..self.row_words],
+            &self.panels[i * self.panel_words..][..self.panel_words],
+        )
+    }
+}
+
 /// Backward for one head.
 struct Backward<'a, E> {
     dq: RowsMut<'a, E>,
@@ -523,9 +567,9 @@ impl<E: Word> Task for Backward<'_, E> {
         let v_transposed = cut(&mut scratch, tiles.transposed());
         let k = cut(&mut scratch, tiles.interleaved(KEYS));
         let (dk, dv) = (cut_floats(&mut scratch, KEYS * wide), cut_floats(&mut scratch, KEYS * wide));
-        let (q, dout) = (cut(&mut scratch, tile * words), cut(&mut scratch, tile * words));
-        let q_panels = cut(&mut scratch, tiles.interleaved(tile));
-        let dout_panels = cut(&mut scratch, tiles.interleaved(tile));
+        let query_tiles = time.div_ceil(tile);
+        let q = PackedQueries::new(&tiles, &mut scratch, self.q, query_tiles, time);
+        let dout = PackedQueries::new(&tiles, &mut scratch, self.dout, query_tiles, time);
         let (scores, dp) = (cut_floats(&mut scratch, tile * KEYS), cut_floats(&mut scratch, tile * KEYS));
         let p_transposed = cut(&mut scratch, tile * KEYS / E::PER_WORD);
         let ds_transposed = cut(&mut scratch, tile * KEYS / E::PER_WORD);
@@ -545,11 +589,9 @@ impl<E: Word> Task for Backward<'_, E> {
             dv.fill(0.0);
             for first in (key / tile * tile..time).step_by(tile) {
                 let queries = tile.min(time - first);
-                tiles.pack_rows(q, self.q, first, queries);
-                tiles.pack_rows(dout, self.dout, first, queries);
-                tiles.pack_interleaved(q_panels, self.q, first, queries, tile);
-                tiles.pack_interleaved(dout_panels, self.dout, first, queries, tile);
-                let rows = |words_of| Left { words: words_of, row_step: words, k_step: 1 };
+                let (q, q_panels) = q.tile(first / tile);
+                let (dout, dout_panels) = dout.tile(first / tile);
+                let rows = |of| Left { words: of, row_step: words, k_step: 1 };
                 tiles.multiply(scores, tile, rows(q), k_transposed, queries, words, false);
                 tiles.multiply(dp, tile, rows(dout), v_transposed, queries, words, false);
                 for at in (0..tile).step_by(E::PER_WORD) {

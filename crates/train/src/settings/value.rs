@@ -161,7 +161,8 @@ impl Value for f64 {
         number.is_finite().then_some(number)
     }
     fn to_json(&self) -> Json {
-        json!(self)
+        // A whole number is written as one: it may be a number of updates.
+        if self.fract() == 0.0 && self.abs() < 1e15 { json!(*self as i64) } else { json!(self) }
     }
 }
 

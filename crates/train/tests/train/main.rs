@@ -3,5 +3,6 @@
 mod checkpoints;
 mod common;
 mod evaluation;
+mod golden;
 mod refusals;
 mod training;

@@ -88,19 +88,16 @@ fn check<E: eyas_ops::gemm::Word + Element>(max_forward: f64, max_backward: f64)
 }
 
 #[test]
-#[ignore = "the golden data are not in the repository yet"]
 fn f32_is_pytorch_s() {
     check::<f32>(1e-5, 1e-4);
 }
 
 #[test]
-#[ignore = "the golden data are not in the repository yet"]
 fn bf16_is_near_pytorch_s_f32() {
     check::<Bf16>(2e-2, 2e-2);
 }
 
 #[test]
-#[ignore = "the golden data are not in the repository yet"]
 fn greedy_ids_are_those_of_transformers() {
     let mut num_checked = 0;
     for shape in shapes() {
@@ -123,7 +120,6 @@ fn greedy_ids_are_those_of_transformers() {
 }
 
 #[test]
-#[ignore = "the golden data are not in the repository yet"]
 fn filtered_distributions_are_those_of_transformers() {
     let mut num_checked = 0;
     for shape in shapes() {
@@ -155,7 +151,6 @@ fn filtered_distributions_are_those_of_transformers() {
 }
 
 #[test]
-#[ignore = "the golden data are not in the repository yet"]
 fn trees_and_files_are_those_of_transformers() {
     for shape in shapes() {
         let config = Config::load(&shape).unwrap();

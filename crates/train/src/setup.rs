@@ -49,7 +49,7 @@ impl Setup {
         }
         let corpus = Corpus { config, tokenizer: &tokenizer, context_length, resuming: checkpoint.is_some() };
         let loader = corpus.train(ready, on_event)?;
-        let eval_data = corpus.eval(on_event)?;
+        let eval_data = if config.evaluates() { corpus.eval(on_event)? } else { None };
 
         let mut plan = plan(device, config, &model, &loader, context_length);
         plan.num_eval_targets = eval_data.as_ref().map(|data| data.num_targets(context_length));
@@ -270,7 +270,7 @@ fn warnings(config: &TrainConfig, plan: &Plan, context_length: usize, num_positi
     if plan.first_step == 0 && config.output_dir.join("model.safetensors").exists() {
         warnings.push(format!("{} holds a model, which this run will replace", config.output_dir.display()));
     }
-    if config.eval_strategy == Strategy::No && !config.eval_data.is_empty() {
+    if !config.evaluates() && !config.eval_data.is_empty() {
         warnings.push("eval_data is given, but eval_strategy is `no`: nothing will be evaluated".into());
     }
     if let Some(steps) = plan.num_steps() {

@@ -128,6 +128,11 @@ impl TrainConfig {
         Ok(())
     }
 
+    /// Whether the run evaluates at all.
+    pub(crate) fn evaluates(&self) -> bool {
+        self.eval_strategy != Strategy::No || self.eval_on_start
+    }
+
     /// What the settings say of the element type.
     ///
     /// # Errors
@@ -267,11 +272,10 @@ impl TrainConfig {
                 "a folder of code, .jsonl files, or a folder made by `eyas data prepare`",
             );
         }
-        if self.eval_strategy != Strategy::No && self.eval_data.is_empty() {
-            return missing(
-                "eval_data",
-                "eval_strategy asks for evaluations; give data, or eval_strategy = \"no\"",
-            );
+        if self.evaluates() && self.eval_data.is_empty() {
+            let hint =
+                "eval_strategy or eval_on_start asks for evaluations; give data, or eval_strategy = \"no\"";
+            return missing("eval_data", hint);
         }
         if self.tokenizer.is_none() && self.model_name_or_path.is_none() {
             return missing("tokenizer", "a tokenizer folder, such as `eyas tokenizer train` makes");

@@ -1,6 +1,6 @@
 //! A small corpus, its tokenizer, and runs on them.
 
-use eyas_ops::{Cpu, Isa};
+use eyas_ops::{Backend, Cpu, Isa};
 use eyas_token::{TrainOptions, WordCounts, train};
 use eyas_train::{Error, Event, Outcome, TrainConfig, Trainer};
 use std::fs;
@@ -76,16 +76,24 @@ fn source(folder: &str, i: usize) -> String {
     text
 }
 
-/// Runs `config` on `threads` threads; `watch` sees every event and may set the flag that stops the run.
+/// Runs `config` in f32 on `threads` threads; `watch` sees every event and may set the flag that stops the run.
 pub(crate) fn run(
     config: TrainConfig,
     threads: usize,
     watch: &mut dyn FnMut(&Event<'_>, &AtomicBool),
 ) -> Result<Outcome, Error> {
+    run_on(Cpu::<f32>::with(Isa::detect(), threads), config, watch)
+}
+
+/// The same on a given device.
+pub(crate) fn run_on<D: Backend>(
+    device: D,
+    config: TrainConfig,
+    watch: &mut dyn FnMut(&Event<'_>, &AtomicBool),
+) -> Result<Outcome, Error> {
     let stop = AtomicBool::new(false);
-    let device = Arc::new(Cpu::<f32>::with(Isa::detect(), threads));
     let mut on_event = |event: Event<'_>| watch(&event, &stop);
-    let mut trainer = Trainer::new(device, config, &mut on_event)?;
+    let mut trainer = Trainer::new(Arc::new(device), config, &mut on_event)?;
     trainer.run(&stop, &mut on_event)
 }
 

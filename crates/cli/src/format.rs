@@ -17,24 +17,19 @@ pub(crate) fn count(number: u64) -> String {
 
 /// `124.2M`, `8.2k`, `512`.
 pub(crate) fn short(number: f64) -> String {
-    scaled(number, 1000.0, &["", "k", "M", "B", "T"])
+    scaled(number, &["", "k", "M", "B", "T"])
 }
 
 /// `12.3 MB`, as disks are sold: powers of 1000.
 pub(crate) fn bytes(number: u64) -> String {
-    scaled(number as f64, 1000.0, &[" bytes", " kB", " MB", " GB", " TB"])
+    scaled(number as f64, &[" bytes", " kB", " MB", " GB", " TB"])
 }
 
-/// `1.2 GiB`, as memory is.
-pub(crate) fn memory(number: u64) -> String {
-    scaled(number as f64, 1024.0, &[" bytes", " KiB", " MiB", " GiB", " TiB"])
-}
-
-fn scaled(number: f64, step: f64, units: &[&str]) -> String {
+fn scaled(number: f64, units: &[&str]) -> String {
     let (mut value, mut unit) = (number, 0);
     // 999.96 would be written 1000.0.
-    while value >= step - 0.05 && unit + 1 < units.len() {
-        value /= step;
+    while value >= 999.95 && unit + 1 < units.len() {
+        value /= 1000.0;
         unit += 1;
     }
     match unit {
@@ -73,7 +68,6 @@ mod tests {
             assert_eq!(short(number), text);
         }
         assert_eq!(bytes(12_345_678), "12.3 MB");
-        assert_eq!(memory(3 << 30), "3.0 GiB");
         for (seconds, text) in
             [(0.84, "0.8 s"), (42.4, "42 s"), (570.0, "9 min 30 s"), (7500.0, "2 h 05 min")]
         {

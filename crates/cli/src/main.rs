@@ -6,6 +6,7 @@
 mod commands;
 mod errors;
 mod format;
+mod measure;
 mod output;
 mod progress;
 mod reporter;

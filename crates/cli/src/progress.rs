@@ -88,11 +88,6 @@ impl Progress {
             None => crate::output::warn(line),
         }
     }
-
-    /// Whether a bar is drawn.
-    pub(crate) fn is_bar(&self) -> bool {
-        self.bar.is_some()
-    }
 }
 
 impl Drop for Progress {

@@ -48,7 +48,7 @@ impl Reporter {
                 self.note(&format!("{setting}: {}; {tokens} tokens in {}", report.source, path.display()));
             }
             Event::Reused { setting, path } => {
-                self.note(&format!("{setting}: prepared before, {}", path.display()))
+                self.note(&format!("{setting}: prepared before, {}", path.display()));
             }
             Event::Plan(plan) => self.plan(plan),
             Event::Resumed { path, step } => {

@@ -2,12 +2,13 @@
 
 use crate::errors::{Failure, Outcome};
 use crate::format;
+use crate::measure::Steps;
 use crate::output::{Output, note};
 use clap::ValueEnum;
-use eyas_model::{Activations, Config, Gpt, Gradients, Use};
+use eyas_model::{Config, flops_per_token};
 use eyas_ops::gemm::Word;
-use eyas_ops::{Backend, Bf16, Cpu, Isa, Rng};
-use eyas_train::{Hyper, Optimizer, OptimizerKind};
+use eyas_ops::{Backend, Bf16, Cpu, Isa};
+use eyas_train::OptimizerKind;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -141,8 +142,6 @@ impl TrainingArgs {
             Shape::Gpt2 => (12, 12, 768, 50_000),
         };
         let (resid_pdrop, embd_pdrop, attn_pdrop) = (self.dropout, self.dropout, self.dropout);
-        let ids = (None, None);
-        let (bos_token_id, eos_token_id) = ids;
         let config = Config {
             n_layer,
             n_head,
@@ -151,8 +150,8 @@ impl TrainingArgs {
             resid_pdrop,
             embd_pdrop,
             attn_pdrop,
-            bos_token_id,
-            eos_token_id,
+            bos_token_id: None,
+            eos_token_id: None,
             ..Config::default()
         };
         if !self.seconds.is_finite() || self.seconds < 0.0 {
@@ -172,15 +171,6 @@ impl TrainingArgs {
     }
 }
 
-/// Floating-point operations of a step on `num_tokens` tokens, counted so that shares of peak compare with those of
-/// other programs: parameters that are only looked up or added do not count, recomputation does not either.
-fn flops(config: &Config, num_tokens: usize, time: usize) -> f64 {
-    let (layers, channels, vocabulary) =
-        (config.n_layer as f64, config.n_embd as f64, config.vocab_size as f64);
-    let matrices = 12.0 * layers * channels * channels + vocabulary * channels;
-    (6.0 * matrices + 6.0 * layers * channels * time as f64) * num_tokens as f64
-}
-
 fn training<E: Word>(args: &TrainingArgs) -> Outcome
 where
     Cpu<E>: Backend,
@@ -193,7 +183,8 @@ where
     let seconds = measure(Arc::new(cpu), &config, (batch, time), args)?;
     let at = |share: f64| seconds[((seconds.len() - 1) as f64 * share).round() as usize];
     let (median, spread) = (at(0.5), (at(0.9) - at(0.1)) / at(0.5));
-    let (rate, achieved) = (num_tokens as f64 / median, flops(&config, num_tokens, time) / median);
+    let (rate, achieved) =
+        (num_tokens as f64 / median, flops_per_token(&config, time) * num_tokens as f64 / median);
     let (resident, threads) = (peak_resident_bytes(), args.machine.threads());
     let mut output = Output::new();
     if args.json {
@@ -240,19 +231,11 @@ where
 {
     const WARM_UP: usize = 2;
     const LEAST: usize = 3;
-    let mut gpt = Gpt::new(device, config.clone(), Use::Training)?;
-    gpt.init(0);
-    let (mut acts, mut grads) = (Activations::new(&gpt, batch, time), Gradients::new(&gpt));
     let kind = match args.optim {
         OptimArg::Adamw => OptimizerKind::AdamW,
         OptimArg::Muon => OptimizerKind::Muon,
     };
-    let mut optimizer = Optimizer::new(&gpt, kind, Hyper { weight_decay: 0.1, ..Hyper::default() });
-    let mut rng = Rng::new(0);
-    let mut draw = || (rng.next_u64() % config.vocab_size as u64) as u32;
-    let inputs: Vec<u32> = (0..batch * time).map(|_| draw()).collect();
-    let targets: Vec<u32> = (0..batch * time).map(|_| draw()).collect();
-    let weights = vec![1.0 / (batch * time) as f32; batch * time];
+    let mut steps = Steps::new(device, config, (batch, time), kind)?;
     note(format_args!("{} of {} tokens", args.name(), format::count((batch * time) as u64)));
     let (mut seconds, mut end) = (Vec::new(), Instant::now());
     for step in 0.. {
@@ -262,13 +245,9 @@ where
         if step >= WARM_UP + LEAST && Instant::now() >= end {
             break;
         }
-        let start = Instant::now();
-        grads.clear();
-        gpt.forward(&mut acts, &inputs, time, (args.dropout > 0.0).then_some(step as u64));
-        let _ = gpt.backward(&mut acts, &mut grads, &targets, &weights);
-        optimizer.update(&mut gpt, &grads, 5e-4).map_err(|error| Failure::failed(error.to_string()))?;
+        let taken = steps.step()?;
         if step >= WARM_UP {
-            seconds.push(start.elapsed().as_secs_f64());
+            seconds.push(taken);
         }
     }
     seconds.sort_by(f64::total_cmp);

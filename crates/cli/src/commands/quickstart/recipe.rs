@@ -1,0 +1,97 @@
+//! The recipe: every choice that decides how good the model is when the time is up. Tuned by experiments, in one place.
+//!
+//! What it is measured by: bits per byte on held-out code after ten minutes on two cores.
+
+/// T: tokens of a sample.
+pub(super) const CONTEXT_LENGTH: usize = 256;
+/// B: samples of a step. Small batches mean more steps, which is what a short run is short of.
+pub(super) const BATCH_SIZE: usize = 8;
+
+/// Settings of `eyas train` that no rule below decides.
+pub(super) const SETTINGS: &[(&str, &str)] = &[
+    ("optim", "adamw"),
+    ("adam_beta2", "0.99"),
+    ("weight_decay", "0.1"),
+    ("max_grad_norm", "1"),
+    ("lr_scheduler_type", "cosine"),
+    // A share of the time, so that a short run warms up as shortly.
+    ("warmup_ratio", "0.02"),
+];
+
+/// The optimizer that the measuring steps take: that of `SETTINGS`.
+pub(super) const OPTIMIZER: eyas_train::OptimizerKind = eyas_train::OptimizerKind::AdamW;
+
+/// Depth and width of a network. Heads are 64 wide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// L.
+    pub(super) n_layer: usize,
+    /// C.
+    pub(super) n_embd: usize,
+}
+
+impl Shape {
+    /// NH: heads of 64 channels, one at least, and a divisor of the width.
+    pub(super) fn n_head(self) -> usize {
+        (1..=self.n_embd.div_ceil(64)).rev().find(|n| self.n_embd.is_multiple_of(*n)).unwrap_or(1)
+    }
+}
+
+/// Shapes to choose from, each about twice the arithmetic of the one before.
+pub(super) const SHAPES: [Shape; 9] = [
+    Shape { n_layer: 2, n_embd: 128 },
+    Shape { n_layer: 3, n_embd: 192 },
+    Shape { n_layer: 4, n_embd: 256 },
+    Shape { n_layer: 5, n_embd: 320 },
+    Shape { n_layer: 6, n_embd: 384 },
+    Shape { n_layer: 8, n_embd: 512 },
+    Shape { n_layer: 10, n_embd: 640 },
+    Shape { n_layer: 12, n_embd: 768 },
+    Shape { n_layer: 24, n_embd: 1024 },
+];
+
+/// The largest shape is taken that still sees this many tokens for each weight it multiplies by: a larger one would learn
+/// too little in the time, a smaller one has too little room.
+pub(super) const TOKENS_PER_WEIGHT: f64 = 0.8;
+/// Passes over the same tokens that are worth as much as new ones, about (Muennighoff et al. 2023, section 4).
+pub(super) const WORTHWHILE_EPOCHS: f64 = 4.0;
+
+/// V: the tokens a corpus can fill with use, a power of two.
+pub(super) fn vocab_size(num_bytes: u64) -> usize {
+    let wanted = (num_bytes / 500).clamp(512, 8192);
+    1 << wanted.ilog2()
+}
+
+/// Highest learning rate of a shape: narrower networks stand higher ones.
+pub(super) fn learning_rate(shape: Shape) -> f64 {
+    2e-3 * (256.0 / shape.n_embd as f64).sqrt()
+}
+
+/// Probability of dropout, for a run that passes over its data so many times: without repetition it only costs.
+pub(super) fn dropout(num_epochs: f64) -> f64 {
+    if num_epochs > WORTHWHILE_EPOCHS { 0.1 } else { 0.0 }
+}
+
+/// Text that the tokenizer is trained on at most: more changes little and takes time.
+pub(super) const TOKENIZER_BYTES: u64 = 40 << 20;
+/// One document in so many is held out.
+pub(super) const VALIDATION_ONE_IN: u64 = 20;
+/// Held-out text that is kept at most.
+pub(super) const VALIDATION_BYTES: u64 = 8 << 20;
+
+/// Shares of the whole time.
+pub(super) mod shares {
+    /// Reading and filtering, at most.
+    pub(in super::super) const READING: f64 = 0.08;
+    /// Measuring the machine, about.
+    pub(in super::super) const MEASURING: f64 = 0.02;
+    /// Evaluation, at most; [`EVALUATION_SECONDS`] at most too.
+    pub(in super::super) const EVALUATION: f64 = 0.05;
+    /// Saving, completions and what nobody thought of.
+    pub(in super::super) const ENDING: f64 = 0.02;
+}
+
+/// Evaluation at most; more would say the same with one digit more.
+pub(super) const EVALUATION_SECONDS: f64 = 30.0;
+/// Ending at most.
+pub(super) const ENDING_SECONDS: f64 = 6.0;

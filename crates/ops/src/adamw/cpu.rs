@@ -31,21 +31,25 @@ impl<E: Word> AdamW for Cpu<E> {
     }
 
     fn sum_of_squares(&self, x: &AlignedBuf<f32>) -> f64 {
-        let len = x.as_ref().len();
-        let blocks = len.div_ceil(BLOCK);
-        // Two words hold one f64.
-        self.with_scratch(2 * blocks, |words| {
-            let sums: &mut [f64] = bytemuck::cast_slice_mut(words);
-            let shared = SharedMut::new(sums);
-            self.parallel(blocks, |block| {
-                let x = &x[block * BLOCK..len.min((block + 1) * BLOCK)];
-                // SAFETY: each task has its own sum.
-                let sum = unsafe { shared.slice(block, 1) };
-                sum[0] = self.isa().run(SumOfSquares(x));
-            });
-            sums.iter().sum()
-        })
+        sum_of_squares(self, x)
     }
+}
+
+/// The sum of squares of `x`: see the trait.
+pub(crate) fn sum_of_squares<E: Word>(cpu: &Cpu<E>, x: &[f32]) -> f64 {
+    let blocks = x.len().div_ceil(BLOCK);
+    // Two words hold one f64.
+    cpu.with_scratch(2 * blocks, |words| {
+        let sums: &mut [f64] = bytemuck::cast_slice_mut(words);
+        let shared = SharedMut::new(sums);
+        cpu.parallel(blocks, |block| {
+            let x = &x[block * BLOCK..x.len().min((block + 1) * BLOCK)];
+            // SAFETY: each task has its own sum.
+            let sum = unsafe { shared.slice(block, 1) };
+            sum[0] = cpu.isa().run(SumOfSquares(x));
+        });
+        sums.iter().sum()
+    })
 }
 
 /// What is the same for every element.

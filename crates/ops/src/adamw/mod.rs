@@ -8,7 +8,7 @@
 //!
 //! in PyTorch's order of operations. All of it is f32, element by element.
 
-mod cpu;
+pub(crate) mod cpu;
 
 use crate::{Buf, Device};
 

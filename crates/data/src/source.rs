@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::filter::{self, Skip};
 use crate::jsonl::{Line, MAX_LINE_BYTES, Row, read_line};
 use crate::report::SourceReport;
+use crate::split::path_hash;
 use rayon::prelude::*;
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
@@ -109,6 +110,22 @@ impl Documents {
             report,
             finished: false,
         })
+    }
+
+    /// Reads files in the order of their paths' hashes, so that wherever reading ends, what came is a sample spread over
+    /// all of them. Files whose name `keep` refuses are not read. Rows of a .jsonl come last, in their own order.
+    #[must_use]
+    pub fn spread(mut self, keep: impl Fn(&str) -> bool) -> Self {
+        let num_found = self.pending.len();
+        self.pending.retain(|source| {
+            matches!(source, Source::File { name, .. } if keep(name)) || matches!(source, Source::Rows(_))
+        });
+        self.report.skipped_other += (num_found - self.pending.len()) as u64;
+        self.pending.make_contiguous().sort_by_cached_key(|source| match source {
+            Source::File { name, .. } => (0, path_hash(name)),
+            Source::Rows(_) => (1, 0),
+        });
+        self
     }
 
     /// What was read and skipped so far.

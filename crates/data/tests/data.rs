@@ -299,3 +299,19 @@ fn damaged_shards_are_refused() {
     refused("index of shards");
     assert!(!is_shards(&out) && !is_shards(dir.path()));
 }
+
+#[test]
+fn a_spread_source_reads_in_the_order_of_hashes() {
+    let dir = tempfile::tempdir().expect("folder");
+    for i in 0..50 {
+        write(dir.path(), &format!("{i}.rs"), format!("fn f{i}() {{}}\n"));
+    }
+    write(dir.path(), "0.py", "print(1)\n");
+    let documents = Documents::open(&[text(dir.path())], &SourceOptions::default()).expect("data");
+    let mut documents = documents.spread(|name| name.ends_with(".rs"));
+    let names: Vec<String> = documents.by_ref().map(|d| d.expect("document").path).collect();
+    let mut sorted = names.clone();
+    sorted.sort_by_key(|name| path_hash(name));
+    assert_eq!((names.len(), &names), (50, &sorted));
+    assert_eq!(documents.report().skipped_other, 1);
+}

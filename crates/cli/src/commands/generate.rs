@@ -39,7 +39,7 @@ pub(crate) struct Args {
     do_sample: bool,
 
     /// Divides the logits: below 1 more careful, above 1 wilder
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    #[arg(long, allow_negative_numbers = true, value_name = "X", default_value_t = 1.0)]
     temperature: f32,
 
     /// Draw from this many of the most likely tokens; 0: from all
@@ -47,11 +47,11 @@ pub(crate) struct Args {
     top_k: usize,
 
     /// Draw from the most likely tokens that together have this probability
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    #[arg(long, allow_negative_numbers = true, value_name = "P", default_value_t = 1.0)]
     top_p: f32,
 
     /// Above 1, tokens that occurred become less likely
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    #[arg(long, allow_negative_numbers = true, value_name = "X", default_value_t = 1.0)]
     repetition_penalty: f32,
 
     /// Sequences to generate, with --do-sample

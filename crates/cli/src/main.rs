@@ -3,6 +3,11 @@
 //! The only crate that prints and reads the environment. Results go to stdout, everything else to stderr. One file in
 //! `commands` is one command; it parses nothing but its arguments and computes nothing that a library could.
 
+#![expect(
+    rustdoc::broken_intra_doc_links,
+    reason = "the documentation of arguments is their help: `[default: ...]` is no link"
+)]
+
 mod commands;
 mod errors;
 mod format;
@@ -17,13 +22,7 @@ use std::process::ExitCode;
 
 /// Trains a code-completion GPT from scratch on your own code, on the machine you have.
 #[derive(Parser)]
-#[command(
-    name = "eyas",
-    version,
-    propagate_version = true,
-    arg_required_else_help = true,
-    max_term_width = 120
-)]
+#[command(name = "eyas", version, arg_required_else_help = true, max_term_width = 120)]
 #[command(after_help = "\
 Begin with:
   eyas quickstart ~/src/my-project      learn from a folder of code in ten minutes, then complete it

@@ -47,8 +47,9 @@ pub(crate) struct ShowArgs {
 #[derive(clap::Args)]
 #[command(after_long_help = with_data_help("\
 Examples:
-  eyas data prepare ~/src/my-project --tokenizer tokenizer --context-length 256 --mode pack --out shards
-  eyas data prepare train.jsonl --tokenizer tokenizer --context-length 128 --mode chunk --raw --out shards"))]
+  eyas data prepare ~/src/my-project --tokenizer tokenizer --mode pack --context-length 256 \\
+      --out shards
+  eyas data prepare train.jsonl --tokenizer tokenizer --mode chunk --raw --out shards"))]
 pub(crate) struct PrepareArgs {
     /// What to prepare
     #[arg(required = true)]

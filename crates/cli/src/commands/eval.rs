@@ -25,7 +25,7 @@ use std::sync::Arc;
 /// that models with different tokenizers can be compared.
 #[derive(clap::Args)]
 #[command(after_long_help = with_data_help("\
-Documents of a .jsonl are taken as they are here, without filters; those of a folder only with --raw. A folder made by
+Documents of a .jsonl are taken as they are here, without filters; those of a folder only with --raw. A folder made by \
 `data prepare` is read as it is.
 
 Examples:

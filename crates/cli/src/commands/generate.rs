@@ -16,7 +16,8 @@ use std::time::Instant;
 #[command(after_long_help = "\
 Examples:
   eyas generate --model runs/quickstart 'fn main() {'
-  eyas generate --model runs/quickstart --do-sample --temperature 0.8 --num-return-sequences 3 'impl Iterator for '
+  eyas generate --model runs/quickstart --do-sample --temperature 0.8 --num-return-sequences 3 \\
+      'impl Iterator for '
   head -20 main.rs | eyas generate --model runs/quickstart --max-new-tokens 200")]
 pub(crate) struct Args {
     /// Model folder: config.json, model.safetensors, tokenizer.json

@@ -22,8 +22,8 @@ impl SourceArgs {
 
 /// What DATA may be, for the long help of commands that take it.
 const DATA_HELP: &str = "\
-DATA is a folder of source code (.gitignore is honoured), a source file, or a .jsonl file or a glob of them, one
-document a line in the field `content` or `text`. Files that are binary, minified, oversized (over 1 MB), generated,
+DATA is a folder of source code (.gitignore is honoured), a source file, or a .jsonl file or a glob of them, one \
+document a line in the field `content` or `text`. Files that are binary, minified, oversized (over 1 MB), generated, \
 empty or not UTF-8 are skipped and counted, and so are exact duplicates; --raw takes all documents as they are.";
 
 /// The long help of a command that takes DATA.

@@ -25,17 +25,18 @@ pub(crate) struct Args {
 const ABOUT: &str = "Train a model by a configuration file, flags, or both";
 
 const LONG_ABOUT: &str = "\
-Train a model by a configuration file, flags, or both.
+Train a model by a configuration file, flags, or both
 
-The file is one flat TOML; every key is also a flag, and a flag replaces the file's value. Names and defaults are those
-of transformers' TrainingArguments and GPT2Config. A run resumes by itself when output_dir holds a checkpoint. Ctrl-C
+The file is one flat TOML; every key is also a flag, and a flag replaces the file's value. Names and defaults are those \
+of transformers' TrainingArguments and GPT2Config. A run resumes by itself when output_dir holds a checkpoint. Ctrl-C \
 saves a checkpoint and ends with status 130; a second one ends at once.";
 
 const EXAMPLES: &str = "\
 Examples:
-  eyas train runs/codeparrot-ds.toml --train-data train.jsonl --eval-data valid.jsonl --tokenizer tokenizer --bf16
-  eyas train --train-data src --tokenizer tokenizer --output-dir out --n-layer 4 --n-embd 256 --n-head 4 --bf16 \\
-      --context-length 256 --learning-rate 1e-3 --lr-scheduler-type cosine --warmup-steps 100 --max-steps 2000
+  eyas train runs/codeparrot-ds.toml --train-data train.jsonl --eval-data valid.jsonl \\
+      --tokenizer tokenizer --bf16
+  eyas train --train-data src --tokenizer tokenizer --output-dir out --bf16 --max-steps 2000 \\
+      --n-layer 4 --n-embd 256 --n-head 4 --context-length 256 --learning-rate 1e-3
   eyas train run.toml --shuffle false --resid-pdrop 0 --embd-pdrop 0 --attn-pdrop 0";
 
 const CONFIG_FILE: &str = "CONFIG.toml";

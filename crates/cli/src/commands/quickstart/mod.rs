@@ -39,9 +39,9 @@ use std::time::{Duration, Instant};
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Examples:
-  eyas quickstart                             the Rust sources of the local cargo registry, ten minutes
+  eyas quickstart                   the Rust sources of the local cargo registry, ten minutes
   eyas quickstart ~/src/my-project --minutes 30 --out runs/my-project
-  eyas quickstart train.jsonl                 one document a line, in the field `content` or `text`")]
+  eyas quickstart train.jsonl       one document a line, in the field `content` or `text`")]
 pub(crate) struct Args {
     /// Folder of source code, or a .jsonl [default: the Rust sources of the local cargo registry]
     #[arg(value_name = "DIR|FILE")]
@@ -159,7 +159,7 @@ where
     report::print_evaluation(&mut output, &held_out, valid.len())?;
     let threads = args.threads.map(usize::from);
     report::print_completions(&mut output, &args.out, &valid, precision, threads)?;
-    print_commands(&mut output, &args.out, &files, &plan, precision)?;
+    print_commands(&mut output, &files, &plan, precision, report::example_prompt(&valid))?;
     output.flush()?;
     let (taken, given) = (format::duration(clock.start.elapsed()), format::duration(clock.total));
     note(format_args!("done in {taken} of {given}: the model is in {}", args.out.display()));
@@ -168,7 +168,7 @@ where
 
 /// Reads the source and says what was read.
 fn read(source: &Source, args: &Args, peak_flops: f64, clock: &Clock) -> Outcome<Sample> {
-    note(format_args!("reading {}", source.path));
+    note(format_args!("reading {}", source.label));
     let limit = plan::most_bytes(peak_flops, clock, &args.overrides);
     let until = clock.start + clock.share(recipe::shares::READING);
     let sample = sample::read(source, &args.out, limit, until)?;
@@ -176,7 +176,7 @@ fn read(source: &Source, args: &Args, peak_flops: f64, clock: &Clock) -> Outcome
     let part = if sample.is_whole {
         ""
     } else {
-        " (a sample spread over the source; more could not be read in the time)"
+        " (a sample, spread over the source, of what can be learned from in the time)"
     };
     note(format_args!(
         "to learn from: {} documents, {}; held out: {} documents, {}{part}",
@@ -340,7 +340,7 @@ fn check_parent(out: &Path) -> Outcome {
 /// Makes the output folder this process's, and marks it.
 fn open_out(out: &Path, source: &Source) -> Outcome<OutputDir> {
     let lock = OutputDir::open(out)?;
-    write_mark(out, &serde_json::json!({ "data": source.path }))?;
+    write_mark(out, &serde_json::json!({ "data": source.data }))?;
     Ok(lock)
 }
 
@@ -429,20 +429,19 @@ fn settings(
 
 fn print_commands(
     output: &mut Output,
-    out: &Path,
     files: &Files,
     plan: &Plan,
     precision: Precision,
+    prompt: &str,
 ) -> Outcome {
-    let (out, valid, rows) = (out.display(), files.valid.display(), files.train.display());
-    let bf16 = if precision == Precision::Bf16 { " --bf16" } else { "" };
+    let (out, valid, rows) = (files.out.display(), files.valid.display(), files.train.display());
+    let (bf16, time) = (if precision == Precision::Bf16 { " --bf16" } else { "" }, plan.context_length);
     output.line("")?;
     output.line("go on with")?;
-    output.line(format_args!("  eyas generate --model {out} 'fn main() {{'"))?;
+    output.line(format_args!("  eyas generate --model {out} '{prompt}'"))?;
     output.line(format_args!("  eyas eval --model {out} --data {valid}"))?;
     output.line(format_args!(
-        "  eyas train --model-name-or-path {out} --train-data {rows} --mode pack --context-length {}{bf16} --max-minutes 60 \
-         --learning-rate 5e-4 --output-dir {out}-longer",
-        plan.context_length
+        "  eyas train --model-name-or-path {out} --train-data {rows} --mode pack --context-length {time}{bf16} \\\n      \
+         --learning-rate 5e-4 --max-minutes 60 --output-dir {out}-longer"
     ))
 }

@@ -94,4 +94,4 @@ pub(super) mod shares {
 /// Evaluation at most; more would say the same with one digit more.
 pub(super) const EVALUATION_SECONDS: f64 = 30.0;
 /// Ending at most.
-pub(super) const ENDING_SECONDS: f64 = 6.0;
+pub(super) const ENDING_SECONDS: f64 = 4.0;

@@ -137,21 +137,47 @@ fn place(document: &Document) -> Option<Place<'_>> {
     None
 }
 
+/// Separates what the model was given from what it answered.
+const CUT: char = '┃';
+
 fn print_place(output: &mut Output, place: &Place<'_>, answer: &str) -> Outcome {
     output.line("")?;
     output.line(format_args!("── {}, line {} ──", place.path, place.line))?;
     let before: Vec<&str> = place.prefix.lines().collect();
-    for line in &before[before.len().saturating_sub(LINES_BEFORE)..] {
-        output.line(format_args!("        {line}"))?;
+    let (given, whole) = before.split_last().unwrap_or((&"", &[]));
+    for line in &whole[whole.len().saturating_sub(LINES_BEFORE)..] {
+        output.line(format_args!("      │ {line}"))?;
     }
-    print_answer(output, "model", answer)?;
-    print_answer(output, "file", place.rest)
+    print_answer(output, "model", given, answer)?;
+    print_answer(output, "file", given, place.rest)
 }
 
-fn print_answer(output: &mut Output, who: &str, text: &str) -> Outcome {
+fn print_answer(output: &mut Output, who: &str, given: &str, text: &str) -> Outcome {
     for (i, line) in text.lines().take(LINES_OF_ANSWER).enumerate() {
-        let label = if i == 0 { who } else { "" };
-        output.line(format_args!("{label:>5} │ {line}"))?;
+        match i {
+            0 => output.line(format_args!("{who:>5} │ {given}{CUT}{line}"))?,
+            _ => output.line(format_args!("      │ {line}"))?,
+        }
     }
     Ok(())
+}
+
+/// A beginning in the language of the documents.
+pub(super) fn example_prompt(documents: &[Document]) -> &'static str {
+    const BEGINNINGS: [(&[&str], &str); 8] = [
+        (&["rs"], "fn main() {"),
+        (&["py"], "def main():"),
+        (&["js", "ts", "jsx", "tsx", "mjs"], "export function "),
+        (&["go"], "func main() {"),
+        (&["c", "h", "cc", "cpp", "hpp"], "int main("),
+        (&["java", "kt"], "public class "),
+        (&["rb"], "def initialize("),
+        (&["sh"], "if [ "),
+    ];
+    let is_of = |document: &&Document, ends: &[&str]| {
+        ends.iter().any(|end| document.path.rsplit_once('.').is_some_and(|(_, extension)| extension == *end))
+    };
+    let count = |ends: &[&str]| documents.iter().filter(|document| is_of(document, ends)).count();
+    let most = BEGINNINGS.into_iter().max_by_key(|(ends, _)| count(ends));
+    most.filter(|(ends, _)| count(ends) > 0).map_or("import ", |(_, beginning)| beginning)
 }

@@ -16,8 +16,10 @@ use std::time::Instant;
 
 /// Where documents come from.
 pub(super) struct Source {
-    /// A folder or a file.
-    pub(super) path: String,
+    /// As a person knows it.
+    pub(super) label: String,
+    /// A folder or a file, or the registry's folders.
+    pub(super) data: Vec<String>,
     /// Only files whose name ends so: the registry's.
     only: Option<&'static str>,
 }
@@ -26,16 +28,21 @@ impl Source {
     /// What was asked for, or the Rust sources of the local cargo registry.
     pub(super) fn find(argument: Option<&str>) -> Outcome<Self> {
         if let Some(path) = argument {
-            return Ok(Source { path: path.into(), only: None });
+            return Ok(Source { label: path.into(), data: vec![path.into()], only: None });
         }
         let cargo_home = std::env::var_os("CARGO_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
         let home = cargo_home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
         let registry = home.unwrap_or_default().join("registry").join("src");
-        match registry.is_dir() {
-            true => Ok(Source { path: registry.display().to_string(), only: Some(".rs") }),
-            false => Err(Failure::failed(format!("no cargo registry at {}", registry.display()))
-                .hint("say what to learn from: eyas quickstart DIR")),
+        // One folder for each index that crates came from; below it a folder for each crate.
+        let indexes = std::fs::read_dir(&registry).into_iter().flatten().flatten().map(|entry| entry.path());
+        let mut data: Vec<String> =
+            indexes.filter(|path| path.is_dir()).map(|path| path.display().to_string()).collect();
+        data.sort();
+        if data.is_empty() {
+            return Err(Failure::failed(format!("no sources of crates in {}", registry.display()))
+                .hint("say what to learn from: eyas quickstart DIR"));
         }
+        Ok(Source { label: format!("the Rust sources in {}", registry.display()), data, only: Some(".rs") })
     }
 }
 
@@ -89,14 +96,13 @@ impl Lowest {
 
 /// Reads, filters and splits, keeping `limit_bytes` to train on, and no longer than `until`.
 pub(super) fn read(source: &Source, out: &Path, limit_bytes: u64, until: Instant) -> Outcome<Sample> {
-    let own = own_prefix(&source.path, out);
+    let own = source.data.iter().find_map(|data| own_prefix(data, out));
     let keep = |name: &str| {
         source.only.is_none_or(|end| name.ends_with(end))
             && own.as_ref().is_none_or(|own| !Path::new(name).starts_with(own))
     };
-    let in_order = Path::new(&source.path).is_dir();
-    let mut documents =
-        Documents::open(std::slice::from_ref(&source.path), &SourceOptions::default())?.spread(keep);
+    let in_order = source.data.iter().all(|data| Path::new(data).is_dir());
+    let mut documents = Documents::open(&source.data, &SourceOptions::default())?.spread(keep);
     let (mut train, mut valid) = (Lowest::default(), Lowest::default());
     let mut progress = Progress::new("read");
     let mut is_whole = true;
@@ -117,7 +123,7 @@ pub(super) fn read(source: &Source, out: &Path, limit_bytes: u64, until: Instant
     is_whole &= train.num_dropped + valid.num_dropped == 0;
     let (train, valid) = (train.into_documents(), valid.into_documents());
     let mut sample = Sample { train, valid, report: documents.report().clone(), is_whole };
-    hold_out_one(&mut sample, &source.path)?;
+    hold_out_one(&mut sample, &source.label)?;
     Ok(sample)
 }
 

@@ -17,7 +17,8 @@ const DRAW_EVERY: Duration = Duration::from_millis(100);
 pub(crate) struct Progress {
     label: String,
     bar: Option<ProgressBar>,
-    start: Instant,
+    /// The first share that was told, and when.
+    first: Option<(Instant, f64)>,
     last: Instant,
 }
 
@@ -30,8 +31,7 @@ impl Progress {
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸ "));
             bar
         });
-        let now = Instant::now();
-        Progress { label: label.into(), bar, start: now, last: now }
+        Progress { label: label.into(), bar, first: None, last: Instant::now() }
     }
 
     /// `share` of the work is done, and `message` says more: counts, rates. The time left is added here.
@@ -63,12 +63,15 @@ impl Progress {
         }
     }
 
-    fn left(&self, share: f64) -> Option<String> {
-        let elapsed = self.start.elapsed();
+    /// The time left, by what was done since the first share that was told: a resumed run begins in its middle.
+    fn left(&mut self, share: f64) -> Option<String> {
+        let now = Instant::now();
+        let (start, first) = *self.first.get_or_insert((now, share));
+        let (elapsed, done) = (now - start, share - first);
         // The first moments say little about the rest.
-        let known = share > 0.01 && elapsed > Duration::from_secs(1);
-        known.then(|| {
-            let left = elapsed.mul_f64((1.0 / share - 1.0).max(0.0));
+        let is_known = done > 0.0 && elapsed > Duration::from_secs(1);
+        is_known.then(|| {
+            let left = elapsed.mul_f64(((1.0 - share) / done).clamp(0.0, 1e9));
             format!(", {} left", format::duration(left))
         })
     }

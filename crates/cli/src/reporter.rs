@@ -11,6 +11,9 @@ pub(crate) struct Reporter {
     peak_flops: f64,
     flops_per_token: f64,
     num_steps: Option<u64>,
+    first_step: u64,
+    /// The last update, for what is told between updates.
+    last: Option<StepMetrics>,
     /// The bar of what is going on now, and which that is.
     progress: Option<(Stage, Progress)>,
     /// Whether checkpoints, logged steps and the plan are told too.
@@ -27,7 +30,15 @@ enum Stage {
 impl Reporter {
     /// For a run of `eyas train`: everything is told.
     pub(crate) fn new(peak_flops: f64) -> Self {
-        Reporter { peak_flops, flops_per_token: 0.0, num_steps: None, progress: None, is_verbose: true }
+        Reporter {
+            peak_flops,
+            flops_per_token: 0.0,
+            num_steps: None,
+            first_step: 0,
+            last: None,
+            progress: None,
+            is_verbose: true,
+        }
     }
 
     /// For quickstart, which tells its own plan: progress and warnings only.
@@ -54,7 +65,11 @@ impl Reporter {
             Event::Resumed { path, step } => {
                 self.note(&format!("resumed from {} after {} updates", path.display(), format::count(*step)));
             }
-            Event::Step(metrics) => self.step(metrics),
+            Event::Step(metrics) => {
+                self.last = Some(**metrics);
+                self.step(metrics);
+            }
+            Event::MicroBatch { done, of } => self.micro_batch(*done, *of),
             Event::Logged(metrics) => self.logged(metrics),
             Event::Evaluating { done, of } => {
                 let share = *done as f64 / (*of).max(1) as f64;
@@ -77,7 +92,7 @@ impl Reporter {
                 None => crate::output::warn(text),
             },
             Event::Done(_) => self.progress = None,
-            // Micro-batches, and events of later versions.
+            // Events of later versions.
             _ => {}
         }
     }
@@ -86,6 +101,7 @@ impl Reporter {
         self.progress = None;
         self.flops_per_token = plan.flops_per_token;
         self.num_steps = plan.num_steps();
+        self.first_step = plan.first_step;
         if self.is_verbose {
             crate::output::note(plan);
         }
@@ -100,6 +116,19 @@ impl Reporter {
             self.rate(metrics)
         );
         self.stage(Stage::Train).set(metrics.fraction, &message);
+    }
+
+    /// Long updates are followed micro-batch by micro-batch; the last one ends in a step.
+    fn micro_batch(&mut self, done: usize, of: usize) {
+        let Some(steps) = self.num_steps.filter(|_| done < of) else { return };
+        let first = self.last.map_or(self.first_step, |last| last.step);
+        let share = (first as f64 + done as f64 / of as f64) / steps as f64;
+        let message = format!(
+            "step {} of {}, micro-batch {done} of {of}",
+            format::count(first + 1),
+            format::count(steps)
+        );
+        self.stage(Stage::Train).set(share, &message);
     }
 
     fn logged(&mut self, metrics: &StepMetrics) {

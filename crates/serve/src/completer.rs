@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use eyas_model::{Config, FinishReason, Generated, Gpt, Sampling, Use, generate};
+use eyas_ops::gemm::Word;
 use eyas_ops::{Backend, Bf16, Cpu, Device, Isa};
 use eyas_token::{StreamDecoder, Tokenizer};
 use std::ops::ControlFlow;
@@ -17,6 +18,10 @@ pub enum Precision {
     /// bf16: half the memory to read for each token, rounded to 8 bits.
     Bf16,
 }
+
+/// Where text goes as it becomes complete: with the number of its sequence. `Break` ends that sequence. It is called on one
+/// of the device's threads.
+pub type OnText<'a> = dyn FnMut(usize, &str) -> ControlFlow<()> + Send + 'a;
 
 /// How a model folder is opened.
 #[derive(Clone, Debug, Default)]
@@ -134,7 +139,7 @@ impl Completer {
         ids: &[u32],
         sampling: &Sampling,
         num_sequences: usize,
-        on_text: &mut dyn FnMut(usize, &str) -> ControlFlow<()>,
+        on_text: &mut OnText<'_>,
     ) -> Result<Vec<Completion>, Error> {
         let mut sampling = sampling.clone();
         if sampling.eos_token_ids.is_empty() {
@@ -146,22 +151,28 @@ impl Completer {
         }
     }
 
-    fn complete_with<D: Backend>(
+    fn complete_with<E: Word>(
         &self,
-        gpt: &Gpt<D>,
+        gpt: &Gpt<Cpu<E>>,
         ids: &[u32],
         sampling: &Sampling,
         num_sequences: usize,
-        on_text: &mut dyn FnMut(usize, &str) -> ControlFlow<()>,
-    ) -> Result<Vec<Completion>, Error> {
+        on_text: &mut OnText<'_>,
+    ) -> Result<Vec<Completion>, Error>
+    where
+        Cpu<E>: Backend,
+    {
         let mut streams: Vec<Stream> = Vec::new();
-        let generated = generate(gpt, ids, sampling, num_sequences, &mut |sequence, id| {
+        let mut on_token = |sequence: usize, id| {
             if streams.len() <= sequence {
                 streams.resize_with(sequence + 1, Stream::new);
             }
             let text = streams[sequence].decoder.push(&self.tokenizer, id);
             streams[sequence].push(sequence, &text, on_text)
-        })?;
+        };
+        // On the pool, where no operation has to wake a thread first: a token is many small operations.
+        let run = || generate(gpt, ids, sampling, num_sequences, &mut on_token);
+        let generated = gpt.device().install(run)?;
         streams.resize_with(generated.len(), Stream::new);
         let completions = generated.into_iter().zip(streams).enumerate();
         Ok(completions.map(|(i, (generated, stream))| stream.finish(i, generated, on_text)).collect())
@@ -200,22 +211,12 @@ impl Stream {
         Stream { decoder: StreamDecoder::new().skip_special(true), text: String::new() }
     }
 
-    fn push(
-        &mut self,
-        sequence: usize,
-        text: &str,
-        on_text: &mut dyn FnMut(usize, &str) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
+    fn push(&mut self, sequence: usize, text: &str, on_text: &mut OnText<'_>) -> ControlFlow<()> {
         self.text.push_str(text);
         if text.is_empty() { ControlFlow::Continue(()) } else { on_text(sequence, text) }
     }
 
-    fn finish(
-        mut self,
-        sequence: usize,
-        generated: Generated,
-        on_text: &mut dyn FnMut(usize, &str) -> ControlFlow<()>,
-    ) -> Completion {
+    fn finish(mut self, sequence: usize, generated: Generated, on_text: &mut OnText<'_>) -> Completion {
         let rest = self.decoder.finish();
         // It has ended: whether the caller wants more changes nothing.
         let _ = self.push(sequence, &rest, on_text);
@@ -223,11 +224,7 @@ impl Stream {
     }
 }
 
-fn cpu<E>(num_threads: Option<usize>) -> Cpu<E>
-where
-    Cpu<E>: Default,
-    E: eyas_ops::gemm::Word,
-{
+fn cpu<E: Word>(num_threads: Option<usize>) -> Cpu<E> {
     match num_threads {
         Some(threads) => Cpu::with(Isa::detect(), threads),
         None => Cpu::new(),

@@ -7,6 +7,6 @@
 mod completer;
 mod error;
 
-pub use completer::{Completer, Completion, OpenOptions, Precision, open_tokenizer};
+pub use completer::{Completer, Completion, OnText, OpenOptions, Precision, open_tokenizer};
 pub use error::Error;
 pub use eyas_model::{FinishReason, Sampling};

@@ -180,7 +180,9 @@ where
     let (isa, peak) = (cpu.isa(), cpu.peak_flops());
     let (batch, time) = (args.batch_size as usize, args.context_length as usize);
     let num_tokens = batch * time;
-    let seconds = measure(Arc::new(cpu), &config, (batch, time), args)?;
+    let cpu = Arc::new(cpu);
+    // On the pool, as training runs.
+    let seconds = cpu.clone().install(|| measure(cpu, &config, (batch, time), args))?;
     let at = |share: f64| seconds[((seconds.len() - 1) as f64 * share).round() as usize];
     let (median, spread) = (at(0.5), (at(0.9) - at(0.1)) / at(0.5));
     let (rate, achieved) =

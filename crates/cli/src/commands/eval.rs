@@ -141,10 +141,13 @@ where
     let batch = args.batch_size.unwrap_or((BATCH_TOKENS / context_length).max(1)).min(windows);
     let mut activations = Activations::new(&gpt, batch, context_length);
     let mut progress = Progress::new("eval");
-    let result = evaluate(&gpt, &mut activations, data, context_length, batch, &mut |done, of| {
+    let mut on_progress = |done: u64, of: u64| {
         progress.set(done as f64 / of.max(1) as f64, &format_args!("{} targets", format::count(done)));
         ControlFlow::Continue(())
-    })?;
+    };
+    let score = || evaluate(&gpt, &mut activations, data, context_length, batch, &mut on_progress);
+    // On the pool, where no operation has to wake a thread first.
+    let result = gpt.device().install(score)?;
     result.ok_or_else(|| Failure::failed("the evaluation was stopped"))
 }
 

@@ -186,9 +186,10 @@ where
     let device = Arc::new(cpu::<E>(config.num_threads));
     let mut reporter = Reporter::new(device.peak_flops());
     let output_dir = config.output_dir.clone();
-    let mut trainer = Trainer::new(device, config, &mut |event| reporter.event(&event))?;
+    let mut trainer = Trainer::new(device.clone(), config, &mut |event| reporter.event(&event))?;
     let stop = Stop::install()?;
-    let outcome = trainer.run(stop.flag(), &mut |event| reporter.event(&event))?;
+    // On the pool, where no operation has to wake a thread first.
+    let outcome = device.install(|| trainer.run(stop.flag(), &mut |event| reporter.event(&event)))?;
     drop(reporter);
     if outcome.stopped {
         let saved = match &outcome.checkpoint {

@@ -140,7 +140,7 @@ where
         train_bytes: sample.train_bytes(),
         bytes_per_token: bytes_per_token(&tokenizer, &sample.train),
     };
-    let plan = plan::make(&device, peak_flops, &clock, data, &args.overrides)?;
+    let plan = device.install(|| plan::make(&device, peak_flops, &clock, data, &args.overrides))?;
     note(&plan);
     let files = Files::new(&args.out);
     files.write(&plan, &tokenizer, &sample)?;
@@ -367,7 +367,7 @@ where
     let mut reporter = Reporter::quiet(peak_flops);
     let mut trainer = Trainer::new(device.clone(), config, &mut |event| reporter.event(&event))?;
     let stop = Stop::install()?;
-    let outcome = trainer.run(stop.flag(), &mut |event| reporter.event(&event))?;
+    let outcome = device.install(|| trainer.run(stop.flag(), &mut |event| reporter.event(&event)))?;
     drop(reporter);
     if outcome.stopped || stop.is_requested() {
         let saved = outcome.checkpoint.as_deref().unwrap_or(&files.out).display();

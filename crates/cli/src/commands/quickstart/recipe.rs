@@ -4,22 +4,24 @@
 
 /// T: tokens of a sample.
 pub(super) const CONTEXT_LENGTH: usize = 256;
-/// B: samples of a step. Small batches mean more steps, which is what a short run is short of.
-pub(super) const BATCH_SIZE: usize = 8;
+/// B: samples of a step. Smaller batches mean more steps, which is what a short run is short of, but Muon's work is the
+/// same for each.
+pub(super) const BATCH_SIZE: usize = 16;
 
 /// Settings of `eyas train` that no rule below decides.
 pub(super) const SETTINGS: &[(&str, &str)] = &[
-    ("optim", "adamw"),
-    ("adam_beta2", "0.99"),
+    // Muon for the matrices: the largest single gain, twice the learning from a token in a run this short.
+    ("optim", "muon"),
+    ("adam_beta2", "0.95"),
     ("weight_decay", "0.1"),
     ("max_grad_norm", "1"),
-    ("lr_scheduler_type", "cosine"),
+    ("lr_scheduler_type", "linear"),
     // A share of the time, so that a short run warms up as shortly.
     ("warmup_ratio", "0.02"),
 ];
 
 /// The optimizer that the measuring steps take: that of `SETTINGS`.
-pub(super) const OPTIMIZER: eyas_train::OptimizerKind = eyas_train::OptimizerKind::AdamW;
+pub(super) const OPTIMIZER: eyas_train::OptimizerKind = eyas_train::OptimizerKind::Muon;
 
 /// Depth and width of a network. Heads are 64 wide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +54,7 @@ pub(super) const SHAPES: [Shape; 9] = [
 
 /// The largest shape is taken that still sees this many tokens for each weight it multiplies by: a larger one would learn
 /// too little in the time, a smaller one has too little room.
-pub(super) const TOKENS_PER_WEIGHT: f64 = 0.8;
+pub(super) const TOKENS_PER_WEIGHT: f64 = 1.8;
 /// Passes over the same tokens that are worth as much as new ones, about (Muennighoff et al. 2023, section 4).
 pub(super) const WORTHWHILE_EPOCHS: f64 = 4.0;
 
@@ -64,7 +66,7 @@ pub(super) fn vocab_size(num_bytes: u64) -> usize {
 
 /// Highest learning rate of a shape: narrower networks stand higher ones.
 pub(super) fn learning_rate(shape: Shape) -> f64 {
-    2e-3 * (256.0 / shape.n_embd as f64).sqrt()
+    1.5e-2 * (256.0 / shape.n_embd as f64).sqrt()
 }
 
 /// Probability of dropout, for a run that passes over its data so many times: without repetition it only costs.
@@ -92,6 +94,6 @@ pub(super) mod shares {
 }
 
 /// Evaluation at most; more would say the same with one digit more.
-pub(super) const EVALUATION_SECONDS: f64 = 30.0;
+pub(super) const EVALUATION_SECONDS: f64 = 15.0;
 /// Ending at most.
 pub(super) const ENDING_SECONDS: f64 = 4.0;

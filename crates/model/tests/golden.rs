@@ -1,8 +1,8 @@
 //! The network held beside PyTorch's: logits, losses, the gradient of every parameter, generated ids, filtered
 //! distributions, files and printed trees, as transformers made them.
 //!
-//! Each folder of tests/golden is one shape: a model folder saved by transformers, and beside it `golden.safetensors`
-//! (`input_ids` and `targets`, i32 (B, T), -100 where there is no target; `logits`; `losses`, one for each token; `grad.` + the
+//! Each folder of tests/golden with a golden.json is one shape: a model folder saved by transformers, and beside it
+//! `golden.safetensors` (`input_ids` and `targets`, i32 (B, T), -100 where there is no target; `logits`; `losses`, one for each token; `grad.` + the
 //! name of each parameter, of the mean loss over targets) and `golden.json` (`tree`; `greedy`: prompt, ids and
 //! repetition_penalty; `filtered`: tokens, logits, the parameters, and the probabilities that are left).
 
@@ -21,8 +21,10 @@ use std::sync::Arc;
 fn shapes() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let entries = fs::read_dir(&root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
-    let mut shapes: Vec<_> =
-        entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
+    let mut shapes: Vec<_> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("golden.json").is_file())
+        .collect();
     shapes.sort();
     assert!(shapes.len() >= 4, "expected at least four shapes in {}, got {}", root.display(), shapes.len());
     shapes

@@ -2,10 +2,11 @@
 
     python3 tools/reference/model_golden.py
 
-Writes a folder for each of five odd shapes to crates/model/tests/golden: a model as transformers saves it;
-golden.safetensors with inputs, targets (-100: none), logits, the loss of each token and the gradient of every parameter;
-golden.json with the printed tree, greedy generations, and probabilities after transformers' logits processors. Made with
-transformers 5.23 and torch 2.15.
+Writes a folder for each of six odd shapes to crates/model/tests/golden: a model as transformers saves it;
+golden.safetensors with inputs, targets (-100: none), logits, the loss of each token and the gradient of every parameter
+of the mean loss (`grad.` + name), in `weighted` also `weights` (B, T) and the gradients of the sum of weights x losses
+(`weighted_grad.` + name); golden.json with the printed tree, greedy generations, and probabilities after transformers'
+logits processors. Made with transformers 5.23 and torch 2.15.
 """
 import json, torch
 from pathlib import Path
@@ -18,7 +19,9 @@ OUT = Path(__file__).resolve().parents[2] / "crates/model/tests/golden"
 # name, V, positions, C, L, NH, B, T, std, inner: head size 12, T = 1, head size 8 and T past a tile, MLP of odd width, large weights.
 SHAPES = [("head12", 61, 96, 48, 3, 4, 2, 5, 0.02, None), ("single", 64, 16, 32, 2, 2, 3, 1, 0.02, None),
           ("head8", 50, 40, 40, 2, 5, 2, 17, 0.1, None), ("inner100", 257, 96, 60, 4, 3, 2, 33, 0.02, 100),
-          ("large", 101, 24, 64, 2, 4, 4, 24, 0.15, None)]
+          ("large", 101, 24, 64, 2, 4, 4, 24, 0.15, None),
+          # One layer, an odd batch, T = positions; each sample's losses weigh 1 + its number of key tokens, as in the course.
+          ("weighted", 211, 19, 36, 1, 3, 3, 19, 0.08, None)]
 for name, V, P, C, L, NH, B, T, std, inner in SHAPES:
     torch.manual_seed(1)
     out = OUT / name
@@ -33,9 +36,13 @@ for name, V, P, C, L, NH, B, T, std, inner in SHAPES:
     if T > 1: y[0, -1] = -100
     logits = model(x).logits
     losses = torch.nn.functional.cross_entropy(logits.view(-1, V), y.view(-1), reduction="none", ignore_index=-100)
-    (losses.sum() / (y != -100).sum()).backward()
+    (losses.sum() / (y != -100).sum()).backward(retain_graph=name == "weighted")
     tensors = {"input_ids": x.int(), "targets": y.int(), "logits": logits.detach(), "losses": losses.detach()}
     tensors |= {"grad." + n: p.grad for n, p in model.named_parameters()}
+    if name == "weighted":  # ids below a quarter of the vocabulary stand for the key tokens
+        weights = (1.0 + (x < V // 4).sum(1, keepdim=True)).expand(B, T).contiguous()
+        sums = torch.autograd.grad((weights.flatten() * losses).sum(), list(model.parameters()))
+        tensors |= {"weights": weights} | {"weighted_grad." + n: g for (n, _), g in zip(model.named_parameters(), sums)}
     save_file({k: v.contiguous() for k, v in tensors.items()}, out / "golden.safetensors")
     n = min(64, P - 3)
     greedy = []

@@ -1,0 +1,266 @@
+//! Tiles of attention: how rows of a head are packed for the micro-kernels, and how tiles are multiplied and stored.
+
+use crate::cpu::{Cpu, SharedMut};
+use crate::gemm::{Kernel, MAX_HEIGHT, PANEL, Word};
+use std::marker::PhantomData;
+
+/// Keys of a tile: two panels.
+pub(super) const KEYS: usize = 64;
+/// Kernel heights in a tile of queries.
+pub(super) const HEIGHTS: usize = 4;
+
+/// Rows of one head, `stride` elements apart.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a, E> {
+    pub(super) elements: &'a [E],
+    pub(super) stride: usize,
+    pub(super) head_size: usize,
+}
+
+impl<'a, E: Word> Rows<'a, E> {
+    #[inline(always)]
+    pub(super) fn row(&self, i: usize) -> &'a [E] {
+        &self.elements[i * self.stride..][..self.head_size]
+    }
+}
+
+/// Rows of one head of an output that tasks share.
+#[derive(Clone, Copy)]
+pub(super) struct RowsMut<'a, E> {
+    pub(super) elements: SharedMut<'a, E>,
+    pub(super) start: usize,
+    pub(super) stride: usize,
+}
+
+/// The sizes of tiles, and the kernel that multiplies them.
+#[derive(Clone, Copy)]
+pub(super) struct Tiles<E> {
+    pub(super) kernel: Kernel,
+    /// Queries of a tile.
+    pub(super) queries: usize,
+    pub(super) head_size: usize,
+    /// Words of a row of a head.
+    pub(super) words: usize,
+    /// Panels that hold a row of a head.
+    pub(super) panels: usize,
+    pub(super) element: PhantomData<E>,
+}
+
+impl<E: Word> Tiles<E> {
+    pub(super) fn new(cpu: &Cpu<E>, head_size: usize) -> Self {
+        let kernel = E::kernel(cpu.isa());
+        Tiles {
+            kernel,
+            queries: HEIGHTS * kernel.height,
+            head_size,
+            words: head_size.div_ceil(E::PER_WORD),
+            panels: head_size.div_ceil(PANEL),
+            element: PhantomData,
+        }
+    }
+
+    /// Words of scratch: k^T of all keys, v of all keys; q, p; scores, out.
+    pub(super) fn forward_scratch(&self, num_keys: usize) -> usize {
+        let key_tiles = num_keys.div_ceil(KEYS);
+        key_tiles * (self.transposed() + self.interleaved(KEYS))
+            + self.queries * (self.words + KEYS / E::PER_WORD + KEYS + self.wide())
+    }
+
+    /// Words of scratch: dq of all queries, delta; k^T, v^T, k; dk, dv; rows and panels of q and dout; p and ds as
+    /// scores, transposed, and ds as rows.
+    pub(super) fn backward_scratch(&self, time: usize) -> usize {
+        let padded = time.next_multiple_of(self.queries);
+        padded * self.wide()
+            + time
+            + 2 * self.transposed()
+            + self.interleaved(KEYS)
+            + 2 * KEYS * self.wide()
+            + padded / self.queries * 2 * (self.queries * self.words + self.interleaved(self.queries))
+            + 2 * self.queries * KEYS
+            + 3 * self.queries * KEYS / E::PER_WORD
+    }
+
+    /// Words of a tile of keys packed with the head size along K.
+    pub(super) fn transposed(&self) -> usize {
+        KEYS * self.words
+    }
+
+    /// Words of `rows` rows of a head packed with the rows along K.
+    pub(super) fn interleaved(&self, rows: usize) -> usize {
+        rows / E::PER_WORD * self.wide()
+    }
+
+    /// Columns of a row of a head in panels.
+    pub(super) fn wide(&self) -> usize {
+        self.panels * PANEL
+    }
+
+    /// Packs rows `first .. first + count` as words along the head size: `out[row][words]`, zeros in rows beyond.
+    #[inline(always)]
+    pub(super) fn pack_rows(&self, out: &mut [u32], rows: Rows<'_, E>, first: usize, count: usize) {
+        for (i, out) in out.chunks_exact_mut(self.words).enumerate() {
+            if i >= count {
+                out.fill(0);
+                continue;
+            }
+            let elements: &mut [E] = bytemuck::cast_slice_mut(out);
+            let (filled, padding) = elements.split_at_mut(self.head_size);
+            filled.copy_from_slice(rows.row(first + i));
+            padding.fill(E::zeroed());
+        }
+    }
+
+    /// Packs rows `first .. first + count` as panels with the head size along K: `out[panel][word][32 rows]`.
+    #[inline(always)]
+    pub(super) fn pack_transposed(&self, out: &mut [u32], rows: Rows<'_, E>, first: usize, count: usize) {
+        if count < KEYS {
+            out.fill(0);
+        }
+        for i in 0..count {
+            let (row, out) = (rows.row(first + i), &mut out[i / PANEL * self.words * PANEL + i % PANEL..]);
+            // Neighbouring elements lie in memory as a word does.
+            let (whole, rest) = bytemuck::cast_slice::<E, u8>(row).as_chunks::<4>();
+            for (j, word) in whole.iter().enumerate() {
+                out[j * PANEL] = u32::from_ne_bytes(*word);
+            }
+            if !rest.is_empty() {
+                out[whole.len() * PANEL] = E::join(row[row.len() - 1], E::zeroed());
+            }
+        }
+    }
+
+    /// Packs rows `first .. first + count` of a tile of `size` as panels with the rows along K:
+    /// `out[panel][word][32 columns]`.
+    #[inline(always)]
+    pub(super) fn pack_interleaved(
+        &self,
+        out: &mut [u32],
+        rows: Rows<'_, E>,
+        first: usize,
+        count: usize,
+        size: usize,
+    ) {
+        let steps = size / E::PER_WORD;
+        for (panel, out) in out.chunks_exact_mut(steps * PANEL).enumerate() {
+            let column = panel * PANEL;
+            let columns = PANEL.min(self.head_size - column);
+            for (step, words) in out.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
+                let at = step * E::PER_WORD;
+                let mut pair = [[E::zeroed(); PANEL]; 2];
+                for (i, filled) in pair.iter_mut().enumerate().take(E::PER_WORD) {
+                    if at + i < count {
+                        let row = &rows.row(first + at + i)[column..column + columns];
+                        filled[..columns].copy_from_slice(row);
+                    }
+                }
+                for (j, word) in words.iter_mut().enumerate() {
+                    *word = E::join(pair[0][j], pair[1][j]);
+                }
+            }
+        }
+    }
+
+    /// `c[panel][row][32]` = a b for `rows` rows of A, as [`Kernel`] addresses it, and every panel of B. With `add`,
+    /// adds to c.
+    #[inline(always)]
+    pub(super) fn multiply(
+        &self,
+        c: &mut [f32],
+        c_rows: usize,
+        a: Left<'_>,
+        b: &[u32],
+        rows: usize,
+        k: usize,
+        add: bool,
+    ) {
+        let Left { words, row_step, k_step } = a;
+        assert!(words.len() > (rows - 1) * row_step + (k - 1) * k_step, "A is too short");
+        let mut sums = [[0.0f32; PANEL]; MAX_HEIGHT];
+        for (c, b) in c.chunks_exact_mut(c_rows * PANEL).zip(b.chunks_exact(k * PANEL)) {
+            for row in (0..rows).step_by(self.kernel.height) {
+                let height = self.kernel.height.min(rows - row);
+                let c = &mut c[row * PANEL..][..height * PANEL];
+                let a = words[row * row_step..].as_ptr();
+                let target = if add { sums.as_mut_ptr().cast() } else { c.as_mut_ptr() };
+                // SAFETY: A reaches its last word (asserted above), a panel of B has k x 32 words, the target has room
+                // for `height` rows; the instruction set is that of the device that made the kernel.
+                unsafe { self.kernel.run(height, k, a, 4 * row_step, 4 * k_step, b.as_ptr(), target) };
+                if add {
+                    for (c, sum) in c.as_chunks_mut::<PANEL>().0.iter_mut().zip(&sums) {
+                        for (c, sum) in c.iter_mut().zip(sum) {
+                            *c += sum;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes rows of `c[panel][row][32]` to rows `first ..` of an output, `factor(row)` times.
+    #[inline(always)]
+    pub(super) fn store(
+        &self,
+        out: RowsMut<'_, E>,
+        c: &[f32],
+        c_rows: usize,
+        first: usize,
+        count: usize,
+        factor: impl Fn(usize) -> f32,
+    ) {
+        for (panel, c) in c.chunks_exact(c_rows * PANEL).enumerate() {
+            let column = panel * PANEL;
+            let columns = PANEL.min(self.head_size - column);
+            for (i, c) in c.as_chunks::<PANEL>().0.iter().take(count).enumerate() {
+                // SAFETY: a head's columns of its rows belong to one task.
+                let row =
+                    unsafe { out.elements.slice(out.start + (first + i) * out.stride + column, columns) };
+                for (o, x) in row.iter_mut().zip(c) {
+                    *o = E::from_f32(factor(i) * x);
+                }
+            }
+        }
+    }
+}
+
+/// A left operand: words, and the steps between rows and along K, in words.
+#[derive(Clone, Copy)]
+pub(super) struct Left<'a> {
+    pub(super) words: &'a [u32],
+    pub(super) row_step: usize,
+    pub(super) k_step: usize,
+}
+
+/// Cuts the next `len` words off `scratch`.
+#[inline(always)]
+pub(super) fn cut<'a>(scratch: &mut &'a mut [u32], len: usize) -> &'a mut [u32] {
+    let (piece, rest) = std::mem::take(scratch).split_at_mut(len);
+    *scratch = rest;
+    piece
+}
+
+/// Cuts the next `len` floats off `scratch`.
+#[inline(always)]
+pub(super) fn cut_floats<'a>(scratch: &mut &'a mut [u32], len: usize) -> &'a mut [f32] {
+    bytemuck::cast_slice_mut(cut(scratch, len))
+}
+
+/// Row `i` of `scores[panel][row][32]`, scaled.
+#[inline(always)]
+pub(super) fn load_scores(scores: &[f32], rows: usize, i: usize, scale: f32) -> [f32; KEYS] {
+    let mut out = [0.0; KEYS];
+    for (panel, out) in out.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
+        for (o, s) in out.iter_mut().zip(&scores[(panel * rows + i) * PANEL..][..PANEL]) {
+            *o = scale * s;
+        }
+    }
+    out
+}
+
+/// A row as words, which lie in memory as the elements do.
+#[inline(always)]
+pub(super) fn store_words<E: Word>(out: &mut [u32], row: &[f32; KEYS]) {
+    let elements: &mut [E] = bytemuck::cast_slice_mut(&mut out[..KEYS / E::PER_WORD]);
+    for (element, x) in elements.iter_mut().zip(row) {
+        *element = E::from_f32(*x);
+    }
+}

@@ -3,7 +3,8 @@
 //!
 //! Each folder of tests/golden with a golden.json is one shape: a model folder saved by transformers, and beside it
 //! `golden.safetensors` (`input_ids` and `targets`, i32 (B, T), -100 where there is no target; `logits`; `losses`, one for each token; `grad.` + the
-//! name of each parameter, of the mean loss over targets) and `golden.json` (`tree`; `greedy`: prompt, ids and
+//! name of each parameter, of the mean loss over targets; in one shape also `weights` and `weighted_grad.` + name, of the sum of
+//! weights x losses) and `golden.json` (`tree`; `greedy`: prompt, ids and
 //! repetition_penalty; `filtered`: tokens, logits, the parameters, and the probabilities that are left).
 
 mod common;
@@ -56,16 +57,23 @@ fn errors<D: Backend>(device: D, shape: &Path) -> (f64, f64, String) {
     gpt.forward(&mut acts, &inputs, dims[1], None);
     let mut forward = relative_error(&gpt.logits(&acts), &f32s(&golden, "logits"));
     let num_targets = targets.iter().filter(|&&target| target != IGNORE).count();
-    let weights = vec![1.0 / num_targets as f32; targets.len()];
-    let losses = gpt.backward(&mut acts, &mut grads, &targets, &weights);
-    forward = forward.max(relative_error(losses, &f32s(&golden, "losses")));
+    // The mean over targets, and, in the shape that has them, the losses weighed one by one.
+    let mut objectives = vec![("grad", vec![1.0 / num_targets as f32; targets.len()])];
+    if golden.tensor("weights").is_ok() {
+        objectives.push(("weighted_grad", f32s(&golden, "weights")));
+    }
     let mut backward = (0.0, String::new());
-    for (declared, grad) in gpt.declarations().iter().zip(grads.table.iter()) {
-        let expected = f32s(&golden, &format!("grad.{}", declared.name));
-        let error = relative_error(&host(&**gpt.device(), grad), &expected);
-        assert!(error.is_finite(), "{}: {}: {error}", shape.display(), declared.name);
-        if error >= backward.0 {
-            backward = (error, declared.name.clone());
+    for (prefix, weights) in objectives {
+        grads.clear();
+        let losses = gpt.backward(&mut acts, &mut grads, &targets, &weights);
+        forward = forward.max(relative_error(losses, &f32s(&golden, "losses")));
+        for (declared, grad) in gpt.declarations().iter().zip(grads.table.iter()) {
+            let name = format!("{prefix}.{}", declared.name);
+            let error = relative_error(&host(&**gpt.device(), grad), &f32s(&golden, &name));
+            assert!(error.is_finite(), "{}: {name}: {error}", shape.display());
+            if error >= backward.0 {
+                backward = (error, name);
+            }
         }
     }
     (forward, backward.0, backward.1)

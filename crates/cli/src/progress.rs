@@ -53,8 +53,8 @@ impl Progress {
         self.last = Instant::now();
         match &self.bar {
             Some(bar) => {
-                bar.set_position((1000.0 * share.unwrap_or(0.0)) as u64);
                 bar.set_message(message());
+                bar.set_position((1000.0 * share.unwrap_or(0.0)) as u64);
             }
             None => {
                 let share = share.map_or_else(String::new, |share| format!("{:3.0} %  ", 100.0 * share));

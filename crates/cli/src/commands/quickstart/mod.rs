@@ -142,6 +142,9 @@ where
     };
     let plan = device.install(|| plan::make(&device, peak_flops, &clock, data, &args.overrides))?;
     note(&plan);
+    if plan.num_steps() < 1.0 {
+        return Err(no_time());
+    }
     let files = Files::new(&args.out);
     files.write(&plan, &tokenizer, &sample)?;
 
@@ -385,6 +388,10 @@ where
         format::count((outcome.num_tokens as f64 / outcome.elapsed_seconds) as u64)
     ));
     Ok(trainer)
+}
+
+fn no_time() -> Failure {
+    Failure::failed("no time is left for a single training step").hint("give more with --minutes")
 }
 
 /// The settings of the run, as `eyas train` takes them.

@@ -98,7 +98,8 @@ impl Plan {
 
     /// Text that will be read once, with some to spare: what has to be made into shards.
     pub(super) fn wanted_bytes(&self) -> u64 {
-        (self.num_tokens.min(self.available_tokens) * self.bytes_per_token * 1.5) as u64
+        const LEAST: f64 = 64e3;
+        (self.num_tokens.min(self.available_tokens) * self.bytes_per_token * 1.5).max(LEAST) as u64
     }
 }
 
@@ -247,14 +248,16 @@ where
     const LEAST: usize = 2;
     let mut steps = Steps::new(device.clone(), config, (batch, time), recipe::OPTIMIZER)?;
     let num_tokens = (batch * time) as f64;
-    // The first touches the memory.
-    steps.step()?;
-    let (start, mut count) = (Instant::now(), 0);
-    while count < LEAST || start.elapsed() < budget {
-        steps.step()?;
-        count += 1;
+    // The first touches the memory, and counts only where there is no time for more.
+    let (mut seconds, mut count) = (steps.step()?, 1);
+    if seconds < budget.as_secs_f64() {
+        (seconds, count) = (0.0, 0);
+        while count < LEAST || seconds < budget.as_secs_f64() {
+            seconds += steps.step()?;
+            count += 1;
+        }
     }
-    let tokens_per_second = num_tokens * count as f64 / start.elapsed().as_secs_f64();
+    let tokens_per_second = num_tokens * count as f64 / seconds;
     let eval_tokens_per_second = num_tokens / steps.evaluation();
     note(format_args!(
         "measured: L{} C{}: {} tokens/s in {count} steps",

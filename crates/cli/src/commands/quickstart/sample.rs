@@ -94,7 +94,11 @@ impl Lowest {
     }
 }
 
-/// Reads, filters and splits, keeping `limit_bytes` to train on, and no longer than `until`.
+/// Text that is read however long it takes.
+const LEAST_BYTES: u64 = 2 << 20;
+
+/// Reads, filters and splits, keeping `limit_bytes` to train on, and past `until` only as far
+/// as it takes to have anything.
 pub(super) fn read(source: &Source, out: &Path, limit_bytes: u64, until: Instant) -> Outcome<Sample> {
     let own = source.data.iter().find_map(|data| own_prefix(data, out));
     let keep = |name: &str| {
@@ -112,7 +116,9 @@ pub(super) fn read(source: &Source, out: &Path, limit_bytes: u64, until: Instant
             false => train.push(document, limit_bytes),
         }
         let enough = in_order && train.num_bytes >= limit_bytes / 100 * 99 && valid.num_seen > 0;
-        if enough || Instant::now() >= until {
+        // A source that is that slow is not waited for, unless there is nothing yet to learn from.
+        let late = train.num_bytes >= LEAST_BYTES && valid.num_seen > 0 && Instant::now() >= until;
+        if enough || late {
             is_whole = false;
             break;
         }

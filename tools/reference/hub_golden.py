@@ -8,12 +8,13 @@ Writes to crates/model/tests/golden:
   gpt2.json: the printed tree, config.json, generation_config.json, parameter count and tensor shapes of the 124M network
     with 50,000 tokens
   sampling.json: greedy ids with and without repetition penalty, every one at least 1e-3 above the runner-up; and
-    probabilities after the logits processors, for logits with ties
+    probabilities after the logits processors, for logits with ties (with a stable sort, see there)
   greedy: the model folder of those greedy ids
 Made with transformers 5.23 and torch 2.15; the same bytes at every run.
 """
-import itertools, json, shutil, tempfile, torch
+import functools, itertools, json, shutil, tempfile, torch
 from pathlib import Path
+from unittest import mock
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPT2Model
 from transformers.generation.logits_process import (LogitsProcessorList, RepetitionPenaltyLogitsProcessor,
@@ -120,7 +121,12 @@ def sampling():
         if temperature != 1: processors.append(TemperatureLogitsWarper(temperature))
         if k: processors.append(TopKLogitsWarper(k))
         if p < 1: processors.append(TopPLogitsWarper(p))
-        scores = processors(tokens, logits.clone())
+        # Top-p sorts with torch.sort, whose order of equal values is nobody's promise beyond 16 of them: with a stable sort in
+        # its place, which of several equal tokens are kept is defined. How many, and how likely, must not depend on that.
+        as_is = torch.softmax(processors(tokens, logits.clone()), -1)
+        with mock.patch("torch.sort", functools.partial(torch.sort, stable=True)):
+            scores = processors(tokens, logits.clone())
+        assert torch.equal(as_is.sort().values, torch.softmax(scores, -1).sort().values)
         filtered.append({"repetition_penalty": penalty, "temperature": temperature, "top_k": k, "top_p": p,
                          "tokens": tokens[0].tolist(), "probabilities": torch.softmax(scores, -1)[0].tolist()})
     golden = {"greedy": greedy, "logits": logits[0].tolist(), "filtered": filtered}

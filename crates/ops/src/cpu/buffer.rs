@@ -1,17 +1,26 @@
 //! Host memory aligned to a cache line, and the one way tasks share a mutable slice.
+//!
+//! The trick: a large buffer is a mapping of its own, on huge pages where the system has them. A matrix product walks
+//! over rows that are kilobytes apart, so with pages of 4 KiB every few reads miss the translation cache; and memory
+//! that nobody has touched yet goes to the thread, and the socket, that works on it first.
 
 use crate::device::Scalar;
+use memmap2::MmapMut;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 /// Alignment of every buffer: two cache lines, which is also two vectors of 512 bits.
 const ALIGNMENT: usize = 128;
+/// Size of a huge page (x86-64, and aarch64 with pages of 4 KiB); buffers from this size on are mappings.
+const HUGE_PAGE: usize = 2 << 20;
 
 /// A zero-initialized slice aligned to 128 bytes. The operating system gives the pages when they are first touched.
 pub struct AlignedBuf<T> {
     ptr: NonNull<T>,
     len: usize,
+    /// What `ptr` points into, if it is not the heap.
+    mapping: Option<MmapMut>,
 }
 
 // SAFETY: AlignedBuf owns its memory as Vec does.
@@ -23,12 +32,28 @@ impl<T: Scalar> AlignedBuf<T> {
     /// Allocates `len` zeros.
     pub fn zeros(len: usize) -> Self {
         let layout = Self::layout(len);
-        if layout.size() == 0 {
-            return AlignedBuf { ptr: NonNull::dangling(), len };
+        match layout.size() {
+            0 => AlignedBuf { ptr: NonNull::dangling(), len, mapping: None },
+            HUGE_PAGE.. => Self::mapped(len, layout),
+            _ => {
+                // SAFETY: the layout's size is not zero; all-zero bytes are a valid T, which is Pod.
+                let ptr = NonNull::new(unsafe { alloc_zeroed(layout) }.cast::<T>());
+                AlignedBuf { ptr: ptr.unwrap_or_else(|| handle_alloc_error(layout)), len, mapping: None }
+            }
         }
-        // SAFETY: the layout's size is not zero; all-zero bytes are a valid T, which is Pod.
-        let ptr = unsafe { alloc_zeroed(layout) }.cast::<T>();
-        AlignedBuf { ptr: NonNull::new(ptr).unwrap_or_else(|| handle_alloc_error(layout)), len }
+    }
+
+    /// A mapping that starts on a huge page: one more is reserved for that, but never touched.
+    fn mapped(len: usize, layout: Layout) -> Self {
+        let mapping = MmapMut::map_anon(layout.size() + HUGE_PAGE);
+        let mut mapping = mapping.unwrap_or_else(|_| handle_alloc_error(layout));
+        let skipped = mapping.as_ptr().align_offset(HUGE_PAGE);
+        // A wish: without huge pages everything works, only slower. Not for the end, which would take a whole one.
+        #[cfg(target_os = "linux")]
+        let _ =
+            mapping.advise_range(memmap2::Advice::HugePage, skipped, layout.size() / HUGE_PAGE * HUGE_PAGE);
+        let ptr = NonNull::from(&mut mapping[skipped..][..layout.size()]).cast();
+        AlignedBuf { ptr, len, mapping: Some(mapping) }
     }
 }
 
@@ -43,7 +68,7 @@ impl<T> AlignedBuf<T> {
 impl<T> Drop for AlignedBuf<T> {
     fn drop(&mut self) {
         let layout = Self::layout(self.len);
-        if layout.size() != 0 {
+        if self.mapping.is_none() && layout.size() != 0 {
             // SAFETY: allocated in `zeros` with this layout.
             unsafe { dealloc(self.ptr.as_ptr().cast(), layout) };
         }

@@ -1,97 +1,225 @@
 //! Micro-kernels for AVX2 with FMA: 6 rows x 16 columns, twice for a panel of 32.
 //!
-//! Register plan, 15 of 16: 6 x 2 sums of 8 columns, 2 vectors of B, 1 broadcast word of A. A pair of bf16 is widened in
-//! registers, the low half by a shift and the high half by a mask, and takes two fused multiply-adds.
+//! Register plan, 15 of 16:
+//!
+//! ```text
+//!            b0 (8 columns)    b1 (8 columns)
+//!   a[0]  ->  acc[0][0]         acc[0][1]          each step of K loads b0 and b1 once, then
+//!   ...                                            broadcasts one number of each row into a register
+//!   a[5]  ->  acc[5][0]         acc[5][1]          and multiplies it with both: 12 sums, 2 + 1 operands
+//! ```
+//!
+//! A word of bf16 is two such steps: its low half, widened by a shift, then its high half, by a mask. B is widened in
+//! registers, four instructions for 24 multiply-adds. To widen A there too would cost as many instructions as the
+//! multiply-adds themselves, so a stretch of its words is widened into the first-level cache before, once for both halves
+//! of the panel.
 
 use super::{Kernel, PANEL};
+use std::arch::asm;
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 /// bf16 pairs, widened.
-pub(super) const BF16: Kernel = Kernel { height: 6, tile: bf16::tile };
+pub(super) const BF16: Kernel = Kernel { height: HEIGHT, tile: tile_bf16 };
 /// f32.
-pub(super) const F32: Kernel = Kernel { height: 6, tile: f32::tile };
+pub(super) const F32: Kernel = Kernel { height: HEIGHT, tile: tile_f32 };
 
-/// Defines a module with the kernel for one way to multiply words.
-macro_rules! kernel {
-    ($name:ident, |$acc:ident, $a:ident, $b:ident| $dot:expr) => {
-        mod $name {
-            use super::*;
+const HEIGHT: usize = 6;
+/// Words of K that are widened at a time: 6 rows of 2 x 256 f32 take 12 KiB of a first-level cache of 32.
+const STRETCH: usize = 256;
 
-            /// The kernel for any number of rows up to 6: see `Kernel::tile`.
-            #[target_feature(enable = "avx2,fma")]
-            pub(super) unsafe fn tile(
-                rows: usize,
-                k: usize,
-                a: *const u32,
-                a_row: usize,
-                a_step: usize,
-                b: *const u32,
-                c: *mut f32,
-            ) {
-                for half in [0, PANEL / 2] {
-                    // SAFETY: passed on from the caller; both halves lie within the panel.
-                    unsafe {
-                        let (b, c) = (b.add(half), c.add(half));
-                        match rows {
-                            6 => fixed::<6>(k, a, a_row, a_step, b, c),
-                            5 => fixed::<5>(k, a, a_row, a_step, b, c),
-                            4 => fixed::<4>(k, a, a_row, a_step, b, c),
-                            3 => fixed::<3>(k, a, a_row, a_step, b, c),
-                            2 => fixed::<2>(k, a, a_row, a_step, b, c),
-                            1 => fixed::<1>(k, a, a_row, a_step, b, c),
-                            _ => unreachable!("a tile has 1 to 6 rows, not {rows}"),
-                        }
-                    }
-                }
-            }
-
-            /// The kernel for exactly `R` rows and 16 columns.
-            #[target_feature(enable = "avx2,fma")]
-            unsafe fn fixed<const R: usize>(
-                k: usize,
-                a: *const u32,
-                a_row: usize,
-                a_step: usize,
-                b: *const u32,
-                c: *mut f32,
-            ) {
-                let mut acc = [[_mm256_setzero_ps(); 2]; R];
-                for i in 0..k {
-                    // SAFETY: the caller promises k words in each row of A and k x 32 words of B.
-                    let (b0, b1, row) = unsafe {
-                        let b = b.add(i * PANEL);
-                        (
-                            _mm256_loadu_si256(b.cast()),
-                            _mm256_loadu_si256(b.add(8).cast()),
-                            a.byte_add(i * a_step),
-                        )
-                    };
-                    for r in 0..R {
-                        // SAFETY: as above. Rows of bf16 may start at any even address.
-                        let word = unsafe { row.byte_add(r * a_row).read_unaligned() };
-                        let $a = _mm256_set1_epi32(word as i32);
-                        for (sum, $b) in acc[r].iter_mut().zip([b0, b1]) {
-                            let $acc = *sum;
-                            *sum = $dot;
-                        }
-                    }
-                }
-                for (r, [left, right]) in acc.into_iter().enumerate() {
-                    // SAFETY: the caller promises room for R rows of 32.
-                    unsafe {
-                        _mm256_storeu_ps(c.add(r * PANEL), left);
-                        _mm256_storeu_ps(c.add(r * PANEL + 8), right);
-                    }
-                }
-            }
+/// Calls `fixed::<rows>`, so that the loops over rows unroll and the sums stay in registers.
+macro_rules! for_rows {
+    ($rows:expr, $fixed:ident($($argument:expr),*)) => {
+        match $rows {
+            6 => $fixed::<6>($($argument),*),
+            5 => $fixed::<5>($($argument),*),
+            4 => $fixed::<4>($($argument),*),
+            3 => $fixed::<3>($($argument),*),
+            2 => $fixed::<2>($($argument),*),
+            1 => $fixed::<1>($($argument),*),
+            rows => unreachable!("a tile has 1 to 6 rows, not {rows}"),
         }
     };
 }
 
-kernel!(bf16, |acc, a, b| {
-    let low = |x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x));
-    let high = |x| _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(0xffff_0000_u32 as i32)));
-    _mm256_fmadd_ps(high(a), high(b), _mm256_fmadd_ps(low(a), low(b), acc))
-});
+/// The f32 kernel: see `Kernel::tile`.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile_f32(
+    rows: usize,
+    k: usize,
+    a: *const u32,
+    a_row: usize,
+    a_step: usize,
+    b: *const u32,
+    c: *mut f32,
+) {
+    for half in [0, PANEL / 2] {
+        // SAFETY: passed on from the caller; both halves lie within the panel.
+        unsafe { for_rows!(rows, fixed_f32(k, a.cast(), a_row, a_step, b.add(half).cast(), c.add(half))) }
+    }
+}
 
-kernel!(f32, |acc, a, b| _mm256_fmadd_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), acc));
+/// `R` rows and 16 columns of f32.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn fixed_f32<const R: usize>(
+    k: usize,
+    a: *const f32,
+    a_row: usize,
+    a_step: usize,
+    b: *const f32,
+    c: *mut f32,
+) {
+    let mut acc = [[_mm256_setzero_ps(); 2]; R];
+    for i in 0..k {
+        // SAFETY: the caller promises k words in each row of A and k x 32 words of B.
+        unsafe {
+            let b = b.add(i * PANEL);
+            step(&mut acc, a.byte_add(i * a_step), a_row, [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))]);
+        }
+    }
+    // SAFETY: the caller promises room for R rows of 32.
+    unsafe { store(&acc, c) };
+}
+
+/// One step of K: adds to the sums the product of a column of A, whose rows are `a_row` bytes apart, and a row of B.
+///
+/// # Safety
+/// A has R rows.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn step<const R: usize>(acc: &mut [[__m256; 2]; R], a: *const f32, a_row: usize, b: [__m256; 2]) {
+    for (r, [left, right]) in acc.iter_mut().enumerate() {
+        // SAFETY: the caller's promise. Rows may start at any even address.
+        let a = _mm256_set1_ps(unsafe { a.byte_add(r * a_row).read_unaligned() });
+        *left = _mm256_fmadd_ps(a, b[0], *left);
+        *right = _mm256_fmadd_ps(a, b[1], *right);
+    }
+}
+
+/// A load that is not merged with an earlier one of the same address. Between the two halves of a word all 16 registers
+/// are in use: kept in one, the words would push sums out to memory, at half the speed.
+///
+/// # Safety
+/// As for a read of `b`, which may be unaligned.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn load_again(b: *const __m256i) -> __m256i {
+    let words: __m256i;
+    // SAFETY: reads 32 bytes at `b`, as the caller promises, and nothing else.
+    unsafe {
+        asm!("vmovdqu {words}, ymmword ptr [{b}]", words = lateout(ymm_reg) words, b = in(reg) b, options(nostack, preserves_flags, readonly));
+    }
+    words
+}
+
+/// Writes the sums to rows of `c`, 32 apart.
+///
+/// # Safety
+/// There is room for them.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn store<const R: usize>(acc: &[[__m256; 2]; R], c: *mut f32) {
+    for (r, [left, right]) in acc.iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe {
+            _mm256_storeu_ps(c.add(r * PANEL), *left);
+            _mm256_storeu_ps(c.add(r * PANEL + 8), *right);
+        }
+    }
+}
+
+/// The bf16 kernel: see `Kernel::tile`.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile_bf16(
+    rows: usize,
+    k: usize,
+    a: *const u32,
+    a_row: usize,
+    a_step: usize,
+    b: *const u32,
+    c: *mut f32,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe { for_rows!(rows, fixed_bf16(k, a, a_row, a_step, b, c)) }
+}
+
+/// `R` rows and 32 columns of bf16 pairs, a stretch of K after the other; between two, the sums wait in `c`.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn fixed_bf16<const R: usize>(
+    k: usize,
+    a: *const u32,
+    a_row: usize,
+    a_step: usize,
+    b: *const u32,
+    c: *mut f32,
+) {
+    let mut wide = [const { MaybeUninit::<[f32; R]>::uninit() }; 2 * STRETCH];
+    for r in 0..R {
+        // SAFETY: the caller promises room for R rows of 32.
+        unsafe { c.add(r * PANEL).cast::<[f32; PANEL]>().write([0.0; PANEL]) };
+    }
+    for start in (0..k).step_by(STRETCH) {
+        let words = STRETCH.min(k - start);
+        // SAFETY: the caller promises k words in each row of A and k x 32 words of B; `widen` writes the 2 x `words`
+        // columns that `stretch_bf16` reads.
+        unsafe {
+            widen::<R>(wide.as_mut_ptr().cast(), words, a.byte_add(start * a_step), a_row, a_step);
+            for half in [0, PANEL / 2] {
+                stretch_bf16::<R>(words, wide.as_ptr().cast(), b.add(start * PANEL + half), c.add(half));
+            }
+        }
+    }
+}
+
+/// Sets `wide[2 words][R]`: low halves of a word of each row, then the high halves.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn widen<const R: usize>(
+    wide: *mut [f32; R],
+    words: usize,
+    a: *const u32,
+    a_row: usize,
+    a_step: usize,
+) {
+    for i in 0..words {
+        let (mut low, mut high) = ([0.0; R], [0.0; R]);
+        for r in 0..R {
+            // SAFETY: the caller promises that A has R rows of `words` words. They may start at any even address.
+            let word = unsafe { a.byte_add(i * a_step + r * a_row).read_unaligned() };
+            low[r] = f32::from_bits(word << 16);
+            high[r] = f32::from_bits(word & 0xffff_0000);
+        }
+        // SAFETY: the caller promises room for 2 x `words`.
+        unsafe {
+            wide.add(2 * i).write(low);
+            wide.add(2 * i + 1).write(high);
+        }
+    }
+}
+
+/// Adds a stretch to the sums of 16 columns in `c`.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn stretch_bf16<const R: usize>(words: usize, wide: *const [f32; R], b: *const u32, c: *mut f32) {
+    let mut acc = [[_mm256_setzero_ps(); 2]; R];
+    for (r, [left, right]) in acc.iter_mut().enumerate() {
+        // SAFETY: the caller promises R rows of 32.
+        unsafe {
+            *left = _mm256_loadu_ps(c.add(r * PANEL));
+            *right = _mm256_loadu_ps(c.add(r * PANEL + 8));
+        }
+    }
+    let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+    for i in 0..words {
+        // SAFETY: the caller promises 2 x `words` widened columns and `words` x 32 words of B.
+        unsafe {
+            let (a, b) = (wide.add(2 * i).cast::<f32>(), b.add(i * PANEL).cast::<__m256i>());
+            let low = |b| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(load_again(b)));
+            let high = |b| _mm256_castsi256_ps(_mm256_and_si256(load_again(b), high));
+            step(&mut acc, a, 4, [low(b), low(b.add(1))]);
+            step(&mut acc, a.add(R), 4, [high(b), high(b.add(1))]);
+        }
+    }
+    // SAFETY: as above.
+    unsafe { store(&acc, c) };
+}

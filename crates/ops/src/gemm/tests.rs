@@ -82,7 +82,7 @@ fn check<E: Word>(isa: Isa, threads: usize, m: usize, n: usize, k: usize) -> Vec
 fn check_all<E: Word>() {
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
         for m in (1..=15).chain([28, 29, 230]) {
-            for (n, k) in [(1, 1), (31, 2), (32, 7), (33, 16), (70, 33)] {
+            for (n, k) in [(1, 1), (31, 2), (32, 7), (33, 16), (70, 33), (40, 1103)] {
                 let one = check::<E>(isa, 1, m, n, k);
                 if m == 15 || m == 230 {
                     assert_eq!(one, check::<E>(isa, 3, m, n, k), "threads change no bit");

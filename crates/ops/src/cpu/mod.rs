@@ -5,6 +5,7 @@
 //! task in a fixed order: that is why results have the same bits for any number of threads.
 
 mod buffer;
+mod cache;
 mod isa;
 pub(crate) mod math;
 mod peak;
@@ -24,6 +25,8 @@ use std::sync::Mutex;
 pub struct Cpu<E> {
     isa: Isa,
     pool: rayon::ThreadPool,
+    /// Bytes of a core's second-level cache.
+    level2_bytes: usize,
     /// Scratch buffers that no operation is using now.
     scratch: Mutex<Vec<AlignedBuf<u32>>>,
     element: PhantomData<E>,
@@ -43,12 +46,23 @@ impl<E: Word> Cpu<E> {
             .thread_name(|i| format!("eyas-{i}"))
             .build()
             .expect("the operating system starts threads");
-        Cpu { isa, pool, scratch: Mutex::new(Vec::new()), element: PhantomData }
+        Cpu {
+            isa,
+            pool,
+            level2_bytes: cache::level2_bytes(),
+            scratch: Mutex::new(Vec::new()),
+            element: PhantomData,
+        }
     }
 
     /// The instruction set in use.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// Bytes of a core's second-level cache.
+    pub(crate) fn level2_bytes(&self) -> usize {
+        self.level2_bytes
     }
 
     /// Runs `f` on the pool's threads, so that the operations inside it start without waking a thread.

@@ -30,8 +30,8 @@ use std::ops::Range;
 pub(crate) const PANEL: usize = 32;
 /// The tallest kernel.
 pub(crate) const MAX_HEIGHT: usize = 14;
-/// Bytes of B that a task keeps in the second-level cache (1 MiB on Zen 4, shared with A's rows and C's tiles).
-const GROUP_BYTES: usize = 512 << 10;
+/// The part of the second-level cache that a task keeps panels of B in; A's rows and C's tiles pass through the rest.
+const GROUP_SHARE: usize = 2;
 /// Rows of A in a task, about.
 const TASK_ROWS: usize = 224;
 
@@ -182,7 +182,7 @@ pub(crate) fn gemm<E: Word, P: Epilogue>(
     let kernel = E::kernel(cpu.isa());
     check_operands(&kernel, rows, &lhs, &rhs, &k);
     let num_panels = rhs.columns.div_ceil(PANEL);
-    let (group, task_rows) = task_shape(&kernel, rows, num_panels, k.len(), cpu.num_threads());
+    let (group, task_rows) = task_shape(cpu, &kernel, rows, num_panels, k.len());
     let (row_tasks, groups) = (rows.div_ceil(task_rows), num_panels.div_ceil(group));
     cpu.parallel(row_tasks * groups, |task| {
         let (first_panel, first_row) = (task / row_tasks * group, task % row_tasks * task_rows);
@@ -209,10 +209,17 @@ pub(crate) fn gemm<E: Word, P: Epilogue>(
 
 /// Panels in a group and rows in a task. Smaller groups only where there would be too few tasks for the threads; the
 /// cut never changes a result, since a tile is always summed whole.
-fn task_shape(kernel: &Kernel, rows: usize, num_panels: usize, k: usize, threads: usize) -> (usize, usize) {
+fn task_shape<E: Word>(
+    cpu: &Cpu<E>,
+    kernel: &Kernel,
+    rows: usize,
+    num_panels: usize,
+    k: usize,
+) -> (usize, usize) {
+    let threads = cpu.num_threads();
     let task_rows =
         (TASK_ROWS / kernel.height * kernel.height).min(rows.next_multiple_of(kernel.height)).max(1);
-    let mut group = (GROUP_BYTES / (k.max(1) * PANEL * 4)).clamp(1, num_panels.max(1));
+    let mut group = (cpu.level2_bytes() / GROUP_SHARE / (k.max(1) * PANEL * 4)).clamp(1, num_panels.max(1));
     while group > 1 && rows.div_ceil(task_rows) * num_panels.div_ceil(group) < 4 * threads {
         group = group.div_ceil(2);
     }

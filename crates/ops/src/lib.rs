@@ -17,6 +17,7 @@ pub mod gemm;
 pub mod layernorm;
 pub mod linear;
 pub mod loss;
+mod metered;
 pub mod muon;
 mod random;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub use embedding::{Embedding, EmbeddingDims};
 pub use layernorm::{LayerNorm, LayerNormDims};
 pub use linear::{Linear, LinearDims, Storage, Use};
 pub use loss::{Loss, LossDims};
+pub use metered::{Metered, Record};
 pub use muon::{Muon, MuonDims, MuonStep};
 pub use random::{Dropout, Rng, mix};
 

@@ -1,5 +1,7 @@
 //! `eyas bench training|ops`: measured figures, each beside what this machine does at most.
 
+mod breakdown;
+
 use crate::errors::{Failure, Outcome};
 use crate::format;
 use crate::measure::Steps;
@@ -28,6 +30,7 @@ pub(crate) enum Command {
 #[command(after_long_help = "\
 Examples:
   eyas bench training --shape 124M --batch-size 8 --context-length 128 --precision bf16
+  eyas bench training --shape 124M --batch-size 32 --context-length 128 --breakdown
   eyas bench training --shape small --precision fp32 --isa avx2 --threads 1 --json")]
 pub(crate) struct TrainingArgs {
     /// Shape of the network
@@ -58,10 +61,14 @@ pub(crate) struct TrainingArgs {
     #[arg(long, value_name = "S", default_value_t = 20.0)]
     seconds: f64,
 
+    /// Print what each operation takes: time, FLOPs, bytes, and its share of what arithmetic or memory allow
+    #[arg(long)]
+    breakdown: bool,
+
     #[command(flatten)]
     machine: MachineArgs,
 
-    /// One JSON object: name, value, unit, share_of_peak, peak, threads, spread
+    /// One JSON object: name, value, unit, share_of_peak, peak, threads, spread; with --breakdown one an operation
     #[arg(long)]
     json: bool,
 }
@@ -127,9 +134,11 @@ enum OptimArg {
 
 pub(crate) fn run(command: Command) -> Outcome {
     match command {
-        Command::Training(args) => match args.precision {
-            PrecisionArg::Bf16 => training::<Bf16>(&args),
-            PrecisionArg::Fp32 => training::<f32>(&args),
+        Command::Training(args) => match (args.precision, args.breakdown) {
+            (PrecisionArg::Bf16, false) => training::<Bf16>(&args),
+            (PrecisionArg::Fp32, false) => training::<f32>(&args),
+            (PrecisionArg::Bf16, true) => breakdown::breakdown::<Bf16>(&args),
+            (PrecisionArg::Fp32, true) => breakdown::breakdown::<f32>(&args),
         },
         Command::Ops(args) => ops(&args),
     }
@@ -182,7 +191,7 @@ where
     let num_tokens = batch * time;
     let cpu = Arc::new(cpu);
     // On the pool, as training runs.
-    let seconds = cpu.clone().install(|| measure(cpu, &config, (batch, time), args))?;
+    let seconds = cpu.clone().install(|| measure(cpu, &config, (batch, time), args, || {}))?;
     let at = |share: f64| seconds[((seconds.len() - 1) as f64 * share).round() as usize];
     let (median, spread) = (at(0.5), (at(0.9) - at(0.1)) / at(0.5));
     let (rate, achieved) =
@@ -221,16 +230,14 @@ where
     output.flush()
 }
 
-/// Seconds of each step, sorted.
-fn measure<E: Word>(
-    device: Arc<Cpu<E>>,
+/// Seconds of each step, sorted. `after_warm_up` is called when the steps that count begin.
+fn measure<D: Backend>(
+    device: Arc<D>,
     config: &Config,
     (batch, time): (usize, usize),
     args: &TrainingArgs,
-) -> Outcome<Vec<f64>>
-where
-    Cpu<E>: Backend,
-{
+    after_warm_up: impl FnOnce(),
+) -> Outcome<Vec<f64>> {
     const WARM_UP: usize = 2;
     const LEAST: usize = 3;
     let kind = match args.optim {
@@ -239,18 +246,14 @@ where
     };
     let mut steps = Steps::new(device, config, (batch, time), kind)?;
     note(format_args!("{} of {} tokens", args.name(), format::count((batch * time) as u64)));
-    let (mut seconds, mut end) = (Vec::new(), Instant::now());
-    for step in 0.. {
-        if step == WARM_UP {
-            end = Instant::now() + Duration::from_secs_f64(args.seconds.min(86_400.0));
-        }
-        if step >= WARM_UP + LEAST && Instant::now() >= end {
-            break;
-        }
-        let taken = steps.step()?;
-        if step >= WARM_UP {
-            seconds.push(taken);
-        }
+    for _ in 0..WARM_UP {
+        steps.step()?;
+    }
+    after_warm_up();
+    let (mut seconds, end) =
+        (Vec::new(), Instant::now() + Duration::from_secs_f64(args.seconds.min(86_400.0)));
+    while seconds.len() < LEAST || Instant::now() < end {
+        seconds.push(steps.step()?);
     }
     seconds.sort_by(f64::total_cmp);
     Ok(seconds)

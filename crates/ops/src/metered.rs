@@ -1,0 +1,474 @@
+//! A device that runs another one and notes what each operation took: the breakdown of a step.
+//!
+//! The network is generic over its device, so it runs on this one unchanged, and a run that is not measured pays nothing.
+//! An operation's work is counted from its shapes: multiplications and additions of its matrix products (attention's causal
+//! half), and the bytes of its arguments, each read or written once. What is added to is read and written. These are what
+//! the operation cannot do without, so that time beyond its [`limit`](Record::limit_seconds) is what could be gained.
+
+use crate::{
+    Act, Buf, Device, Dropout, Embedding, EmbeddingDims, LayerNorm, LayerNormDims, Linear, LinearDims,
+};
+use crate::{AdamW, AdamWStep, Attention, AttentionDims, Buffer, CachedAttentionDims, Loss, LossDims, Muon};
+use crate::{MuonDims, MuonStep, Scalar, Storage, Use};
+use std::sync::Mutex;
+use std::time::Instant;
+
+/// What the calls of one operation on one shape took together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// The operation, and its shape where a network calls it with several.
+    pub name: String,
+    /// Times it was called.
+    pub num_calls: usize,
+    /// Wall time.
+    pub seconds: f64,
+    /// Floating-point operations of its matrix products.
+    pub flops: f64,
+    /// Bytes that it must read and write at least.
+    pub bytes: f64,
+}
+
+impl Record {
+    /// The least time that a machine of these peaks needs: its arithmetic or its memory, whichever takes longer.
+    pub fn limit_seconds(&self, peak_flops: f64, peak_bytes: f64) -> f64 {
+        (self.flops / peak_flops).max(self.bytes / peak_bytes)
+    }
+}
+
+/// A device that measures what it has another one do.
+pub struct Metered<D> {
+    device: D,
+    records: Mutex<Vec<Record>>,
+}
+
+impl<D: Device> Metered<D> {
+    /// Measures `device`.
+    pub fn new(device: D) -> Self {
+        Metered { device, records: Mutex::new(Vec::new()) }
+    }
+
+    /// The device that does the work.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// What was noted since the last call, in the order of first calls.
+    pub fn take(&self) -> Vec<Record> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Record>> {
+        self.records.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Runs an operation and adds it to its record.
+    fn note<R>(&self, name: String, flops: usize, bytes: usize, operation: impl FnOnce(&D) -> R) -> R {
+        let start = Instant::now();
+        let result = operation(&self.device);
+        let seconds = start.elapsed().as_secs_f64();
+        let (flops, bytes) = (flops as f64, bytes as f64);
+        let mut records = self.lock();
+        match records.iter_mut().find(|record| record.name == name) {
+            Some(record) => {
+                record.num_calls += 1;
+                record.seconds += seconds;
+                record.flops += flops;
+                record.bytes += bytes;
+            }
+            None => records.push(Record { name, num_calls: 1, seconds, flops, bytes }),
+        }
+        result
+    }
+
+    /// Notes a linear layer: `products` matrix products, the weights' compute copy read for each but that of the weights'
+    /// gradient, and `activations` elements.
+    fn linear<R>(
+        &self,
+        name: &str,
+        dims: LinearDims,
+        products: usize,
+        activations: usize,
+        operation: impl FnOnce(&D) -> R,
+    ) -> R {
+        let LinearDims { rows, inputs, outputs } = dims;
+        let (weights, element) = (inputs * outputs, size_of::<D::Element>());
+        let gradient = if products == 2 { 8 * weights } else { 0 };
+        let bytes = element * (weights + activations) + gradient;
+        let name = format!("{name} {inputs} -> {outputs}");
+        self.note(name, products * 2 * rows * weights, bytes, operation)
+    }
+}
+
+impl<D: Device> Device for Metered<D> {
+    type Element = D::Element;
+    type Buffer<T: Scalar> = D::Buffer<T>;
+
+    fn zeros<T: Scalar>(&self, len: usize) -> D::Buffer<T> {
+        self.device.zeros(len)
+    }
+    fn write<T: Scalar>(&self, dst: &mut D::Buffer<T>, src: &[T]) {
+        self.note("write".into(), 0, 2 * size_of_val(src), |device| device.write(dst, src));
+    }
+    fn read<T: Scalar>(&self, dst: &mut [T], src: &D::Buffer<T>) {
+        self.note("read".into(), 0, 2 * size_of_val(dst), |device| device.read(dst, src));
+    }
+    fn clear<T: Scalar>(&self, dst: &mut D::Buffer<T>) {
+        self.note("clear".into(), 0, dst.len() * size_of::<T>(), |device| device.clear(dst));
+    }
+    fn num_threads(&self) -> usize {
+        self.device.num_threads()
+    }
+    fn describe(&self) -> String {
+        self.device.describe()
+    }
+}
+
+impl<D: Embedding> Embedding for Metered<D> {
+    fn embedding_forward(
+        &self,
+        out: &mut Act<Self>,
+        tokens: &Buf<Self, u32>,
+        wte: &Buf<Self, f32>,
+        wpe: &Buf<Self, f32>,
+        dropout: Dropout,
+        dims: EmbeddingDims,
+    ) {
+        let bytes = dims.batch * dims.time * dims.channels * (8 + size_of::<D::Element>());
+        self.note("embedding_forward".into(), 0, bytes, |device| {
+            device.embedding_forward(out, tokens, wte, wpe, dropout, dims);
+        });
+    }
+
+    fn embedding_backward(
+        &self,
+        dwte: &mut Buf<Self, f32>,
+        dwpe: &mut Buf<Self, f32>,
+        dout: &Act<Self>,
+        tokens: &Buf<Self, u32>,
+        dropout: Dropout,
+        dims: EmbeddingDims,
+    ) {
+        let bytes = dims.batch * dims.time * dims.channels * (16 + size_of::<D::Element>());
+        self.note("embedding_backward".into(), 0, bytes, |device| {
+            device.embedding_backward(dwte, dwpe, dout, tokens, dropout, dims);
+        });
+    }
+}
+
+impl<D: LayerNorm> LayerNorm for Metered<D> {
+    fn layernorm_forward(
+        &self,
+        out: &mut Act<Self>,
+        mean: &mut Buf<Self, f32>,
+        rstd: &mut Buf<Self, f32>,
+        x: &Act<Self>,
+        weight: &Buf<Self, f32>,
+        bias: &Buf<Self, f32>,
+        dims: LayerNormDims,
+    ) {
+        let bytes = 2 * dims.rows * dims.channels * size_of::<D::Element>();
+        self.note("layernorm_forward".into(), 0, bytes, |device| {
+            device.layernorm_forward(out, mean, rstd, x, weight, bias, dims);
+        });
+    }
+
+    fn layernorm_backward(
+        &self,
+        dx: &mut Act<Self>,
+        dweight: &mut Buf<Self, f32>,
+        dbias: &mut Buf<Self, f32>,
+        dout: &Act<Self>,
+        mean: &Buf<Self, f32>,
+        rstd: &Buf<Self, f32>,
+        x: &Act<Self>,
+        weight: &Buf<Self, f32>,
+        dims: LayerNormDims,
+    ) {
+        let bytes = 4 * dims.rows * dims.channels * size_of::<D::Element>();
+        self.note("layernorm_backward".into(), 0, bytes, |device| {
+            device.layernorm_backward(dx, dweight, dbias, dout, mean, rstd, x, weight, dims);
+        });
+    }
+}
+
+impl<D: Linear> Linear for Metered<D> {
+    type Weights = D::Weights;
+
+    fn weights(&self, inputs: usize, outputs: usize, storage: Storage, purpose: Use) -> D::Weights {
+        self.device.weights(inputs, outputs, storage, purpose)
+    }
+    fn weights_bytes(&self, inputs: usize, outputs: usize, purpose: Use) -> usize {
+        self.device.weights_bytes(inputs, outputs, purpose)
+    }
+    fn linear_scratch_bytes(&self, dims: LinearDims) -> usize {
+        self.device.linear_scratch_bytes(dims)
+    }
+
+    /// Counted as in training, where both directions are written.
+    fn pack(&self, weights: &mut D::Weights, master: &Buf<Self, f32>) {
+        let bytes = master.len() * (4 + 2 * size_of::<D::Element>());
+        self.note("pack".into(), 0, bytes, |device| device.pack(weights, master));
+    }
+
+    fn linear_forward(
+        &self,
+        out: &mut Act<Self>,
+        x: &Act<Self>,
+        weights: &D::Weights,
+        bias: &Buf<Self, f32>,
+        dims: LinearDims,
+    ) {
+        let activations = dims.rows * (dims.inputs + dims.outputs);
+        self.linear("linear_forward", dims, 1, activations, |device| {
+            device.linear_forward(out, x, weights, bias, dims);
+        });
+    }
+
+    fn linear_gelu_forward(
+        &self,
+        pre: &mut Act<Self>,
+        out: &mut Act<Self>,
+        x: &Act<Self>,
+        weights: &D::Weights,
+        bias: &Buf<Self, f32>,
+        dims: LinearDims,
+    ) {
+        let activations = dims.rows * (dims.inputs + 2 * dims.outputs);
+        self.linear("linear_gelu_forward", dims, 1, activations, |device| {
+            device.linear_gelu_forward(pre, out, x, weights, bias, dims);
+        });
+    }
+
+    fn linear_residual_forward(
+        &self,
+        out: &mut Act<Self>,
+        residual: &Act<Self>,
+        x: &Act<Self>,
+        weights: &D::Weights,
+        bias: &Buf<Self, f32>,
+        dropout: Dropout,
+        dims: LinearDims,
+    ) {
+        let activations = dims.rows * (dims.inputs + 2 * dims.outputs);
+        self.linear("linear_residual_forward", dims, 1, activations, |device| {
+            device.linear_residual_forward(out, residual, x, weights, bias, dropout, dims);
+        });
+    }
+
+    fn linear_backward(
+        &self,
+        dx: &mut Act<Self>,
+        dweights: &mut Buf<Self, f32>,
+        dbias: &mut Buf<Self, f32>,
+        dout: &Act<Self>,
+        x: &Act<Self>,
+        weights: &D::Weights,
+        dims: LinearDims,
+    ) {
+        let activations = dims.rows * (2 * dims.inputs + dims.outputs);
+        self.linear("linear_backward", dims, 2, activations, |device| {
+            device.linear_backward(dx, dweights, dbias, dout, x, weights, dims);
+        });
+    }
+
+    fn linear_gelu_backward(
+        &self,
+        dpre: &mut Act<Self>,
+        dweights: &mut Buf<Self, f32>,
+        dbias: &mut Buf<Self, f32>,
+        dout: &Act<Self>,
+        pre: &Act<Self>,
+        x: &Act<Self>,
+        weights: &D::Weights,
+        dims: LinearDims,
+    ) {
+        let activations = dims.rows * (3 * dims.inputs + dims.outputs);
+        self.linear("linear_gelu_backward", dims, 2, activations, |device| {
+            device.linear_gelu_backward(dpre, dweights, dbias, dout, pre, x, weights, dims);
+        });
+    }
+
+    fn dropout_backward(&self, out: &mut Act<Self>, dout: &Act<Self>, dropout: Dropout, dims: LinearDims) {
+        let bytes = 2 * dims.rows * dims.outputs * size_of::<D::Element>();
+        self.note("dropout_backward".into(), 0, bytes, |device| {
+            device.dropout_backward(out, dout, dropout, dims);
+        });
+    }
+}
+
+impl<D: Attention> Attention for Metered<D> {
+    fn attention_forward(
+        &self,
+        out: &mut Act<Self>,
+        lse: &mut Buf<Self, f32>,
+        qkv: &Act<Self>,
+        dropout: Dropout,
+        dims: AttentionDims,
+    ) {
+        let row = dims.heads * dims.head_size;
+        let tokens = dims.batch * dims.time;
+        // Two products over half of the square.
+        let (flops, bytes) = (2 * tokens * dims.time * row, 4 * tokens * row * size_of::<D::Element>());
+        self.note("attention_forward".into(), flops, bytes, |device| {
+            device.attention_forward(out, lse, qkv, dropout, dims);
+        });
+    }
+
+    fn attention_backward(
+        &self,
+        dqkv: &mut Act<Self>,
+        dout: &Act<Self>,
+        out: &Act<Self>,
+        lse: &Buf<Self, f32>,
+        qkv: &Act<Self>,
+        dropout: Dropout,
+        dims: AttentionDims,
+    ) {
+        let row = dims.heads * dims.head_size;
+        let tokens = dims.batch * dims.time;
+        // Four products, without that of the scores, which are only made again.
+        let (flops, bytes) = (4 * tokens * dims.time * row, 8 * tokens * row * size_of::<D::Element>());
+        self.note("attention_backward".into(), flops, bytes, |device| {
+            device.attention_backward(dqkv, dout, out, lse, qkv, dropout, dims);
+        });
+    }
+
+    fn attention_cached(
+        &self,
+        out: &mut Act<Self>,
+        keys: &mut Act<Self>,
+        values: &mut Act<Self>,
+        qkv: &Act<Self>,
+        dims: CachedAttentionDims,
+    ) {
+        let row = dims.batch * dims.heads * dims.head_size;
+        let seen = dims.cached + dims.time;
+        let flops = 4 * dims.time * seen * row;
+        let bytes = (4 * dims.time + 2 * seen) * row * size_of::<D::Element>();
+        self.note("attention_cached".into(), flops, bytes, |device| {
+            device.attention_cached(out, keys, values, qkv, dims);
+        });
+    }
+}
+
+impl<D: Loss> Loss for Metered<D> {
+    fn loss_scratch_bytes(&self, dims: LossDims) -> usize {
+        self.device.loss_scratch_bytes(dims)
+    }
+
+    fn loss_forward(
+        &self,
+        losses: &mut Buf<Self, f32>,
+        predictions: &mut Buf<Self, u32>,
+        x: &Act<Self>,
+        head: &D::Weights,
+        targets: &Buf<Self, u32>,
+        dims: LossDims,
+    ) {
+        let (flops, elements) = head_work(dims);
+        self.note("loss_forward".into(), flops, elements * size_of::<D::Element>(), |device| {
+            device.loss_forward(losses, predictions, x, head, targets, dims);
+        });
+    }
+
+    fn loss_backward(
+        &self,
+        losses: &mut Buf<Self, f32>,
+        dx: &mut Act<Self>,
+        dhead: &mut Buf<Self, f32>,
+        x: &Act<Self>,
+        head: &D::Weights,
+        targets: &Buf<Self, u32>,
+        weights: &Buf<Self, f32>,
+        dims: LossDims,
+    ) {
+        let (flops, elements) = head_work(dims);
+        let bytes = 2 * elements * size_of::<D::Element>() + 8 * dims.vocab_size * dims.channels;
+        self.note("loss_backward".into(), 3 * flops, bytes, |device| {
+            device.loss_backward(losses, dx, dhead, x, head, targets, weights, dims);
+        });
+    }
+
+    fn logits(&self, logits: &mut Buf<Self, f32>, x: &Act<Self>, head: &D::Weights, dims: LossDims) {
+        let (flops, elements) = head_work(dims);
+        let bytes = elements * size_of::<D::Element>() + 4 * dims.rows * dims.vocab_size;
+        self.note("logits".into(), flops, bytes, |device| device.logits(logits, x, head, dims));
+    }
+}
+
+/// FLOPs of the vocabulary projection, and the elements of its operands.
+fn head_work(dims: LossDims) -> (usize, usize) {
+    let LossDims { rows, channels, vocab_size } = dims;
+    (2 * rows * channels * vocab_size, (rows + vocab_size) * channels)
+}
+
+impl<D: AdamW> AdamW for Metered<D> {
+    fn adamw(
+        &self,
+        value: &mut Buf<Self, f32>,
+        m: &mut Buf<Self, f32>,
+        v: &mut Buf<Self, f32>,
+        grad: &Buf<Self, f32>,
+        step: AdamWStep,
+    ) {
+        let bytes = 28 * grad.len();
+        self.note("adamw".into(), 0, bytes, |device| device.adamw(value, m, v, grad, step));
+    }
+
+    fn sum_of_squares(&self, x: &Buf<Self, f32>) -> f64 {
+        self.note("sum_of_squares".into(), 0, 4 * x.len(), |device| device.sum_of_squares(x))
+    }
+}
+
+impl<D: Muon> Muon for Metered<D> {
+    fn muon(
+        &self,
+        value: &mut Buf<Self, f32>,
+        momentum: &mut Buf<Self, f32>,
+        grad: &Buf<Self, f32>,
+        step: MuonStep,
+        dims: MuonDims,
+    ) {
+        let (short, long) = {
+            let width = dims.cols / dims.pieces;
+            (dims.rows.min(width), dims.rows.max(width))
+        };
+        // Newton-Schulz: X X^T, A A and B X.
+        let product = 2 * short * short * (2 * long + short);
+        let flops = crate::muon::STEPS * dims.pieces * product;
+        self.note("muon".into(), flops, 20 * grad.len(), |device| {
+            device.muon(value, momentum, grad, step, dims);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::*;
+    use crate::{Cpu, Isa, Rng};
+
+    #[test]
+    fn it_does_what_its_device_does_and_counts() {
+        let device = Metered::new(Cpu::<f32>::with(Isa::Portable, 1));
+        let x = random::<f32>(&mut Rng::new(3), 12);
+        let uploaded = upload(&device, &x);
+        assert_eq!(device.sum_of_squares(&uploaded), device.device.sum_of_squares(&uploaded));
+        let dims = LinearDims { rows: 2, inputs: 3, outputs: 4 };
+        let mut weights = device.weights(3, 4, Storage::InputsOutputs, Use::Training);
+        device.pack(&mut weights, &uploaded);
+        let (mut out, bias) = (device.zeros(8), device.zeros(4));
+        device.take();
+        for _ in 0..2 {
+            device.linear_forward(&mut out, &uploaded, &weights, &bias, dims);
+        }
+        let records = device.take();
+        let names: Vec<&str> = records.iter().map(|record| record.name.as_str()).collect();
+        assert_eq!(names, ["linear_forward 3 -> 4"]);
+        let record = &records[0];
+        assert_eq!((record.num_calls, record.flops), (2, 2.0 * 2.0 * 2.0 * 12.0));
+        assert_eq!(record.bytes, 2.0 * 4.0 * f64::from(12 + 2 * 7));
+        assert_eq!(record.limit_seconds(96.0, 1e9), 1.0);
+        assert!(device.take().is_empty());
+    }
+}

@@ -51,7 +51,7 @@ pub use error::{Error, nearest};
 pub use eyas_ops::{IGNORE, Use};
 pub use files::write_atomically;
 pub use generate::{FinishReason, Generated, generate};
-pub use memory::{MemoryPlan, memory_plan};
+pub use memory::{MemoryPlan, compute_copies_bytes, memory_plan};
 pub use model::Gpt;
 pub use network::Scores;
 pub use parameters::{

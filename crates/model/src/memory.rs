@@ -37,20 +37,27 @@ pub fn memory_plan<D: Backend>(
     let meter = Meter::<D::Element> { bytes: AtomicUsize::new(0), element: PhantomData };
     Activations::allocate(&meter, config, batch, time, purpose);
     let dims = Dims::new(config, batch, time);
-    let linear = [dims.c_attn, dims.attn_proj, dims.c_fc, dims.mlp_proj];
-    let copies = |inputs, outputs| device.weights_bytes(inputs, outputs, purpose);
-    let block: usize = linear.iter().map(|layer| copies(layer.inputs, layer.outputs)).sum();
     let mut items = vec![
         ("parameters", parameters),
-        ("compute copies", config.n_layer * block + copies(config.n_embd, config.vocab_size)),
+        ("compute copies", compute_copies_bytes(device, config, purpose)),
         ("activations", meter.bytes.into_inner()),
     ];
     if purpose == Use::Training {
+        let linear = [dims.c_attn, dims.attn_proj, dims.c_fc, dims.mlp_proj];
         let scratch = linear.iter().map(|&layer| device.linear_scratch_bytes(layer));
         let scratch = scratch.chain([device.loss_scratch_bytes(dims.head)]).max().unwrap_or(0);
         items.extend([("gradients", parameters), ("optimizer state", 2 * parameters), ("scratch", scratch)]);
     }
     MemoryPlan { items }
+}
+
+/// Bytes of the compute copies of all matrices, head included: what reading a token in inference reads of weights.
+pub fn compute_copies_bytes<D: Backend>(device: &D, config: &Config, purpose: Use) -> usize {
+    let dims = Dims::new(config, 1, 1);
+    let copies = |inputs, outputs| device.weights_bytes(inputs, outputs, purpose);
+    let linear = [dims.c_attn, dims.attn_proj, dims.c_fc, dims.mlp_proj];
+    let block: usize = linear.iter().map(|layer| copies(layer.inputs, layer.outputs)).sum();
+    config.n_layer * block + copies(config.n_embd, config.vocab_size)
 }
 
 /// A device that only counts.

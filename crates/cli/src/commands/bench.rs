@@ -1,4 +1,6 @@
-//! `eyas bench training|ops`: measured figures, each beside what this machine does at most.
+//! `eyas bench training|generation|ops`: measured figures, each beside what this machine does at most.
+
+mod generation;
 
 mod breakdown;
 
@@ -19,6 +21,7 @@ use std::time::{Duration, Instant};
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     Training(TrainingArgs),
+    Generation(generation::GenerationArgs),
     Ops(OpsArgs),
 }
 
@@ -140,39 +143,48 @@ pub(crate) fn run(command: Command) -> Outcome {
             (PrecisionArg::Bf16, true) => breakdown::breakdown::<Bf16>(&args),
             (PrecisionArg::Fp32, true) => breakdown::breakdown::<f32>(&args),
         },
+        Command::Generation(args) => generation::run(&args),
         Command::Ops(args) => ops(&args),
     }
 }
 
-impl TrainingArgs {
-    fn config(&self) -> Outcome<Config> {
-        let (n_layer, n_head, n_embd, vocab_size) = match self.shape {
+impl Shape {
+    fn config(self, dropout: f32) -> Outcome<Config> {
+        let (n_layer, n_head, n_embd, vocab_size) = match self {
             Shape::Small => (6, 6, 384, 8192),
             Shape::Gpt2 => (12, 12, 768, 50_000),
         };
-        let (resid_pdrop, embd_pdrop, attn_pdrop) = (self.dropout, self.dropout, self.dropout);
         let config = Config {
             n_layer,
             n_head,
             n_embd,
             vocab_size,
-            resid_pdrop,
-            embd_pdrop,
-            attn_pdrop,
+            resid_pdrop: dropout,
+            embd_pdrop: dropout,
+            attn_pdrop: dropout,
             bos_token_id: None,
             eos_token_id: None,
             ..Config::default()
         };
-        if !self.seconds.is_finite() || self.seconds < 0.0 {
-            return Err(Failure::usage(format!("--seconds {}: expected 0 or more", self.seconds)));
-        }
         config.validate()?;
         Ok(config)
     }
 
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
+    }
+}
+
+impl TrainingArgs {
+    fn config(&self) -> Outcome<Config> {
+        if !self.seconds.is_finite() || self.seconds < 0.0 {
+            return Err(Failure::usage(format!("--seconds {}: expected 0 or more", self.seconds)));
+        }
+        self.shape.config(self.dropout)
+    }
+
     fn name(&self) -> String {
-        let shape =
-            self.shape.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string());
+        let shape = self.shape.name();
         let precision = if matches!(self.precision, PrecisionArg::Bf16) { "bf16" } else { "fp32" };
         let optimizer = if matches!(self.optim, OptimArg::Adamw) { "" } else { " muon" };
         let (batch, time, dropout) = (self.batch_size, self.context_length, self.dropout);

@@ -14,7 +14,7 @@
 //! multiply-adds themselves, so a stretch of its words is widened into the first-level cache before, once for both halves
 //! of the panel.
 
-use super::{Kernel, PANEL};
+use super::{Kernel, PANEL, avx2_row};
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -37,8 +37,7 @@ macro_rules! for_rows {
             4 => $fixed::<4>($($argument),*),
             3 => $fixed::<3>($($argument),*),
             2 => $fixed::<2>($($argument),*),
-            1 => $fixed::<1>($($argument),*),
-            rows => unreachable!("a tile has 1 to 6 rows, not {rows}"),
+            rows => unreachable!("a tile has 2 to 6 rows here, not {rows}"),
         }
     };
 }
@@ -54,6 +53,10 @@ unsafe fn tile_f32(
     b: *const u32,
     c: *mut f32,
 ) {
+    if rows == 1 {
+        // SAFETY: passed on from the caller.
+        return unsafe { avx2_row::f32(k, a, a_step, b, c) };
+    }
     for half in [0, PANEL / 2] {
         // SAFETY: passed on from the caller; both halves lie within the panel.
         unsafe { for_rows!(rows, fixed_f32(k, a.cast(), a_row, a_step, b.add(half).cast(), c.add(half))) }
@@ -140,6 +143,10 @@ unsafe fn tile_bf16(
     b: *const u32,
     c: *mut f32,
 ) {
+    if rows == 1 {
+        // SAFETY: passed on from the caller.
+        return unsafe { avx2_row::bf16(k, a, a_step, b, c) };
+    }
     // SAFETY: passed on from the caller.
     unsafe { for_rows!(rows, fixed_bf16(k, a, a_row, a_step, b, c)) }
 }

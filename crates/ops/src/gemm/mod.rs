@@ -14,6 +14,8 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_row;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod pack;
 mod portable;
@@ -158,6 +160,14 @@ pub(crate) struct Tile<'a> {
 pub(crate) trait Epilogue: Sync {
     /// Takes one tile; must be `#[inline(always)]`.
     fn tile<S: Simd>(&self, tile: &Tile<'_>);
+
+    /// Takes one tile in code compiled for the instruction set of `cpu`.
+    fn run<E: Word>(&self, cpu: &Cpu<E>, tile: Tile<'_>)
+    where
+        Self: Sized,
+    {
+        cpu.isa().run(RunEpilogue(self, tile));
+    }
 }
 
 struct RunEpilogue<'a, P>(&'a P, Tile<'a>);
@@ -179,21 +189,46 @@ pub(crate) fn gemm<E: Word, P: Epilogue>(
     k: Range<usize>,
     epilogue: &P,
 ) {
-    let kernel = E::kernel(cpu.isa());
-    check_operands(&kernel, rows, &lhs, &rhs, &k);
     let num_panels = rhs.columns.div_ceil(PANEL);
-    let (group, task_rows) = task_shape(cpu, &kernel, rows, num_panels, k.len());
+    let (group, task_rows) = task_shape(cpu, rows, num_panels, k.len());
     let (row_tasks, groups) = (rows.div_ceil(task_rows), num_panels.div_ceil(group));
     cpu.parallel(row_tasks * groups, |task| {
-        let (first_panel, first_row) = (task / row_tasks * group, task % row_tasks * task_rows);
-        let end_panel = num_panels.min(first_panel + group);
-        let end_row = rows.min(first_row + task_rows);
+        let (panel, row) = (task / row_tasks * group, task % row_tasks * task_rows);
+        let (rows, panels) = (row..rows.min(row + task_rows), panel..num_panels.min(panel + group));
+        Block { rows, panels, k: k.clone() }.run(cpu, lhs, rhs, epilogue);
+    });
+}
+
+/// A part of a product that one task makes: rows of A from a multiple of the kernel's height on, panels of B, words of K.
+pub(crate) struct Block {
+    /// Rows of A.
+    pub(crate) rows: Range<usize>,
+    /// Panels of B.
+    pub(crate) panels: Range<usize>,
+    /// Words of K.
+    pub(crate) k: Range<usize>,
+}
+
+impl Block {
+    /// Hands the block's tiles to `epilogue`.
+    pub(crate) fn run<E: Word, P: Epilogue>(
+        &self,
+        cpu: &Cpu<E>,
+        lhs: Lhs<'_, E>,
+        rhs: Packed<'_>,
+        epilogue: &P,
+    ) {
+        let Block { rows, panels, k } = self;
+        let kernel = E::kernel(cpu.isa());
+        check_operands(&kernel, rows.end, &lhs, &rhs, k);
+        assert!(rows.start.is_multiple_of(kernel.height), "rows {rows:?} for a kernel of {}", kernel.height);
+        assert!(panels.end <= rhs.columns.div_ceil(PANEL), "panels {panels:?} of {} columns", rhs.columns);
         let mut tile = [[0.0f32; PANEL]; MAX_HEIGHT];
-        for row in (first_row..end_row).step_by(kernel.height) {
-            let height = kernel.height.min(end_row - row);
+        for row in rows.clone().step_by(kernel.height) {
+            let height = kernel.height.min(rows.end - row);
             let (a, a_row, a_step) = lhs_address(&kernel, &lhs, row, k.start);
-            prefetch_rows(&kernel, &lhs, row + kernel.height..end_row, &k);
-            for panel in first_panel..end_panel {
+            prefetch_rows(&kernel, &lhs, row + kernel.height..rows.end, k);
+            for panel in panels.clone() {
                 let b = &rhs.words[(panel * rhs.k_words + k.start) * PANEL..];
                 // SAFETY: `check_operands` showed that rows and panels hold the words that the strides reach; the
                 // instruction set is there because `cpu` was made with it; the tile has room for `height` rows.
@@ -202,24 +237,22 @@ pub(crate) fn gemm<E: Word, P: Epilogue>(
                 };
                 let col = panel * PANEL;
                 let cols = PANEL.min(rhs.columns - col);
-                cpu.isa().run(RunEpilogue(epilogue, Tile { row, col, cols, values: &tile[..height] }));
+                epilogue.run(cpu, Tile { row, col, cols, values: &tile[..height] });
             }
         }
-    });
+    }
+}
+
+/// Rows of A in a task: whole tiles.
+pub(crate) fn task_rows<E: Word>(cpu: &Cpu<E>, rows: usize) -> usize {
+    let height = E::kernel(cpu.isa()).height;
+    (TASK_ROWS / height * height).min(rows.next_multiple_of(height)).max(1)
 }
 
 /// Panels in a group and rows in a task. Smaller groups only where there would be too few tasks for the threads; the
 /// cut never changes a result, since a tile is always summed whole.
-fn task_shape<E: Word>(
-    cpu: &Cpu<E>,
-    kernel: &Kernel,
-    rows: usize,
-    num_panels: usize,
-    k: usize,
-) -> (usize, usize) {
-    let threads = cpu.num_threads();
-    let task_rows =
-        (TASK_ROWS / kernel.height * kernel.height).min(rows.next_multiple_of(kernel.height)).max(1);
+fn task_shape<E: Word>(cpu: &Cpu<E>, rows: usize, num_panels: usize, k: usize) -> (usize, usize) {
+    let (threads, task_rows) = (cpu.num_threads(), task_rows(cpu, rows));
     let mut group = (cpu.level2_bytes() / GROUP_SHARE / (k.max(1) * PANEL * 4)).clamp(1, num_panels.max(1));
     while group > 1 && rows.div_ceil(task_rows) * num_panels.div_ceil(group) < 4 * threads {
         group = group.div_ceil(2);

@@ -5,6 +5,7 @@
 //! as panels of 32 keys, and sums are f32.
 
 mod backward;
+mod decode;
 mod forward;
 mod tiles;
 
@@ -13,6 +14,7 @@ use crate::cpu::{AlignedBuf, Cpu, SharedMut};
 use crate::gemm::Word;
 use crate::random::Dropout;
 use backward::Backward;
+use decode::Decode;
 use forward::Forward;
 use tiles::{Rows, RowsMut, Tiles};
 
@@ -115,6 +117,15 @@ impl<E: Word> Attention for Cpu<E> {
                 let at = (cached + i) * head_size;
                 keys[at..at + head_size].copy_from_slice(k.row(i));
                 values[at..at + head_size].copy_from_slice(v.row(i));
+            }
+            if time == 1 {
+                let len = (cached + 1) * head_size;
+                let (q, keys, values) = (q.row(0), &keys[..len], &values[..len]);
+                // SAFETY: each task has its own head of the output.
+                let out = unsafe { out.slice(first, head_size) };
+                return self.with_scratch(cached + 1 + head_size, |scratch| {
+                    self.isa().run(Decode { out, q, keys, values, scratch });
+                });
             }
             let out = RowsMut { elements: out, start: first, stride: channels };
             let cache = |elements| Rows { elements, stride: head_size, head_size };

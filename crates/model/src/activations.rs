@@ -124,7 +124,7 @@ impl<D: Device> Activations<D> {
         };
         let (num_streams, num_blocks) = match purpose {
             Use::Training => (config.n_layer + 1, config.n_layer),
-            Use::Inference => (2, 1),
+            Use::Inference | Use::Quantized(_) => (2, 1),
         };
         Activations {
             capacity: rows,

@@ -48,7 +48,7 @@ pub use activations::{Activations, Gradients};
 pub use cache::KvCache;
 pub use config::Config;
 pub use error::{Error, nearest};
-pub use eyas_ops::{IGNORE, Use};
+pub use eyas_ops::{Format, IGNORE, Use};
 pub use files::write_atomically;
 pub use generate::{FinishReason, Generated, generate};
 pub use memory::{MemoryPlan, compute_copies_bytes, memory_plan};

@@ -6,7 +6,7 @@
 use crate::activations::{Activations, Dims};
 use crate::config::Config;
 use crate::parameters::num_parameters;
-use eyas_ops::{Backend, Buffer, Device, Element, Scalar, Use};
+use eyas_ops::{Backend, Buffer, Device, Element, LinearDims, Scalar, Use};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -42,11 +42,17 @@ pub fn memory_plan<D: Backend>(
         ("compute copies", compute_copies_bytes(device, config, purpose)),
         ("activations", meter.bytes.into_inner()),
     ];
+    let linear = [dims.c_attn, dims.attn_proj, dims.c_fc, dims.mlp_proj];
     if purpose == Use::Training {
-        let linear = [dims.c_attn, dims.attn_proj, dims.c_fc, dims.mlp_proj];
         let scratch = linear.iter().map(|&layer| device.linear_scratch_bytes(layer));
         let scratch = scratch.chain([device.loss_scratch_bytes(dims.head)]).max().unwrap_or(0);
         items.extend([("gradients", parameters), ("optimizer state", 2 * parameters), ("scratch", scratch)]);
+    }
+    if let Use::Quantized(_) = purpose {
+        let head = LinearDims { rows: batch * time, inputs: config.n_embd, outputs: config.vocab_size };
+        let scratch = linear.into_iter().chain([head]);
+        let scratch = scratch.map(|layer| device.linear_forward_scratch_bytes(layer, purpose)).max();
+        items.push(("scratch", scratch.unwrap_or(0)));
     }
     MemoryPlan { items }
 }

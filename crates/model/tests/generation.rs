@@ -3,7 +3,9 @@
 mod common;
 
 use common::{network, tiny, tokens};
-use eyas_model::{Activations, Error, FinishReason, Generated, Gpt, KvCache, Sampling, Use, generate};
+use eyas_model::{
+    Activations, Error, FinishReason, Format, Generated, Gpt, KvCache, Sampling, Use, generate,
+};
 use eyas_ops::{Backend, Bf16, Cpu};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -72,6 +74,25 @@ fn bf16_is_cached_alike() {
     gpt.prefill(&mut cache, &prompt[..4]);
     let error = common::relative_error(gpt.step(&mut cache, &prompt[4..]), &full[4 * 37..]);
     assert!(error < 2e-2, "{error:e}");
+}
+
+#[test]
+fn quantized_networks_are_cached_alike() {
+    for format in [Format::Int8, Format::Int4] {
+        let gpt = network(tiny(), 2, Use::Quantized(format));
+        let ids = tokens(20, 37, 9);
+        let mut acts = Activations::new(&gpt, 1, 20);
+        gpt.forward(&mut acts, &ids, 20, None);
+        let full = gpt.logits(&acts);
+        let mut cache = KvCache::new(&gpt, 20);
+        gpt.prefill(&mut cache, &ids[..12]);
+        for at in 12..20 {
+            let row = gpt.step(&mut cache, &ids[at..at + 1]);
+            // A single row is multiplied in fixed point, which keeps 15 bits.
+            let error = common::relative_error(row, &full[at * 37..][..37]);
+            assert!(error < 1e-3, "{format}, token {at}: {error:e}");
+        }
+    }
 }
 
 #[test]

@@ -19,6 +19,7 @@ pub mod linear;
 pub mod loss;
 mod metered;
 pub mod muon;
+mod quant;
 mod random;
 #[cfg(test)]
 mod testing;
@@ -34,6 +35,7 @@ pub use linear::{Linear, LinearDims, Storage, Use};
 pub use loss::{Loss, LossDims};
 pub use metered::{Metered, Record};
 pub use muon::{Muon, MuonDims, MuonStep};
+pub use quant::Format;
 pub use random::{Dropout, Rng, mix};
 
 /// A target that is not scored: its loss and its gradient are zero.

@@ -203,6 +203,9 @@ impl<D: Linear> Linear for Metered<D> {
     fn linear_scratch_bytes(&self, dims: LinearDims) -> usize {
         self.device.linear_scratch_bytes(dims)
     }
+    fn linear_forward_scratch_bytes(&self, dims: LinearDims, purpose: Use) -> usize {
+        self.device.linear_forward_scratch_bytes(dims, purpose)
+    }
 
     /// Counted as in training, where both directions are written.
     fn pack(&self, weights: &mut D::Weights, master: &Buf<Self, f32>) {

@@ -1,7 +1,7 @@
 //! A model folder, opened once, that continues text.
 
 use crate::error::Error;
-use eyas_model::{Config, FinishReason, Generated, Gpt, Sampling, Use, generate};
+use eyas_model::{Config, FinishReason, Format, Generated, Gpt, Sampling, Use, generate};
 use eyas_ops::gemm::Word;
 use eyas_ops::{Backend, Bf16, Cpu, Device, Isa};
 use eyas_token::{StreamDecoder, Tokenizer};
@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The element type that the network computes in.
+/// What weights are read as, and the element type that the network computes in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
     /// f32: what the weights are stored in.
@@ -17,6 +17,30 @@ pub enum Precision {
     F32,
     /// bf16: half the memory to read for each token, rounded to 8 bits.
     Bf16,
+    /// Weights in 8 bits with scales; computes in the element type that the machine multiplies fastest.
+    Int8,
+    /// Weights in 4 bits with scales; computes as with 8.
+    Int4,
+}
+
+impl Precision {
+    /// What a network's compute copies are for.
+    pub fn purpose(self) -> Use {
+        match self {
+            Precision::F32 | Precision::Bf16 => Use::Inference,
+            Precision::Int8 => Use::Quantized(Format::Int8),
+            Precision::Int4 => Use::Quantized(Format::Int4),
+        }
+    }
+
+    /// Whether the element type is bf16, on a machine of instruction set `isa`; else it is f32.
+    pub fn is_bf16(self, isa: Isa) -> bool {
+        match self {
+            Precision::F32 => false,
+            Precision::Bf16 => true,
+            Precision::Int8 | Precision::Int4 => isa == Isa::Avx512Bf16,
+        }
+    }
 }
 
 /// Where text goes as it becomes complete: with the number of its sequence. `Break` ends that sequence. It is called on one
@@ -26,7 +50,7 @@ pub type OnText<'a> = dyn FnMut(usize, &str) -> ControlFlow<()> + Send + 'a;
 /// How a model folder is opened.
 #[derive(Clone, Debug, Default)]
 pub struct OpenOptions {
-    /// The element type.
+    /// What weights are read as.
     pub precision: Precision,
     /// Threads; `None`: one a core. Results do not depend on it.
     pub num_threads: Option<usize>,
@@ -65,9 +89,10 @@ impl Completer {
     pub fn open(dir: &Path, options: &OpenOptions) -> Result<Self, Error> {
         let (_, tokenizer) = open_tokenizer(dir, options.tokenizer.as_deref())?;
         let threads = options.num_threads;
-        let network = match options.precision {
-            Precision::F32 => Network::F32(Gpt::load(Arc::new(cpu(threads)), dir, Use::Inference)?),
-            Precision::Bf16 => Network::Bf16(Gpt::load(Arc::new(cpu(threads)), dir, Use::Inference)?),
+        let purpose = options.precision.purpose();
+        let network = match options.precision.is_bf16(Isa::detect()) {
+            false => Network::F32(Gpt::load(Arc::new(cpu(threads)), dir, purpose)?),
+            true => Network::Bf16(Gpt::load(Arc::new(cpu(threads)), dir, purpose)?),
         };
         Ok(Completer { network, tokenizer })
     }
@@ -85,11 +110,15 @@ impl Completer {
         }
     }
 
-    /// The device in words.
+    /// The device in words, and the format of the weights if it is not the device's own.
     pub fn describe(&self) -> String {
-        match &self.network {
-            Network::F32(gpt) => gpt.device().describe(),
-            Network::Bf16(gpt) => gpt.device().describe(),
+        let (device, purpose) = match &self.network {
+            Network::F32(gpt) => (gpt.device().describe(), gpt.purpose()),
+            Network::Bf16(gpt) => (gpt.device().describe(), gpt.purpose()),
+        };
+        match purpose {
+            Use::Quantized(format) => format!("{device}, weights in {format}"),
+            _ => device,
         }
     }
 

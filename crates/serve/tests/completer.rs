@@ -32,7 +32,7 @@ fn folder(dir: &Path, vocab_size: usize) {
 fn streamed_text_is_the_completions_text() {
     let dir = tempfile::tempdir().expect("a folder");
     folder(dir.path(), 300);
-    for precision in [Precision::F32, Precision::Bf16] {
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8, Precision::Int4] {
         let options = OpenOptions { precision, num_threads: Some(2), tokenizer: None };
         let completer = Completer::open(dir.path(), &options).expect("opens");
         let ids = completer.prompt_ids("fn gr").expect("ids");

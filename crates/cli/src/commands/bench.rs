@@ -1,8 +1,7 @@
 //! `eyas bench training|generation|ops`: measured figures, each beside what this machine does at most.
 
-mod generation;
-
 mod breakdown;
+mod generation;
 
 use crate::errors::{Failure, Outcome};
 use crate::format;

@@ -8,10 +8,9 @@ use crate::format;
 use crate::output::{Output, note};
 use crate::progress::Progress;
 use eyas_data::{Mode, Shards, SourceOptions, eval_stream, is_shards};
-use eyas_model::{Activations, Config, Gpt, Use};
+use eyas_model::{Activations, Config, Gpt};
 use eyas_ops::gemm::Word;
 use eyas_ops::{Backend, Bf16, Cpu, Isa};
-use eyas_serve::Precision;
 use eyas_token::Tokenizer;
 use eyas_train::{EvalData, EvalResult, evaluate};
 use std::ops::ControlFlow;
@@ -78,9 +77,9 @@ pub(crate) fn run(args: Args) -> Outcome {
         return Err(Failure::usage("--batch-size 0: expected at least 1"));
     }
     let data = open(&args, &tokenizer, context_length)?;
-    let result = match args.device.precision() {
-        Precision::F32 => score::<f32>(&args, &data, context_length),
-        Precision::Bf16 => score::<Bf16>(&args, &data, context_length),
+    let result = match args.device.precision().is_bf16(Isa::detect()) {
+        false => score::<f32>(&args, &data, context_length),
+        true => score::<Bf16>(&args, &data, context_length),
     }?;
     let mut output = Output::new();
     match args.json {
@@ -135,7 +134,7 @@ where
         Some(threads) => Cpu::<E>::with(Isa::detect(), threads),
         None => Cpu::new(),
     };
-    let gpt = Gpt::load(Arc::new(cpu), &args.model, Use::Inference)?;
+    let gpt = Gpt::load(Arc::new(cpu), &args.model, args.device.precision().purpose())?;
     // No more rows than there are windows, whatever was asked for.
     let windows = data.num_targets(context_length).div_ceil(context_length as u64).max(1) as usize;
     let batch = args.batch_size.unwrap_or((BATCH_TOKENS / context_length).max(1)).min(windows);

@@ -2,6 +2,7 @@
 
 use crate::errors::{Failure, Outcome};
 use crate::output::{Output, warn};
+use clap::ValueEnum;
 use eyas_serve::{Completer, Completion, FinishReason, OpenOptions, Precision, Sampling};
 use serde_json::json;
 use std::io::{IsTerminal, Read, stdin};
@@ -16,6 +17,7 @@ use std::time::Instant;
 #[command(after_long_help = "\
 Examples:
   eyas generate --model runs/quickstart 'fn main() {'
+  eyas generate --model runs/quickstart --precision int8 'fn main() {'
   eyas generate --model runs/quickstart --do-sample --temperature 0.8 --num-return-sequences 3 \\
       'impl Iterator for '
   head -20 main.rs | eyas generate --model runs/quickstart --max-new-tokens 200")]
@@ -75,21 +77,53 @@ pub(crate) struct Args {
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub(crate) struct DeviceArgs {
     /// Compute in f32, what the weights are stored in (the default)
-    #[arg(long, conflicts_with = "bf16")]
+    #[arg(long, conflicts_with_all = ["bf16", "precision"])]
     pub(crate) fp32: bool,
 
     /// Compute in bf16: faster, slightly rounded
-    #[arg(long)]
+    #[arg(long, conflicts_with = "precision")]
     pub(crate) bf16: bool,
+
+    /// What weights are read as: fewer bytes are faster to generate from, and rounded more
+    #[arg(long, value_enum)]
+    pub(crate) precision: Option<PrecisionArg>,
 
     /// Threads; changes no result [default: one a core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
 }
 
+/// What weights are read as.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum PrecisionArg {
+    /// 32 bits a weight, as --fp32 (the default)
+    Fp32,
+    /// 16 bits, as --bf16
+    Bf16,
+    /// 8 bits and scales, 8.25 in all
+    Int8,
+    /// 4 bits and scales, 4.5 in all
+    Int4,
+}
+
+impl PrecisionArg {
+    pub(crate) fn precision(self) -> Precision {
+        match self {
+            PrecisionArg::Fp32 => Precision::F32,
+            PrecisionArg::Bf16 => Precision::Bf16,
+            PrecisionArg::Int8 => Precision::Int8,
+            PrecisionArg::Int4 => Precision::Int4,
+        }
+    }
+}
+
 impl DeviceArgs {
     pub(crate) fn precision(self) -> Precision {
-        if self.bf16 { Precision::Bf16 } else { Precision::F32 }
+        match self.precision {
+            Some(precision) => precision.precision(),
+            None if self.bf16 => Precision::Bf16,
+            None => Precision::F32,
+        }
     }
 
     pub(crate) fn num_threads(self) -> Option<usize> {

@@ -140,6 +140,43 @@ fn bench_prints_its_figures() {
 }
 
 #[test]
+fn bench_generation_prints_a_prompt_and_new_tokens() {
+    let world = World { dir: tempfile::tempdir().expect("a folder") };
+    for format in ["bf16", "int4"] {
+        let arguments = format!("bench generation --prompt-length 9 --new-tokens 3 --json --format {format}");
+        let stdout = world.run(&arguments).ok().stdout;
+        let figures: Vec<serde_json::Value> =
+            stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        assert_eq!(figures.len(), 2, "{stdout}");
+        for (figure, what) in figures.iter().zip(["prompt of 9", "3 new"]) {
+            assert!(figure["name"].as_str().is_some_and(|name| name.contains(what)), "{figure}");
+            assert_eq!(figure["unit"], "tokens/s");
+            for key in ["value", "share_of_peak", "peak", "threads", "spread"] {
+                assert!(figure[key].as_f64().is_some_and(|value| value >= 0.0), "{key} in {figure}");
+            }
+        }
+    }
+}
+
+#[test]
+fn quantized_models_complete_and_are_evaluated() {
+    let world = World::with_model();
+    let loss = |more: &str| {
+        let result = world.run(&format!("eval --model model --data code --json {more}")).ok().json();
+        result["loss"].as_f64().expect("a loss")
+    };
+    let exact = loss("");
+    assert_eq!(exact, loss("--precision fp32"));
+    for (precision, tolerance) in [("int8", 0.005), ("int4", 0.03)] {
+        let loss = loss(&format!("--precision {precision}"));
+        assert!(loss != exact && (loss / exact - 1.0).abs() < tolerance, "{precision}: {loss}, {exact}");
+        let arguments = ["generate", "--model", "model", "--max-new-tokens", "6", "--precision", precision];
+        let ran = world.run_with(&[&arguments[..], &["pub fn"]].concat(), "").ok();
+        assert!(ran.stdout.starts_with("pub fn") && ran.stderr.contains(precision), "{ran:?}");
+    }
+}
+
+#[test]
 fn help_is_a_result_with_every_flag() {
     let world = World { dir: tempfile::tempdir().expect("a folder") };
     let all = world.run("--help").ok().stdout;

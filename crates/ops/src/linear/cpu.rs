@@ -5,6 +5,7 @@ use super::{Linear, LinearDims, Storage, Use};
 use crate::cpu::{AlignedBuf, Cpu, SharedMut, Simd, Task, math};
 use crate::gemm::{Epilogue, Lhs, LhsPanels, Packed, Tile, Word, gemm};
 use crate::gemm::{pack_lhs_transposed, pack_rhs_columns, pack_rhs_rows};
+use crate::quant::Quantized;
 use crate::random::Dropout;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -18,16 +19,31 @@ pub struct CpuWeights<E> {
     outputs: usize,
     storage: Storage,
     /// K = inputs, N = outputs.
-    forward: AlignedBuf<u32>,
+    forward: Forward,
     /// K = outputs, N = inputs; absent in inference.
     backward: Option<AlignedBuf<u32>>,
     element: PhantomData<E>,
 }
 
+/// The right operand of x W.
+enum Forward {
+    /// Panels in the element type.
+    Packed(AlignedBuf<u32>),
+    /// Panels of small integers.
+    Quantized(Quantized),
+}
+
 impl<E: Word> CpuWeights<E> {
-    /// The right operand of x W.
-    pub(crate) fn forward(&self) -> Packed<'_> {
-        Packed { words: &self.forward, k_words: self.inputs.div_ceil(E::PER_WORD), columns: self.outputs }
+    /// Hands the tiles of x W to `epilogue`, for `rows` rows of x, (rows, inputs).
+    pub(crate) fn multiply<P: Epilogue>(&self, cpu: &Cpu<E>, x: &[E], rows: usize, epilogue: &P) {
+        let (k, columns) = (self.inputs, self.outputs);
+        match &self.forward {
+            Forward::Quantized(quantized) => quantized.multiply(cpu, x, rows, epilogue),
+            Forward::Packed(words) => with_rows(cpu, x, rows, k, |lhs| {
+                let packed = Packed { words, k_words: k.div_ceil(E::PER_WORD), columns };
+                gemm(cpu, rows, lhs, packed, 0..packed.k_words, epilogue);
+            }),
+        }
     }
 
     /// The right operand of dout W^T.
@@ -47,15 +63,29 @@ impl<E: Word> Linear for Cpu<E> {
     type Weights = CpuWeights<E>;
 
     fn weights(&self, inputs: usize, outputs: usize, storage: Storage, purpose: Use) -> CpuWeights<E> {
-        let forward = AlignedBuf::zeros(Packed::num_words::<E>(inputs, outputs));
+        let forward = match purpose {
+            Use::Quantized(format) => Forward::Quantized(Quantized::zeros(format, inputs, outputs)),
+            _ => Forward::Packed(AlignedBuf::zeros(Packed::num_words::<E>(inputs, outputs))),
+        };
         let backward =
             (purpose == Use::Training).then(|| AlignedBuf::zeros(Packed::num_words::<E>(outputs, inputs)));
         CpuWeights { inputs, outputs, storage, forward, backward, element: PhantomData }
     }
 
     fn weights_bytes(&self, inputs: usize, outputs: usize, purpose: Use) -> usize {
-        let backward = if purpose == Use::Training { Packed::num_words::<E>(outputs, inputs) } else { 0 };
-        4 * (Packed::num_words::<E>(inputs, outputs) + backward)
+        let packed = Packed::num_words::<E>(inputs, outputs);
+        4 * match purpose {
+            Use::Inference => packed,
+            Use::Quantized(format) => format.num_words(inputs, outputs),
+            Use::Training => packed + Packed::num_words::<E>(outputs, inputs),
+        }
+    }
+
+    fn linear_forward_scratch_bytes(&self, dims: LinearDims, purpose: Use) -> usize {
+        match purpose {
+            Use::Quantized(format) => 4 * Quantized::scratch_words(self, format, dims.inputs, dims.rows),
+            _ => 0,
+        }
     }
 
     fn linear_scratch_bytes(&self, dims: LinearDims) -> usize {
@@ -67,10 +97,14 @@ impl<E: Word> Linear for Cpu<E> {
         let CpuWeights { inputs, outputs, storage, forward, backward, .. } = weights;
         let (k, n) = (*inputs, *outputs);
         let rows_are_inputs = *storage == Storage::InputsOutputs;
-        if rows_are_inputs {
-            pack_rhs_rows(self, forward, master, k, n, None);
-        } else {
-            pack_rhs_columns(self, forward, master, k, n);
+        match forward {
+            Forward::Quantized(quantized) => quantized.pack(self, master, *storage),
+            Forward::Packed(words) if rows_are_inputs => {
+                pack_rhs_rows(self, words, master, k, n, None);
+            }
+            Forward::Packed(words) => {
+                pack_rhs_columns(self, words, master, k, n);
+            }
         }
         match backward {
             Some(backward) if rows_are_inputs => {
@@ -195,10 +229,7 @@ fn forward<E: Word, P: Epilogue>(
     epilogue: &P,
 ) {
     weights.check(dims.inputs, dims.outputs, Storage::InputsOutputs);
-    let packed = weights.forward();
-    with_rows(cpu, x, dims.rows, dims.inputs, |lhs| {
-        gemm(cpu, dims.rows, lhs, packed, 0..packed.k_words, epilogue);
-    });
+    weights.multiply(cpu, x, dims.rows, epilogue);
 }
 
 /// dW += x^T dout and dbias += column sums of dout, which come with packing it.

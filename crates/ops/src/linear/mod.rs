@@ -14,11 +14,12 @@
 //! ```
 //!
 //! Matrices are multiplied from a compute copy of the weights, which a device lays out as its kernels like it and which
-//! is made again from the f32 master once an optimizer step (`pack`).
+//! is made again from the f32 master once an optimizer step (`pack`). A network that is only read may have copies of small
+//! integers instead ([`Format`]).
 
 pub(crate) mod cpu;
 
-use crate::{Act, Buf, Device, Dropout};
+use crate::{Act, Buf, Device, Dropout, Format};
 
 /// Shapes of a linear layer.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +46,8 @@ pub enum Storage {
 pub enum Use {
     /// Forward only: half the memory.
     Inference,
+    /// Forward only, from small integers: a half or a quarter of bf16's memory.
+    Quantized(Format),
     /// Forward and backward.
     Training,
 }
@@ -60,6 +63,8 @@ pub trait Linear: Device {
     fn weights_bytes(&self, inputs: usize, outputs: usize, purpose: Use) -> usize;
     /// Bytes of scratch memory that the device allocates once for the backward pass of a layer of these shapes.
     fn linear_scratch_bytes(&self, dims: LinearDims) -> usize;
+    /// Bytes of scratch memory that the device allocates once for the forward pass of a layer of these shapes.
+    fn linear_forward_scratch_bytes(&self, dims: LinearDims, purpose: Use) -> usize;
     /// Fills the compute copy from the f32 `master`.
     fn pack(&self, weights: &mut Self::Weights, master: &Buf<Self, f32>);
 

@@ -8,7 +8,7 @@ use crate::cpu::{AlignedBuf, Cpu, SharedMut, Simd, Task};
 use crate::element::Element;
 use crate::gemm::{Lhs, LhsPanels, Packed, Word, gemm, pack_lhs_transposed, pack_rhs_rows};
 use crate::linear::Storage;
-use crate::linear::cpu::{AddTo, CpuWeights, Matrix, Store, blocks, with_rows};
+use crate::linear::cpu::{AddTo, CpuWeights, Matrix, Store, blocks};
 
 /// Bytes of logits that exist at once, about.
 const LOGITS_BYTES: usize = 64 << 20;
@@ -140,10 +140,7 @@ fn project<E: Word, T: Element>(
     dims: LossDims,
 ) {
     let out = Matrix::new(logits, dims.rows, stride);
-    let packed = head.forward();
-    with_rows(cpu, x, dims.rows, dims.channels, |lhs| {
-        gemm(cpu, dims.rows, lhs, packed, 0..packed.k_words, &Store { out });
-    });
+    head.multiply(cpu, x, dims.rows, &Store { out });
 }
 
 /// Turns logits into dlogits in place, and gives the losses.

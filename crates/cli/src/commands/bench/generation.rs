@@ -4,13 +4,14 @@
 //! memory. A prompt multiplies every weight with all its tokens: its peak is arithmetic.
 
 use super::{MachineArgs, Shape};
+use crate::commands::generate::PrecisionArg;
 use crate::errors::{Failure, Outcome};
 use crate::format;
 use crate::output::{Output, note};
 use clap::ValueEnum;
-use eyas_model::{Config, Gpt, KvCache, Sampling, Use, compute_copies_bytes, flops_per_token, generate};
+use eyas_model::{Config, Gpt, KvCache, Sampling, compute_copies_bytes, flops_per_token, generate};
 use eyas_ops::gemm::Word;
-use eyas_ops::{Backend, Bf16, Cpu, Rng};
+use eyas_ops::{Backend, Bf16, Cpu, Isa, Rng};
 use serde_json::json;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -26,15 +27,15 @@ use std::time::{Duration, Instant};
 #[command(after_long_help = "\
 Examples:
   eyas bench generation --shape 124M --format bf16 --prompt-length 64 --new-tokens 128
-  eyas bench generation --shape 124M --format fp32 --threads 1 --json")]
+  eyas bench generation --shape 124M --format int4 --threads 1 --json")]
 pub(crate) struct GenerationArgs {
     /// Shape of the network
     #[arg(long, value_enum, default_value_t = Shape::Small)]
     shape: Shape,
 
     /// What weights are read as
-    #[arg(long, value_enum, default_value_t = FormatArg::Bf16)]
-    format: FormatArg,
+    #[arg(long, value_enum, default_value_t = PrecisionArg::Bf16)]
+    format: PrecisionArg,
 
     /// Tokens of the prompt
     #[arg(long, value_name = "T", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=512))]
@@ -52,24 +53,19 @@ pub(crate) struct GenerationArgs {
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum FormatArg {
-    Fp32,
-    Bf16,
-}
-
 pub(super) fn run(args: &GenerationArgs) -> Outcome {
-    match args.format {
-        FormatArg::Fp32 => measure::<f32>(args, Use::Inference),
-        FormatArg::Bf16 => measure::<Bf16>(args, Use::Inference),
+    let isa = args.machine.isa.unwrap_or_else(Isa::detect);
+    match args.format.precision().is_bf16(isa) {
+        false => measure::<f32>(args),
+        true => measure::<Bf16>(args),
     }
 }
 
-fn measure<E: Word>(args: &GenerationArgs, purpose: Use) -> Outcome
+fn measure<E: Word>(args: &GenerationArgs) -> Outcome
 where
     Cpu<E>: Backend,
 {
-    let config = args.shape.config(0.0)?;
+    let (config, purpose) = (args.shape.config(0.0)?, args.format.precision().purpose());
     let cpu = Arc::new(args.machine.cpu::<E>()?);
     let isa = cpu.isa();
     let name = |what: &str| {

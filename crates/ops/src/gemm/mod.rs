@@ -227,7 +227,6 @@ impl Block {
         for row in rows.clone().step_by(kernel.height) {
             let height = kernel.height.min(rows.end - row);
             let (a, a_row, a_step) = lhs_address(&kernel, &lhs, row, k.start);
-            prefetch_rows(&kernel, &lhs, row + kernel.height..rows.end, k);
             for panel in panels.clone() {
                 let b = &rhs.words[(panel * rhs.k_words + k.start) * PANEL..];
                 // SAFETY: `check_operands` showed that rows and panels hold the words that the strides reach; the
@@ -277,37 +276,6 @@ fn lhs_address<E: Word>(
             (first.as_ptr(), 4, kernel.height * 4)
         }
     }
-}
-
-/// Asks for the words `k` of the first rows of `rows` that a tile has, while the tile before it is worked on: A comes from
-/// the third-level cache or from memory, and each of its rows is read by several panels in a row, then not again.
-fn prefetch_rows<E: Word>(kernel: &Kernel, lhs: &Lhs<'_, E>, rows: Range<usize>, k: &Range<usize>) {
-    if rows.is_empty() {
-        return;
-    }
-    match *lhs {
-        Lhs::Rows { elements, stride } => {
-            for row in rows.take(kernel.height) {
-                prefetch(&elements[row * stride + k.start * E::PER_WORD..][..k.len() * E::PER_WORD]);
-            }
-        }
-        Lhs::Panels(panels) => {
-            let first = (rows.start / kernel.height * panels.k_words + k.start) * kernel.height;
-            prefetch(&panels.words[first..][..k.len() * kernel.height]);
-        }
-    }
-}
-
-/// Asks for the cache lines of `data`, which changes nothing but when they come.
-fn prefetch<T>(data: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in (0..size_of_val(data)).step_by(64) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a prefetch of any address is harmless; every x86-64 machine has the instruction.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(data.as_ptr().cast::<i8>().wrapping_add(line)) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = data;
 }
 
 /// Shows that every word which the kernel will read lies inside the operands.

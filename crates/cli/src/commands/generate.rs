@@ -84,7 +84,7 @@ pub(crate) struct DeviceArgs {
     #[arg(long, conflicts_with = "precision")]
     pub(crate) bf16: bool,
 
-    /// What weights are read as: fewer bytes are faster to generate from, and rounded more
+    /// What weights are read as: fewer bytes are faster to generate from, and rounded more [default: fp32]
     #[arg(long, value_enum)]
     pub(crate) precision: Option<PrecisionArg>,
 
@@ -96,9 +96,9 @@ pub(crate) struct DeviceArgs {
 /// What weights are read as.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum PrecisionArg {
-    /// 32 bits a weight, as --fp32 (the default)
+    /// 32 bits a weight
     Fp32,
-    /// 16 bits, as --bf16
+    /// 16 bits
     Bf16,
     /// 8 bits and scales, 8.25 in all
     Int8,

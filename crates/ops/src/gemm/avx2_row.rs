@@ -1,15 +1,15 @@
 //! Micro-kernels for AVX2 with FMA and a single row: 1 x 32 columns, for the one token of generation.
 //!
 //! Register plan, 10 of 16: 4 sums of 8 columns, 4 vectors of B, 2 broadcast numbers of A. There is nothing to keep from
-//! one column to the next, so B is read once, in the order in which it lies: 4 independent sums hide the latency of a
-//! multiply-add well enough to wait for memory only. Each sum has the order of the taller kernels, and their bits.
+//! one column to the next, so B is read once, in the order in which it lies. Each sum has the order of the taller kernels, and their bits.
 
 use super::PANEL;
 use std::arch::x86_64::*;
 
 const WIDTH: usize = 8;
 const VECTORS: usize = PANEL / WIDTH;
-/// Words of B that are asked for ahead: the hardware stops at the end of a page, and has to begin again.
+/// Words of B that are asked for ahead: the hardware stops at the end of a page, and has to begin again. The distance is an
+/// estimate; trials on a noisy machine did not settle it.
 const AHEAD: usize = 512;
 
 /// Defines the kernel for one way to multiply words; strides and lengths as `Kernel::tile` has them.

@@ -19,7 +19,7 @@ use std::arch::x86_64::*;
 /// Columns of a vector, and vectors of a panel.
 const WIDTH: usize = 8;
 const VECTORS: usize = PANEL / WIDTH;
-/// Words of a cache line, and words that are asked for ahead.
+/// Words of a cache line, and words that are asked for ahead: an estimate, which trials on a noisy machine did not settle.
 const LINE: usize = 16;
 const AHEAD: usize = 512;
 

@@ -124,7 +124,7 @@ pub(super) enum Kernel {
 impl Kernel {
     pub(super) fn of(format: Format, isa: Isa) -> Self {
         match isa {
-            // There is no kernel for AVX-512: reading is what takes the time, and AVX2 keeps up with it.
+            // AVX-512 machines run it too. It does not keep up with memory yet (LOG.md, 2026-11-26).
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => Kernel::Avx2(format),
             _ => Kernel::Portable(format),

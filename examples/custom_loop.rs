@@ -58,8 +58,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 weights.extend([weight / (TIME * BATCH * ACCUMULATION) as f32; TIME]);
             }
             gpt.forward(&mut acts, &inputs, TIME, Some(key_of(42, micro_batch as u64)));
-            let losses = gpt.backward(&mut acts, &mut grads, &targets, &weights);
-            weighted += losses.iter().zip(&weights).map(|(loss, weight)| loss * weight).sum::<f32>();
+            gpt.backward(&mut acts, &mut grads, &targets, &weights);
+            let losses = gpt.losses(&mut acts).iter().zip(&weights);
+            weighted += losses.map(|(loss, weight)| loss * weight).sum::<f32>();
         }
         let norm = optimizer.update(&mut gpt, &grads, schedule.learning_rate(update as u64))?;
         if (update + 1) % 5 == 0 {

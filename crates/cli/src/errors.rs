@@ -102,6 +102,17 @@ impl Failure {
         Failure::Report { status, message, causes, hint }
     }
 
+    /// The message with what lies behind it, in a line.
+    pub(crate) fn summary(self) -> String {
+        match self {
+            Failure::ClosedPipe => "nobody reads stdout any more".into(),
+            Failure::Stopped { message, .. } => message,
+            Failure::Report { message, causes, .. } => {
+                causes.into_iter().fold(message, |text, cause| format!("{text}: {cause}"))
+            }
+        }
+    }
+
     /// Prints the failure and says with which status to end.
     pub(crate) fn report(self) -> ExitCode {
         let (status, text) = match self {

@@ -9,6 +9,7 @@
 )]
 
 mod commands;
+mod device;
 mod errors;
 mod format;
 mod measure;

@@ -147,6 +147,28 @@ impl<D: Device> Activations<D> {
     pub fn capacity(&self) -> usize {
         self.capacity
     }
+
+    /// Exchanges the losses that the last backward pass left for `kept`, whose place the next pass writes to.
+    pub fn keep_losses(&mut self, kept: &mut KeptLosses<D>) {
+        std::mem::swap(&mut self.losses, &mut kept.losses);
+    }
+}
+
+/// The losses of a micro-batch, left on the device until they are wanted: reading them waits for all work before.
+pub struct KeptLosses<D: Device> {
+    pub(crate) losses: Buf<D, f32>, // (B, T)
+}
+
+impl<D: Device> KeptLosses<D> {
+    /// Room for the losses of `acts`.
+    pub fn new(device: &D, acts: &Activations<D>) -> Self {
+        KeptLosses { losses: device.zeros(acts.capacity) }
+    }
+
+    /// Copies the first `out.len()` losses, in nats.
+    pub fn read(&self, device: &D, out: &mut [f32]) {
+        device.read(out, &self.losses);
+    }
 }
 
 /// The gradient of every parameter, f32. Backward passes add to it, so that several micro-batches add up.
@@ -154,6 +176,8 @@ pub struct Gradients<D: Device> {
     device: Arc<D>,
     /// By parameter.
     pub table: Parameters<Buf<D, f32>>,
+    /// What the loss was multiplied by before it was differentiated: 1, but for fp16.
+    pub loss_scale: f64,
 }
 
 impl<D: Backend> Gradients<D> {
@@ -161,7 +185,7 @@ impl<D: Backend> Gradients<D> {
     pub fn new(gpt: &Gpt<D>) -> Self {
         let device = gpt.device().clone();
         let table = gpt.declarations().map(|declared| device.zeros(declared.len()));
-        Gradients { device, table }
+        Gradients { device, table, loss_scale: 1.0 }
     }
 
     /// Sets all to zero: what the first micro-batch of an update begins with.
@@ -169,8 +193,8 @@ impl<D: Backend> Gradients<D> {
         self.table.iter_mut().for_each(|grad| self.device.clear(grad));
     }
 
-    /// The Euclidean norm over all parameters; not finite if any element is not.
+    /// The Euclidean norm over all parameters, without the loss scale; not finite if any element is not.
     pub fn norm(&self) -> f64 {
-        self.table.iter().map(|grad| self.device.sum_of_squares(grad)).sum::<f64>().sqrt()
+        self.device.sum_of_squares(&self.table.iter().collect::<Vec<_>>()).sqrt() / self.loss_scale
     }
 }

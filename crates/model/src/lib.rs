@@ -18,7 +18,8 @@
 //!
 //! grads.clear();
 //! gpt.forward(&mut acts, &inputs, 4, Some(7));
-//! let losses = gpt.backward(&mut acts, &mut grads, &targets, &[0.5, 0.25, 0.125, 0.125]);
+//! gpt.backward(&mut acts, &mut grads, &targets, &[0.5, 0.25, 0.125, 0.125]);
+//! let losses = gpt.losses(&mut acts);
 //! assert!(losses.iter().all(|loss| *loss > 0.0) && grads.norm() > 0.0);
 //! gpt.update(|_device, weights| {
 //!     for (weight, grad) in weights.iter_mut().zip(grads.table.iter()) {
@@ -44,7 +45,7 @@ mod safetensors;
 mod sampling;
 mod tree;
 
-pub use activations::{Activations, Gradients};
+pub use activations::{Activations, Gradients, KeptLosses};
 pub use cache::KvCache;
 pub use config::Config;
 pub use error::{Error, nearest};

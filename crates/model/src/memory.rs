@@ -102,4 +102,12 @@ impl<E: Element> Device for Meter<E> {
     fn describe(&self) -> String {
         "no memory".into()
     }
+
+    fn peak_flops(&self) -> f64 {
+        0.0
+    }
+
+    fn peak_bytes(&self) -> f64 {
+        0.0
+    }
 }

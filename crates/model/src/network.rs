@@ -64,15 +64,15 @@ impl<D: Backend> Gpt<D> {
     /// Runs the head on what [`forward`](Self::forward) left, then everything backward.
     ///
     /// `targets` (B, T) are the tokens to predict, [`IGNORE`] where there is none; `weights` (B, T) are the derivatives of
-    /// what is minimized with respect to each token's loss: 1/N for the mean over N targets. Adds to `grads` and returns
-    /// the loss of each token, in nats, (B, T). Panics if the network was not made for training.
-    pub fn backward<'a>(
+    /// what is minimized with respect to each token's loss: 1/N for the mean over N targets. Adds to `grads`; the losses
+    /// stay on the device, see [`losses`](Self::losses). Panics if the network was not made for training.
+    pub fn backward(
         &self,
-        acts: &'a mut Activations<D>,
+        acts: &mut Activations<D>,
         grads: &mut Gradients<D>,
         targets: &[u32],
         weights: &[f32],
-    ) -> &'a [f32] {
+    ) {
         let device = &**self.device();
         let (dims, dropout_key) = self.begin_head(acts, targets);
         assert_eq!(weights.len(), targets.len(), "one weight for each target");
@@ -98,9 +98,13 @@ impl<D: Backend> Gpt<D> {
         device.embedding_backward(
             &mut grads.wte, &mut grads.wpe, &d.dstream, &acts.tokens, dropout, dims.embedding,
         );
+    }
 
-        let losses = &mut acts.host_losses[..targets.len()];
-        device.read(losses, &acts.losses);
+    /// The loss of each token of the last [`backward`](Self::backward), in nats, (B, T). Waits for the device.
+    pub fn losses<'a>(&self, acts: &'a mut Activations<D>) -> &'a [f32] {
+        let (dims, _) = acts.step.expect("forward was run");
+        let losses = &mut acts.host_losses[..dims.rows()];
+        self.device().read(losses, &acts.losses);
         losses
     }
 

@@ -9,9 +9,9 @@
 
 mod common;
 
-use common::{host, relative_error};
+use common::{gpu, host, relative_error};
 use eyas_model::{Activations, Config, Gpt, Gradients, IGNORE, Sampling, Use, generate, module_tree};
-use eyas_ops::{Backend, Bf16, Cpu, Element, Isa};
+use eyas_ops::{Backend, Bf16, Cpu, CudaElement, F16, Isa};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::fs;
@@ -47,12 +47,12 @@ fn ids(file: &SafeTensors<'_>, name: &str) -> Vec<u32> {
 }
 
 /// Norm-wise relative errors of one shape: the largest forward, the largest backward with the parameter it is of.
-fn errors<D: Backend>(device: D, shape: &Path) -> (f64, f64, String) {
+fn errors<D: Backend>(device: Arc<D>, shape: &Path) -> (f64, f64, String) {
     let bytes = fs::read(shape.join("golden.safetensors")).unwrap();
     let golden = SafeTensors::deserialize(&bytes).unwrap();
     let dims = golden.tensor("input_ids").unwrap().shape().to_vec();
     let (inputs, targets) = (ids(&golden, "input_ids"), ids(&golden, "targets"));
-    let gpt = Gpt::load(Arc::new(device), shape, Use::Training).unwrap();
+    let gpt = Gpt::load(device, shape, Use::Training).unwrap();
     let (mut acts, mut grads) = (Activations::new(&gpt, dims[0], dims[1]), Gradients::new(&gpt));
     gpt.forward(&mut acts, &inputs, dims[1], None);
     let mut forward = relative_error(&gpt.logits(&acts), &f32s(&golden, "logits"));
@@ -65,7 +65,8 @@ fn errors<D: Backend>(device: D, shape: &Path) -> (f64, f64, String) {
     let mut backward = (0.0, String::new());
     for (prefix, weights) in objectives {
         grads.clear();
-        let losses = gpt.backward(&mut acts, &mut grads, &targets, &weights);
+        gpt.backward(&mut acts, &mut grads, &targets, &weights);
+        let losses = gpt.losses(&mut acts);
         forward = forward.max(relative_error(losses, &f32s(&golden, "losses")));
         for (declared, grad) in gpt.declarations().iter().zip(grads.table.iter()) {
             let name = format!("{prefix}.{}", declared.name);
@@ -79,22 +80,34 @@ fn errors<D: Backend>(device: D, shape: &Path) -> (f64, f64, String) {
     (forward, backward.0, backward.1)
 }
 
-/// Checks every shape on every instruction set of this machine.
+/// Checks every shape on every instruction set of this machine, and on a GPU.
+fn check<E: eyas_ops::gemm::Word + CudaElement>(max_forward: f64, max_backward: f64) {
+    for shape in shapes() {
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            let device = Arc::new(Cpu::<E>::with(isa, 2));
+            check_shape(device, &shape, &format!("{} {isa}", E::NAME), max_forward, max_backward);
+        }
+    }
+    check_on_gpu::<E>(max_forward, max_backward);
+}
+
+fn check_on_gpu<E: CudaElement>(max_forward: f64, max_backward: f64) {
+    let Some(device) = gpu::<E>() else { return };
+    for shape in shapes() {
+        check_shape(device.clone(), &shape, &format!("{} CUDA", E::NAME), max_forward, max_backward);
+    }
+}
+
 #[expect(
     clippy::print_stdout,
     reason = "the measured errors are what a person runs this with --nocapture for"
 )]
-fn check<E: eyas_ops::gemm::Word + Element>(max_forward: f64, max_backward: f64) {
-    for shape in shapes() {
-        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-            let (forward, backward, worst) = errors(Cpu::<E>::with(isa, 2), &shape);
-            let name = shape.file_name().unwrap().to_string_lossy();
-            let measured =
-                format!("{name} {} {isa}: forward {forward:.2e}, backward {backward:.2e} ({worst})", E::NAME);
-            assert!(forward < max_forward && backward < max_backward, "{measured}");
-            println!("{measured}");
-        }
-    }
+fn check_shape<D: Backend>(device: Arc<D>, shape: &Path, label: &str, max_forward: f64, max_backward: f64) {
+    let (forward, backward, worst) = errors(device, shape);
+    let name = shape.file_name().unwrap().to_string_lossy();
+    let measured = format!("{name} {label}: forward {forward:.2e}, backward {backward:.2e} ({worst})");
+    assert!(forward < max_forward && backward < max_backward, "{measured}");
+    println!("{measured}");
 }
 
 #[test]
@@ -108,27 +121,41 @@ fn bf16_is_near_pytorch_s_f32() {
 }
 
 #[test]
+fn f16_is_near_pytorch_s_f32() {
+    check_on_gpu::<F16>(2e-2, 2e-2);
+}
+
+#[test]
 fn greedy_ids_are_those_of_transformers() {
     let mut num_checked = 0;
     for shape in shapes() {
         let golden = json(&shape.join("golden.json"));
-        let gpt = Gpt::load(Arc::new(Cpu::<f32>::new()), &shape, Use::Inference).unwrap();
-        for case in golden["greedy"].as_array().unwrap() {
-            let numbers = |key: &str| -> Vec<u32> { serde_json::from_value(case[key].clone()).unwrap() };
-            let (prompt, expected) = (numbers("prompt"), numbers("ids"));
-            let sampling = Sampling {
-                repetition_penalty: case["repetition_penalty"].as_f64().unwrap() as f32,
-                max_new_tokens: expected.len(),
-                ..Sampling::default()
-            };
-            let done = generate(&gpt, &prompt, &sampling, 1, &mut |_, _| ControlFlow::Continue(())).unwrap();
-            assert_eq!(done[0].ids, expected, "{}", shape.display());
-            num_checked += expected.len();
+        num_checked += check_greedy(Arc::new(Cpu::<f32>::new()), &shape, &golden);
+        if let Some(device) = gpu::<f32>() {
+            check_greedy(device, &shape, &golden);
         }
     }
     assert!(num_checked >= 64, "only {num_checked} ids");
 }
 
+/// Returns how many ids were compared.
+fn check_greedy<D: Backend>(device: Arc<D>, shape: &Path, golden: &Value) -> usize {
+    let gpt = Gpt::load(device, shape, Use::Inference).unwrap();
+    let mut num_checked = 0;
+    for case in golden["greedy"].as_array().unwrap() {
+        let numbers = |key: &str| -> Vec<u32> { serde_json::from_value(case[key].clone()).unwrap() };
+        let (prompt, expected) = (numbers("prompt"), numbers("ids"));
+        let sampling = Sampling {
+            repetition_penalty: case["repetition_penalty"].as_f64().unwrap() as f32,
+            max_new_tokens: expected.len(),
+            ..Sampling::default()
+        };
+        let done = generate(&gpt, &prompt, &sampling, 1, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        assert_eq!(done[0].ids, expected, "{}", shape.display());
+        num_checked += expected.len();
+    }
+    num_checked
+}
 #[test]
 fn filtered_distributions_are_those_of_transformers() {
     let mut num_checked = 0;

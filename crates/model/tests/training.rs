@@ -29,7 +29,8 @@ fn gradients<D: Backend>(
 ) -> (Vec<f32>, Vec<Vec<f32>>) {
     let (mut acts, mut grads) = (Activations::new(gpt, inputs.len() / TIME, TIME), Gradients::new(gpt));
     gpt.forward(&mut acts, inputs, TIME, key);
-    let losses = gpt.backward(&mut acts, &mut grads, targets, &mean_weights(targets)).to_vec();
+    gpt.backward(&mut acts, &mut grads, targets, &mean_weights(targets));
+    let losses = gpt.losses(&mut acts).to_vec();
     (losses, grads.table.iter().map(|grad| host(&**gpt.device(), grad)).collect())
 }
 
@@ -166,7 +167,8 @@ fn overfit<D: Backend>(
     for _ in 0..300 {
         grads.clear();
         gpt.forward(&mut acts, &inputs, TIME, None);
-        let losses = gpt.backward(&mut acts, &mut grads, &targets, &weights);
+        gpt.backward(&mut acts, &mut grads, &targets, &weights);
+        let losses = gpt.losses(&mut acts);
         loss = losses.iter().zip(&weights).map(|(&l, &w)| f64::from(l) * f64::from(w)).sum();
         gpt.update(|device, weights| {
             weights.iter_mut().zip(grads.table.iter()).for_each(|(weight, grad)| add(device, weight, grad));

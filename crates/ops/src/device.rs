@@ -5,10 +5,11 @@
 use crate::element::Element;
 use bytemuck::Pod;
 
-/// A type a buffer may hold: f32, bf16 or u32.
+/// A type a buffer may hold: f32, bf16, f16 or u32.
 pub trait Scalar: Pod + Send + Sync + 'static {}
 impl Scalar for f32 {}
 impl Scalar for crate::Bf16 {}
+impl Scalar for crate::F16 {}
 impl Scalar for u32 {}
 
 /// Memory on a device.
@@ -40,6 +41,20 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn num_threads(&self) -> usize;
     /// The device and its instruction set in words, for the log.
     fn describe(&self) -> String;
+    /// Floating-point operations per second that this device reaches at most on its element type, measured.
+    fn peak_flops(&self) -> f64;
+    /// Bytes a second that its memory delivers at most, measured.
+    fn peak_bytes(&self) -> f64;
+    /// Waits until everything that was asked for is done. Operations may return before they are; reading waits by itself.
+    fn synchronize(&self) {}
+    /// Bytes that can be allocated now; `None` where that is not the device's to say.
+    fn free_bytes(&self) -> Option<usize> {
+        None
+    }
+    /// Runs `f` where operations start fastest: on the CPU's threads.
+    fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        f()
+    }
 }
 
 /// A buffer of `T` on device `D`.

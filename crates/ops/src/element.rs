@@ -1,13 +1,16 @@
-//! The element types of activations: f32 and bf16. Statistics, losses, gradients and master weights are always f32.
+//! The element types of activations: f32, bf16, and f16 on GPUs. Statistics, losses, gradients and master weights are always f32.
 
 use crate::device::Scalar;
 
 /// bfloat16: the upper half of an f32.
 pub type Bf16 = half::bf16;
 
+/// IEEE half precision: more digits than bf16, and a range that training leaves unless its loss is scaled.
+pub type F16 = half::f16;
+
 /// A floating-point type that activations and compute copies of weights may have.
 pub trait Element: Scalar + PartialEq + std::fmt::Debug {
-    /// The name used in files and messages: `float32` or `bfloat16`.
+    /// The name used in files and messages: `float32`, `bfloat16` or `float16`.
     const NAME: &'static str;
     /// Widens to f32; exact.
     fn to_f32(self) -> f32;
@@ -48,6 +51,22 @@ impl Element for Bf16 {
         let nan = (bits >> 16) | 0x40;
         let is_nan = (bits & 0x7fff_ffff) > 0x7f80_0000;
         Bf16::from_bits(if is_nan { nan } else { rounded } as u16)
+    }
+    #[inline(always)]
+    fn bits(self) -> u32 {
+        u32::from(self.to_bits())
+    }
+}
+
+impl Element for F16 {
+    const NAME: &'static str = "float16";
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        F16::to_f32(self)
+    }
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        F16::from_f32(value)
     }
     #[inline(always)]
     fn bits(self) -> u32 {

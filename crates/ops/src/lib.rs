@@ -2,7 +2,7 @@
 //!
 //! This crate owns the operations and the devices that run them. It knows nothing of GPT, files or text.
 //! An operation is one folder: `mod.rs` has the maths, the shape contract, the trait (forward, then backward), a
-//! naive reference and the tests; `cpu.rs` has the fast version, in the same order.
+//! naive reference and the tests; `cpu.rs` and `cuda.rs` (with its `cuda.cu`) have the fast versions, in the same order.
 //!
 //! Legend used throughout: B batch, T time, C channels, NH heads, HS head size, L layers, V vocabulary,
 //! OC output channels. A gradient is `d` + the name of what it is the gradient of.
@@ -10,6 +10,7 @@
 pub mod adamw;
 pub mod attention;
 pub mod cpu;
+pub mod cuda;
 mod device;
 mod element;
 pub mod embedding;
@@ -27,8 +28,9 @@ mod testing;
 pub use adamw::{AdamW, AdamWStep};
 pub use attention::{Attention, AttentionDims, CachedAttentionDims};
 pub use cpu::{Cpu, Isa};
+pub use cuda::{Cuda, CudaElement, CudaError, CudaOptions, LibraryPaths};
 pub use device::{Act, Buf, Buffer, Device, Scalar};
-pub use element::{Bf16, Element};
+pub use element::{Bf16, Element, F16};
 pub use embedding::{Embedding, EmbeddingDims};
 pub use layernorm::{LayerNorm, LayerNormDims};
 pub use linear::{Linear, LinearDims, Storage, Use};

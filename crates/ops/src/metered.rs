@@ -63,8 +63,10 @@ impl<D: Device> Metered<D> {
 
     /// Runs an operation and adds it to its record.
     fn note<R>(&self, name: String, flops: usize, bytes: usize, operation: impl FnOnce(&D) -> R) -> R {
+        self.device.synchronize();
         let start = Instant::now();
         let result = operation(&self.device);
+        self.device.synchronize();
         let seconds = start.elapsed().as_secs_f64();
         let (flops, bytes) = (flops as f64, bytes as f64);
         let mut records = self.lock();
@@ -120,6 +122,21 @@ impl<D: Device> Device for Metered<D> {
     }
     fn describe(&self) -> String {
         self.device.describe()
+    }
+    fn peak_flops(&self) -> f64 {
+        self.device.peak_flops()
+    }
+    fn peak_bytes(&self) -> f64 {
+        self.device.peak_bytes()
+    }
+    fn synchronize(&self) {
+        self.device.synchronize();
+    }
+    fn free_bytes(&self) -> Option<usize> {
+        self.device.free_bytes()
+    }
+    fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        self.device.install(f)
     }
 }
 
@@ -418,8 +435,9 @@ impl<D: AdamW> AdamW for Metered<D> {
         self.note("adamw".into(), 0, bytes, |device| device.adamw(value, m, v, grad, step));
     }
 
-    fn sum_of_squares(&self, x: &Buf<Self, f32>) -> f64 {
-        self.note("sum_of_squares".into(), 0, 4 * x.len(), |device| device.sum_of_squares(x))
+    fn sum_of_squares(&self, tensors: &[&Buf<Self, f32>]) -> f64 {
+        let bytes = tensors.iter().map(|tensor| 4 * tensor.len()).sum();
+        self.note("sum_of_squares".into(), 0, bytes, |device| device.sum_of_squares(tensors))
     }
 }
 
@@ -456,7 +474,7 @@ mod tests {
         let device = Metered::new(Cpu::<f32>::with(Isa::Portable, 1));
         let x = random::<f32>(&mut Rng::new(3), 12);
         let uploaded = upload(&device, &x);
-        assert_eq!(device.sum_of_squares(&uploaded), device.device.sum_of_squares(&uploaded));
+        assert_eq!(device.sum_of_squares(&[&uploaded]), device.device.sum_of_squares(&[&uploaded]));
         let dims = LinearDims { rows: 2, inputs: 3, outputs: 4 };
         let mut weights = device.weights(3, 4, Storage::InputsOutputs, Use::Training);
         device.pack(&mut weights, &uploaded);

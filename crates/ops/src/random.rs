@@ -62,6 +62,11 @@ impl Dropout {
         if draw < threshold { 0.0 } else { 1.0 / (1.0 - self.probability) }
     }
 
+    /// Key, threshold of the 24-bit draw, and factor of what is kept: for kernels that draw by themselves.
+    pub(crate) fn parts(&self) -> (u64, i32, f32) {
+        (self.key, (self.probability * 16_777_216.0) as i32, 1.0 / (1.0 - self.probability))
+    }
+
     /// The same site for another slice of the work, such as one head: its elements start again at index 0.
     #[inline]
     pub fn slice(&self, slice: u64) -> Self {

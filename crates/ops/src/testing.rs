@@ -195,6 +195,11 @@ pub(crate) fn download_act<D: Device>(device: &D, x: &Act<D>, len: usize) -> Vec
     out.into_iter().map(Element::to_f32).collect()
 }
 
+/// The device in words, without its number of threads, which changes no bit.
+pub(crate) fn any_threads<D: Device>(device: &D) -> String {
+    device.describe().replace("1 threads", "").replace("3 threads", "")
+}
+
 /// Runs a test body on the CPU for every element type and every instruction set of this machine.
 macro_rules! on_every_cpu {
     (|$device:ident| $body:expr) => {
@@ -213,3 +218,30 @@ macro_rules! on_every_cpu {
     };
 }
 pub(crate) use on_every_cpu;
+
+/// Runs a test body on the first GPU for every element type, or says why there is none.
+macro_rules! on_cuda {
+    (|$device:ident| $body:expr) => {
+        match crate::cuda::test_device::<f32>() {
+            Err(error) => println!("skipped on a GPU: {error}"),
+            Ok($device) => {
+                let $device = &$device;
+                $body;
+                let $device = &crate::cuda::test_device::<crate::Bf16>().expect("the GPU that was there");
+                $body;
+                let $device = &crate::cuda::test_device::<crate::F16>().expect("the GPU that was there");
+                $body;
+            }
+        }
+    };
+}
+pub(crate) use on_cuda;
+
+/// Runs a test body on every device: the CPU in all its forms, and a GPU where there is one.
+macro_rules! on_every_device {
+    (|$device:ident| $body:expr) => {
+        crate::testing::on_every_cpu!(|$device| $body);
+        crate::testing::on_cuda!(|$device| $body);
+    };
+}
+pub(crate) use on_every_device;

@@ -1,13 +1,12 @@
 //! A model folder, opened once, that continues text.
 
+use crate::engine::{Engine, open_engine};
 use crate::error::Error;
-use eyas_model::{Config, FinishReason, Format, Generated, Gpt, Sampling, Use, generate};
-use eyas_ops::gemm::Word;
-use eyas_ops::{Backend, Bf16, Cpu, Device, Isa};
+use eyas_model::{Config, FinishReason, Format, Generated, Sampling, Use};
+use eyas_ops::{CudaOptions, Isa};
 use eyas_token::{StreamDecoder, Tokenizer};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// What weights are read as, and the element type that the network computes in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,7 +16,9 @@ pub enum Precision {
     F32,
     /// bf16: half the memory to read for each token, rounded to 8 bits.
     Bf16,
-    /// Weights in 8 bits with scales; computes in the element type that the machine multiplies fastest.
+    /// fp16: as much memory, rounded to 11 bits; on GPUs.
+    F16,
+    /// Weights in 8 bits with scales; computes in the element type that the machine multiplies fastest. On the CPU.
     Int8,
     /// Weights in 4 bits with scales; computes as with 8.
     Int4,
@@ -27,16 +28,16 @@ impl Precision {
     /// What a network's compute copies are for.
     pub fn purpose(self) -> Use {
         match self {
-            Precision::F32 | Precision::Bf16 => Use::Inference,
+            Precision::F32 | Precision::Bf16 | Precision::F16 => Use::Inference,
             Precision::Int8 => Use::Quantized(Format::Int8),
             Precision::Int4 => Use::Quantized(Format::Int4),
         }
     }
 
-    /// Whether the element type is bf16, on a machine of instruction set `isa`; else it is f32.
+    /// Whether the element type is bf16, on a CPU of instruction set `isa`; else it is f32, or fp16 where that was asked for.
     pub fn is_bf16(self, isa: Isa) -> bool {
         match self {
-            Precision::F32 => false,
+            Precision::F32 | Precision::F16 => false,
             Precision::Bf16 => true,
             Precision::Int8 | Precision::Int4 => isa == Isa::Avx512Bf16,
         }
@@ -47,13 +48,32 @@ impl Precision {
 /// of the device's threads.
 pub type OnText<'a> = dyn FnMut(usize, &str) -> ControlFlow<()> + Send + 'a;
 
+/// Where a network runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On the CPU.
+    Cpu {
+        /// Threads; `None`: one a core. Results do not depend on it.
+        num_threads: Option<usize>,
+    },
+    /// On an NVIDIA GPU.
+    Cuda(CudaOptions),
+}
+
+impl Default for Place {
+    /// The CPU, with all its cores.
+    fn default() -> Self {
+        Place::Cpu { num_threads: None }
+    }
+}
+
 /// How a model folder is opened.
 #[derive(Clone, Debug, Default)]
 pub struct OpenOptions {
     /// What weights are read as.
     pub precision: Precision,
-    /// Threads; `None`: one a core. Results do not depend on it.
-    pub num_threads: Option<usize>,
+    /// Where it runs.
+    pub device: Place,
     /// A tokenizer other than the model folder's own.
     pub tokenizer: Option<PathBuf>,
 }
@@ -71,30 +91,20 @@ pub struct Completion {
 
 /// A network and its tokenizer.
 pub struct Completer {
-    network: Network,
+    engine: Box<dyn Engine>,
     tokenizer: Tokenizer,
-}
-
-/// The two element types; the rest of the crate does not know which.
-enum Network {
-    F32(Gpt<Cpu<f32>>),
-    Bf16(Gpt<Cpu<Bf16>>),
 }
 
 impl Completer {
     /// Opens a model folder: config.json, model.safetensors and, unless another is given, its tokenizer.
     ///
     /// # Errors
-    /// Those of the model and of the tokenizer, and [`Error::Vocabulary`] if the tokenizer has more ids than the network.
+    /// Those of the model and of the tokenizer; [`Error::Vocabulary`] if the tokenizer has more ids than the network;
+    /// [`Error::Cuda`] if there is no such GPU; [`Error::Precision`] if the device does not have the precision.
     pub fn open(dir: &Path, options: &OpenOptions) -> Result<Self, Error> {
         let (_, tokenizer) = open_tokenizer(dir, options.tokenizer.as_deref())?;
-        let threads = options.num_threads;
-        let purpose = options.precision.purpose();
-        let network = match options.precision.is_bf16(Isa::detect()) {
-            false => Network::F32(Gpt::load(Arc::new(cpu(threads)), dir, purpose)?),
-            true => Network::Bf16(Gpt::load(Arc::new(cpu(threads)), dir, purpose)?),
-        };
-        Ok(Completer { network, tokenizer })
+        let engine = open_engine(dir, &options.device, options.precision)?;
+        Ok(Completer { engine, tokenizer })
     }
 
     /// The tokenizer.
@@ -104,19 +114,13 @@ impl Completer {
 
     /// The network's configuration.
     pub fn config(&self) -> &Config {
-        match &self.network {
-            Network::F32(gpt) => gpt.config(),
-            Network::Bf16(gpt) => gpt.config(),
-        }
+        self.engine.config()
     }
 
     /// The device in words, and the format of the weights if it is not the device's own.
     pub fn describe(&self) -> String {
-        let (device, purpose) = match &self.network {
-            Network::F32(gpt) => (gpt.device().describe(), gpt.purpose()),
-            Network::Bf16(gpt) => (gpt.device().describe(), gpt.purpose()),
-        };
-        match purpose {
+        let device = self.engine.describe();
+        match self.engine.purpose() {
             Use::Quantized(format) => format!("{device}, weights in {format}"),
             _ => device,
         }
@@ -174,23 +178,6 @@ impl Completer {
         if sampling.eos_token_ids.is_empty() {
             sampling.eos_token_ids = self.end_tokens();
         }
-        match &self.network {
-            Network::F32(gpt) => self.complete_with(gpt, ids, &sampling, num_sequences, on_text),
-            Network::Bf16(gpt) => self.complete_with(gpt, ids, &sampling, num_sequences, on_text),
-        }
-    }
-
-    fn complete_with<E: Word>(
-        &self,
-        gpt: &Gpt<Cpu<E>>,
-        ids: &[u32],
-        sampling: &Sampling,
-        num_sequences: usize,
-        on_text: &mut OnText<'_>,
-    ) -> Result<Vec<Completion>, Error>
-    where
-        Cpu<E>: Backend,
-    {
         let mut streams: Vec<Stream> = Vec::new();
         let mut on_token = |sequence: usize, id| {
             if streams.len() <= sequence {
@@ -199,9 +186,7 @@ impl Completer {
             let text = streams[sequence].decoder.push(&self.tokenizer, id);
             streams[sequence].push(sequence, &text, on_text)
         };
-        // On the pool, where no operation has to wake a thread first: a token is many small operations.
-        let run = || generate(gpt, ids, sampling, num_sequences, &mut on_token);
-        let generated = gpt.device().install(run)?;
+        let generated = self.engine.generate(ids, &sampling, num_sequences, &mut on_token)?;
         streams.resize_with(generated.len(), Stream::new);
         let completions = generated.into_iter().zip(streams).enumerate();
         Ok(completions.map(|(i, (generated, stream))| stream.finish(i, generated, on_text)).collect())
@@ -250,12 +235,5 @@ impl Stream {
         // It has ended: whether the caller wants more changes nothing.
         let _ = self.push(sequence, &rest, on_text);
         Completion { ids: generated.ids, text: self.text, finish_reason: generated.finish_reason }
-    }
-}
-
-fn cpu<E: Word>(num_threads: Option<usize>) -> Cpu<E> {
-    match num_threads {
-        Some(threads) => Cpu::with(Isa::detect(), threads),
-        None => Cpu::new(),
     }
 }

@@ -1,5 +1,6 @@
 //! The crate's one error type.
 
+use crate::completer::Precision;
 use std::path::PathBuf;
 
 /// What can go wrong between text and text.
@@ -24,6 +25,19 @@ pub enum Error {
     /// Nothing to continue, and no token to begin with.
     #[error("the prompt is empty, and the tokenizer has no <|endoftext|> to begin with")]
     EmptyPrompt,
+    /// What weights are read as is not for this device.
+    #[error("{precision:?} is not for {device}: expected {expected}")]
+    Precision {
+        /// What was asked for.
+        precision: Precision,
+        /// The device.
+        device: &'static str,
+        /// What there is instead.
+        expected: &'static str,
+    },
+    /// The GPU's own error.
+    #[error(transparent)]
+    Cuda(#[from] eyas_ops::CudaError),
     /// The model's own error.
     #[error(transparent)]
     Model(#[from] eyas_model::Error),

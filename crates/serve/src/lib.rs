@@ -5,8 +5,9 @@
 //! never cutting a character. Knows nothing of terminals or HTTP.
 
 mod completer;
+mod engine;
 mod error;
 
-pub use completer::{Completer, Completion, OnText, OpenOptions, Precision, open_tokenizer};
+pub use completer::{Completer, Completion, OnText, OpenOptions, Place, Precision, open_tokenizer};
 pub use error::Error;
 pub use eyas_model::{FinishReason, Sampling};

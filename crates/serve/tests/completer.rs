@@ -1,8 +1,8 @@
 //! Text in, text out: the streamed text is the completion's text, and folders that do not belong together are refused.
 
 use eyas_model::{Config, Gpt, Use};
-use eyas_ops::Cpu;
-use eyas_serve::{Completer, Error, FinishReason, OpenOptions, Precision, Sampling};
+use eyas_ops::{Cpu, CudaOptions};
+use eyas_serve::{Completer, Error, FinishReason, OpenOptions, Place, Precision, Sampling};
 use eyas_token::{TrainOptions, WordCounts, train};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -33,7 +33,7 @@ fn streamed_text_is_the_completions_text() {
     let dir = tempfile::tempdir().expect("a folder");
     folder(dir.path(), 300);
     for precision in [Precision::F32, Precision::Bf16, Precision::Int8, Precision::Int4] {
-        let options = OpenOptions { precision, num_threads: Some(2), tokenizer: None };
+        let options = OpenOptions { precision, device: Place::Cpu { num_threads: Some(2) }, tokenizer: None };
         let completer = Completer::open(dir.path(), &options).expect("opens");
         let ids = completer.prompt_ids("fn gr").expect("ids");
         let sampling = Sampling { do_sample: true, max_new_tokens: 20, seed: 5, ..Sampling::default() };
@@ -86,4 +86,31 @@ fn a_tokenizer_with_more_ids_than_the_model_is_refused() {
         Err(Error::Vocabulary { tokenizer, model: 258, .. }) => assert!(tokenizer > 258),
         other => panic!("{:?}", other.map(|_| "opened")),
     }
+}
+
+#[test]
+fn a_precision_that_the_device_does_not_have_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    folder(dir.path(), 300);
+    let open = |precision, device| {
+        let options = OpenOptions { precision, device, tokenizer: None };
+        Completer::open(dir.path(), &options).map(|_| "opened")
+    };
+    let on_cpu = open(Precision::F16, Place::default());
+    assert!(matches!(on_cpu, Err(Error::Precision { precision: Precision::F16, .. })), "{on_cpu:?}");
+    let on_gpu = open(Precision::Int4, Place::Cuda(CudaOptions::default()));
+    assert!(matches!(on_gpu, Err(Error::Precision { precision: Precision::Int4, .. })), "{on_gpu:?}");
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_an_error() {
+    let dir = tempfile::tempdir().expect("a folder");
+    folder(dir.path(), 300);
+    // No GPU has this number.
+    let options = OpenOptions {
+        device: Place::Cuda(CudaOptions { ordinal: 4096, ..CudaOptions::default() }),
+        ..OpenOptions::default()
+    };
+    let opened = Completer::open(dir.path(), &options).map(|_| "opened");
+    assert!(matches!(opened, Err(Error::Cuda(_))), "{opened:?}");
 }

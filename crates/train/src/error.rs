@@ -45,9 +45,9 @@ pub enum Error {
         /// What to write.
         hint: &'static str,
     },
-    /// fp16 was asked for and there is no GPU.
+    /// fp16 was asked for on the CPU.
     #[error(
-        "`fp16 = true` needs a GPU, and there is none; use bf16 on the CPU: `bf16 = true`, or `--bf16` on the command line"
+        "`fp16 = true` needs a GPU; use bf16 on the CPU: `bf16 = true`, or `--bf16` on the command line"
     )]
     Fp16,
     /// Data, a model or a tokenizer of the hub.
@@ -164,6 +164,19 @@ pub enum Error {
         grad_norm: f64,
         /// Its learning rate.
         learning_rate: f64,
+    },
+    /// The network does not fit the device, however small its batches are.
+    #[error(
+        "training one sample at a time needs {:.1} GiB, and the device has {:.1} GiB free; take a smaller model or \
+         context_length, or device = \"cpu\"",
+        *needed_bytes as f64 / f64::from(1 << 30),
+        *free_bytes as f64 / f64::from(1 << 30)
+    )]
+    Memory {
+        /// What the smallest plan takes.
+        needed_bytes: u64,
+        /// What is free.
+        free_bytes: u64,
     },
     /// Nothing to score in an evaluation.
     #[error("there is nothing to evaluate: the data have no target")]

@@ -13,6 +13,7 @@ mod corpus;
 mod error;
 mod evaluate;
 mod event;
+mod loss_scale;
 mod optimizer;
 mod output;
 mod plan;

@@ -142,7 +142,7 @@ impl<D: Backend> Optimizer<D> {
         let scale = match self.hyper.max_grad_norm {
             0.0 => 1.0,
             max => (max / (norm + 1e-6)).min(1.0),
-        };
+        } / grads.loss_scale;
         self.num_updates += 1;
         let (states, hyper, step) = (&mut self.states, self.hyper, self.num_updates);
         gpt.update(|device, weights| {

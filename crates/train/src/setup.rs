@@ -32,7 +32,7 @@ pub(crate) struct Setup {
 impl Setup {
     pub(crate) fn new<D: Backend>(
         device: &D,
-        config: &TrainConfig,
+        config: &mut TrainConfig,
         on_event: &mut OnEvent<'_>,
     ) -> Result<Self, Error> {
         let tokenizer = open_tokenizer(config)?;
@@ -47,14 +47,16 @@ impl Setup {
         if let Some(checkpoint) = &checkpoint {
             same_shapes(&checkpoint.path, &Config::load(&checkpoint.path)?, &model, CONTINUE_HINT)?;
         }
-        let corpus = Corpus { config, tokenizer: &tokenizer, context_length, resuming: checkpoint.is_some() };
+        let corpus = Corpus { config: &*config, tokenizer: &tokenizer, context_length, resuming: checkpoint.is_some() };
         let loader = corpus.train(ready, on_event)?;
         let eval_data = if config.evaluates() { corpus.eval(on_event)? } else { None };
 
+        let split = fit(device, config, &model, &loader, context_length)?;
         let mut plan = plan(device, config, &model, &loader, context_length);
         plan.num_eval_targets = eval_data.as_ref().map(|data| data.num_targets(context_length));
         plan.first_step = checkpoint.as_ref().map_or(Ok(0), Checkpoint::step)?;
-        plan.warnings = warnings(config, &plan, context_length, model.n_positions);
+        plan.warnings = split.into_iter().collect();
+        plan.warnings.extend(warnings(config, &plan, context_length, model.n_positions));
         let model_bytes = 4 * plan.num_parameters as u64;
         // A new checkpoint is written before an old one is removed.
         let needed = if config.save_strategy == Strategy::No {
@@ -210,6 +212,45 @@ fn find_checkpoint(config: &TrainConfig, on_event: &mut OnEvent<'_>) -> Result<O
     checkpoint::newest_whole(&config.output_dir, &mut |error| {
         on_event(Event::Warning(&format!("passed over: {error}")));
     })
+}
+
+/// Splits micro-batches that do not fit the device's memory into more and smaller ones of the same update; returns what to
+/// say of it.
+///
+/// # Errors
+/// [`Error::Memory`] if a single sample does not fit.
+fn fit<D: Backend>(
+    device: &D,
+    config: &mut TrainConfig,
+    model: &Config,
+    loader: &Loader,
+    context_length: usize,
+) -> Result<Option<String>, Error> {
+    let Some(free_bytes) = device.free_bytes().map(|bytes| bytes as u64) else { return Ok(None) };
+    let asked = config.per_device_train_batch_size;
+    let needed = |batch: usize| {
+        let config = TrainConfig { per_device_train_batch_size: batch, ..config.clone() };
+        let bytes = plan(device, &config, model, loader, context_length).memory_bytes();
+        // Beside the plan: workspaces, and the unevenness of allocations.
+        bytes + bytes / 32 + (256 << 20)
+    };
+    let divisors = (1..=asked).rev().filter(|batch| asked.is_multiple_of(*batch));
+    let Some(batch) = divisors.into_iter().find(|&batch| needed(batch) <= free_bytes) else {
+        return Err(Error::Memory { needed_bytes: needed(1), free_bytes });
+    };
+    if batch == asked {
+        return Ok(None);
+    }
+    let needed_bytes = needed(asked);
+    config.per_device_train_batch_size = batch;
+    config.gradient_accumulation_steps *= asked / batch;
+    Ok(Some(format!(
+        "micro-batches of {asked} samples need {:.1} GiB and {:.1} are free: they are split into {} of {batch}, so that an \
+         update stays the same but for rounding and dropout masks",
+        needed_bytes as f64 / f64::from(1 << 30),
+        free_bytes as f64 / f64::from(1 << 30),
+        asked / batch
+    )))
 }
 
 fn plan<D: Backend>(

@@ -6,6 +6,7 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
+use crate::loss_scale::LossScale;
 use crate::plan::Plan;
 use crate::runlog::Window;
 use crate::settings::{Strategy, TrainConfig};
@@ -14,7 +15,7 @@ use eyas_token::Tokenizer;
 use serde_json::{Map, Value, json};
 
 /// Settings that do not change what is learned.
-const HARMLESS: [&str; 20] = [
+const HARMLESS: [&str; 21] = [
     "output_dir",
     "overwrite_output_dir",
     "resume_from_checkpoint",
@@ -30,6 +31,7 @@ const HARMLESS: [&str; 20] = [
     "save_steps",
     "save_total_limit",
     "num_threads",
+    "device",
     // The data's identity is compared instead of their path.
     "train_data",
     "tokenizer",
@@ -49,6 +51,8 @@ pub(crate) struct State {
     pub(crate) elapsed_seconds: f64,
     /// Sums since the last log line.
     pub(crate) window: Window,
+    /// fp16's loss scale; `None` in other precisions.
+    pub(crate) loss_scale: Option<LossScale>,
 }
 
 /// What the training data are, for a resumed run to compare.
@@ -100,6 +104,7 @@ impl State {
                 "version": env!("CARGO_PKG_VERSION"),
                 "elapsed_seconds": self.elapsed_seconds,
                 "window": self.window.to_json(),
+                "loss_scale": self.loss_scale.map(LossScale::to_json),
                 "position": position(plan, self.step),
                 "data": data,
                 "settings": config.to_json(),
@@ -118,6 +123,10 @@ impl State {
         let state = &checkpoint.state;
         let own = state.get("eyas").ok_or_else(|| missing("eyas"))?;
         let window = own["window"].as_object().and_then(Window::from_json);
+        let loss_scale = match &own["loss_scale"] {
+            Value::Null => None,
+            value => Some(LossScale::from_json(value).ok_or_else(|| missing("eyas.loss_scale"))?),
+        };
         let number = |key: &str| state.get(key).and_then(Value::as_u64).ok_or_else(|| missing(key));
         let history = state.get("log_history").and_then(Value::as_array).cloned();
         Ok((
@@ -128,6 +137,7 @@ impl State {
                     .as_f64()
                     .ok_or_else(|| missing("eyas.elapsed_seconds"))?,
                 window: window.ok_or_else(|| missing("eyas.window"))?,
+                loss_scale,
             },
             history.ok_or_else(|| missing("log_history"))?,
         ))

@@ -2,10 +2,11 @@
 //!
 //! Owns the loss: the sum of the token losses of the whole update divided by the number of targets in it, so that each
 //! token weighs the same whichever micro-batch it is in. The number is known from the targets before any forward pass.
+//! Losses stay on the device until the last micro-batch is queued, so that a GPU never waits for the host between two.
 //! Nothing is allocated after [`Step::new`].
 
 use eyas_data::Loader;
-use eyas_model::{Activations, Gpt, Gradients, IGNORE};
+use eyas_model::{Activations, Gpt, Gradients, IGNORE, KeptLosses};
 use eyas_ops::{Backend, Rng};
 use std::ops::{ControlFlow, Range};
 
@@ -19,6 +20,8 @@ pub struct Step<D: Backend> {
     inputs: Vec<u32>,  // (micro-batches, B, T)
     targets: Vec<u32>, // (micro-batches, B, T)
     weights: Vec<f32>, // (B, T)
+    losses: Vec<KeptLosses<D>>, // one for each micro-batch
+    host_losses: Vec<f32>, // (B, T)
 }
 
 /// What an update saw.
@@ -56,17 +59,20 @@ impl<D: Backend> Step<D> {
     /// Buffers for updates of up to `accumulation` micro-batches of `batch` samples of `context_length` tokens.
     pub fn new(gpt: &Gpt<D>, batch: usize, accumulation: usize, context_length: usize) -> Self {
         let num_tokens = batch * context_length;
+        let activations = Activations::new(gpt, batch, context_length);
         Step {
-            activations: Activations::new(gpt, batch, context_length),
+            losses: (0..accumulation).map(|_| KeptLosses::new(&**gpt.device(), &activations)).collect(),
+            activations,
             gradients: Gradients::new(gpt),
             context_length,
             inputs: vec![0; accumulation * num_tokens],
             targets: vec![IGNORE; accumulation * num_tokens],
             weights: vec![0.0; num_tokens],
+            host_losses: vec![0.0; num_tokens],
         }
     }
 
-    /// Sets the gradients to those of the mean loss over `samples`. `after_each` is told how many micro-batches are done
+    /// Sets the gradients to those of `loss_scale` times the mean loss over `samples`. `after_each` is told how many micro-batches are done
     /// and may break, in which case the gradients mean nothing and `None` is returned.
     ///
     /// Samples are those of `loader`; there must be at least one, and they must fit the buffers.
@@ -75,6 +81,7 @@ impl<D: Backend> Step<D> {
         gpt: &Gpt<D>,
         loader: &Loader,
         samples: &Samples,
+        loss_scale: f64,
         after_each: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Option<StepLoss> {
         let time = self.context_length;
@@ -90,10 +97,11 @@ impl<D: Backend> Step<D> {
         }
         let (inputs, targets) = (&self.inputs[..num_tokens], &self.targets[..num_tokens]);
         let num_targets = targets.iter().filter(|&&target| target != IGNORE).count();
-        self.weights.fill(1.0 / num_targets.max(1) as f32);
+        // Exact for the powers of two that a loss scale is, so a scale of 1 changes no bit.
+        self.weights.fill(loss_scale as f32 * (1.0 / num_targets.max(1) as f32));
 
         self.gradients.clear();
-        let mut sum = 0.0;
+        self.gradients.loss_scale = loss_scale;
         let batch_tokens = samples.batch * time;
         let num_batches = num_tokens.div_ceil(batch_tokens);
         for (i, (inputs, targets)) in
@@ -102,11 +110,17 @@ impl<D: Backend> Step<D> {
             let key = samples.dropout_key.map(|key| key_of(key, i as u64));
             gpt.forward(&mut self.activations, inputs, time, key);
             let weights = &self.weights[..targets.len()];
-            let losses = gpt.backward(&mut self.activations, &mut self.gradients, targets, weights);
-            sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
+            gpt.backward(&mut self.activations, &mut self.gradients, targets, weights);
+            self.activations.keep_losses(&mut self.losses[i]);
             if after_each(i + 1, num_batches).is_break() {
                 return None;
             }
+        }
+        let mut sum = 0.0;
+        for (kept, targets) in self.losses.iter().zip(targets.chunks(batch_tokens)) {
+            let losses = &mut self.host_losses[..targets.len()];
+            kept.read(&**gpt.device(), losses);
+            sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
         }
         Some(StepLoss { sum, num_targets: num_targets as u64, num_tokens: num_tokens as u64 })
     }

@@ -9,7 +9,8 @@ use crate::checkpoint::{self, Contents};
 use crate::error::Error;
 use crate::evaluate::{EvalData, EvalResult, evaluate};
 use crate::event::{Event, OnEvent};
-use crate::optimizer::{Hyper, Optimizer};
+use crate::loss_scale::LossScale;
+use crate::optimizer::{Hyper, NotFinite, Optimizer};
 use crate::output::OutputDir;
 use crate::plan::{Budget, Plan};
 use crate::runlog::{RunLog, StepMetrics};
@@ -77,8 +78,8 @@ impl<D: Backend> Trainer<D> {
     ///
     /// # Errors
     /// Everything that is wrong with settings, files, data or the output folder.
-    pub fn new(device: Arc<D>, config: TrainConfig, on_event: &mut OnEvent<'_>) -> Result<Self, Error> {
-        let setup = Setup::new(&*device, &config, on_event)?;
+    pub fn new(device: Arc<D>, mut config: TrainConfig, on_event: &mut OnEvent<'_>) -> Result<Self, Error> {
+        let setup = Setup::new(&*device, &mut config, on_event)?;
         let gpt = setup.gpt(&device, &config)?;
         let mut optimizer = Optimizer::new(&gpt, config.optim, Hyper::new(&config));
         let data_identity = data_identity(&setup.loader, &setup.tokenizer);
@@ -92,6 +93,8 @@ impl<D: Backend> Trainer<D> {
             saved = Some((state.step, checkpoint.path.clone()));
             on_event(Event::Resumed { path: &checkpoint.path, step: state.step });
         }
+        // A run that was begun in another precision gets a scale of its own.
+        state.loss_scale = config.fp16.then(|| state.loss_scale.unwrap_or_default());
         let schedule = match setup.plan.budget {
             Budget::Steps(steps) => Schedule::new(&config, steps),
             Budget::Time(_) => Schedule::timed(&config),
@@ -217,10 +220,12 @@ impl<D: Backend> Trainer<D> {
     fn update(&mut self, stop: &AtomicBool, on_event: &mut OnEvent<'_>) -> Result<ControlFlow<()>, Error> {
         let begun = Instant::now();
         let done = self.state.step;
+        // As in PyTorch, the schedule does not move on for an update that fp16 overflowed in.
+        let applied = done - self.state.loss_scale.map_or(0, |scale| scale.skipped_updates());
         let learning_rate = match self.plan.budget {
-            Budget::Steps(_) => self.schedule.learning_rate(done),
+            Budget::Steps(_) => self.schedule.learning_rate(applied),
             Budget::Time(_) => {
-                self.schedule.learning_rate_at(self.fraction(), done, self.config.warmup_steps)
+                self.schedule.learning_rate_at(self.fraction(), applied, self.config.warmup_steps)
             }
         };
         let (epoch, positions) = self.plan.epochs.samples_of(done);
@@ -239,16 +244,35 @@ impl<D: Backend> Trainer<D> {
                 ControlFlow::Continue(())
             }
         };
-        let Some(loss) = self.step.gradients_of(&self.gpt, &self.loader, &samples, &mut after_each) else {
+        let factor = self.state.loss_scale.map_or(1.0, |scale| scale.factor());
+        let Some(loss) = self.step.gradients_of(&self.gpt, &self.loader, &samples, factor, &mut after_each) else {
             return Ok(ControlFlow::Break(()));
         };
         let not_finite =
             |grad_norm: f64| Error::NotFinite { step: done + 1, loss: loss.mean(), grad_norm, learning_rate };
         if !loss.sum.is_finite() {
+            // No loss scale changes that.
             return Err(not_finite(self.step.gradients.norm()));
         }
         let updated = self.optimizer.update(&mut self.gpt, &self.step.gradients, learning_rate);
-        let grad_norm = updated.map_err(|error| not_finite(error.0))?;
+        let grad_norm = match (updated, &mut self.state.loss_scale) {
+            (Ok(grad_norm), scale) => {
+                scale.iter_mut().for_each(LossScale::succeeded);
+                grad_norm
+            }
+            (Err(NotFinite(grad_norm)), Some(scale)) => {
+                if !scale.overflowed() {
+                    return Err(not_finite(grad_norm));
+                }
+                on_event(Event::Warning(&format!(
+                    "update {}: the gradient leaves fp16's range; it is skipped, and the loss scale is {} now",
+                    done + 1,
+                    scale.factor()
+                )));
+                grad_norm
+            }
+            (Err(NotFinite(grad_norm)), None) => return Err(not_finite(grad_norm)),
+        };
         self.account(&loss, begun.elapsed().as_secs_f64(), learning_rate, grad_norm);
         if let Some(metrics) = &self.last {
             on_event(Event::Step(metrics));

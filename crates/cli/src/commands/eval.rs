@@ -3,14 +3,14 @@
 use super::data::same_tokenizer;
 use super::generate::DeviceArgs;
 use super::source::with_data_help;
+use crate::device::{OnDevice, Place};
 use crate::errors::{Failure, Outcome};
 use crate::format;
 use crate::output::{Output, note};
 use crate::progress::Progress;
 use eyas_data::{Mode, Shards, SourceOptions, eval_stream, is_shards};
 use eyas_model::{Activations, Config, Gpt};
-use eyas_ops::gemm::Word;
-use eyas_ops::{Backend, Bf16, Cpu, Isa};
+use eyas_ops::Backend;
 use eyas_token::Tokenizer;
 use eyas_train::{EvalData, EvalResult, evaluate};
 use std::ops::ControlFlow;
@@ -29,7 +29,8 @@ Documents of a .jsonl are taken as they are here, without filters; those of a fo
 
 Examples:
   eyas eval --model runs/quickstart --data valid.jsonl
-  eyas eval --model runs/quickstart --data ~/src/other-project --json"))]
+  eyas eval --model runs/quickstart --data ~/src/other-project --json
+  eyas eval --model runs/quickstart --data valid.jsonl --device cuda --precision bf16"))]
 pub(crate) struct Args {
     /// Model folder: config.json, model.safetensors, tokenizer.json
     #[arg(long, value_name = "DIR")]
@@ -77,10 +78,8 @@ pub(crate) fn run(args: Args) -> Outcome {
         return Err(Failure::usage("--batch-size 0: expected at least 1"));
     }
     let data = open(&args, &tokenizer, context_length)?;
-    let result = match args.device.precision().is_bf16(Isa::detect()) {
-        false => score::<f32>(&args, &data, context_length),
-        true => score::<Bf16>(&args, &data, context_length),
-    }?;
+    let wanted = args.device.wanted()?;
+    let result = wanted.run(Score { args: &args, data: &data, context_length })?;
     let mut output = Output::new();
     match args.json {
         true => output.json(&result)?,
@@ -126,15 +125,23 @@ fn open(args: &Args, tokenizer: &Tokenizer, context_length: usize) -> Outcome<Ev
     Ok(EvalData::Stream(stream))
 }
 
-fn score<E: Word>(args: &Args, data: &EvalData, context_length: usize) -> Outcome<EvalResult>
-where
-    Cpu<E>: Backend,
-{
-    let cpu = match args.device.num_threads() {
-        Some(threads) => Cpu::<E>::with(Isa::detect(), threads),
-        None => Cpu::new(),
-    };
-    let gpt = Gpt::load(Arc::new(cpu), &args.model, args.device.precision().purpose())?;
+/// Scoring, on whatever device.
+struct Score<'a> {
+    args: &'a Args,
+    data: &'a EvalData,
+    context_length: usize,
+}
+
+impl OnDevice for Score<'_> {
+    type Output = EvalResult;
+
+    fn run<D: Backend>(self, device: D, _: Place) -> Outcome<EvalResult> {
+        score(device, self.args, self.data, self.context_length)
+    }
+}
+
+fn score<D: Backend>(device: D, args: &Args, data: &EvalData, context_length: usize) -> Outcome<EvalResult> {
+    let gpt = Gpt::load(Arc::new(device), &args.model, args.device.precision().purpose())?;
     // No more rows than there are windows, whatever was asked for.
     let windows = data.num_targets(context_length).div_ceil(context_length as u64).max(1) as usize;
     let batch = args.batch_size.unwrap_or((BATCH_TOKENS / context_length).max(1)).min(windows);

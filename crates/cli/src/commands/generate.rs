@@ -1,9 +1,11 @@
 //! `eyas generate`.
 
+use crate::device::{Choice, Wanted, for_format, open_completer};
 use crate::errors::{Failure, Outcome};
 use crate::output::{Output, warn};
 use clap::ValueEnum;
-use eyas_serve::{Completer, Completion, FinishReason, OpenOptions, Precision, Sampling};
+use eyas_ops::Isa;
+use eyas_serve::{Completer, Completion, FinishReason, Precision, Sampling};
 use serde_json::json;
 use std::io::{IsTerminal, Read, stdin};
 use std::ops::ControlFlow;
@@ -18,6 +20,7 @@ use std::time::Instant;
 Examples:
   eyas generate --model runs/quickstart 'fn main() {'
   eyas generate --model runs/quickstart --precision int8 'fn main() {'
+  eyas generate --model runs/quickstart --device cuda --precision bf16 'fn main() {'
   eyas generate --model runs/quickstart --do-sample --temperature 0.8 --num-return-sequences 3 \\
       'impl Iterator for '
   head -20 main.rs | eyas generate --model runs/quickstart --max-new-tokens 200")]
@@ -76,6 +79,10 @@ pub(crate) struct Args {
 /// Where and how a model runs.
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub(crate) struct DeviceArgs {
+    /// Where to compute: `auto`, a GPU if one is found; `cpu`; `cuda`, or `cuda:1` for another than the first
+    #[arg(long, value_name = "DEVICE", default_value_t = Choice::Auto)]
+    pub(crate) device: Choice,
+
     /// Compute in f32, what the weights are stored in (the default)
     #[arg(long, conflicts_with_all = ["bf16", "precision"])]
     pub(crate) fp32: bool,
@@ -88,7 +95,7 @@ pub(crate) struct DeviceArgs {
     #[arg(long, value_enum)]
     pub(crate) precision: Option<PrecisionArg>,
 
-    /// Threads; changes no result [default: one a core]
+    /// Threads of the CPU; changes no result [default: one a core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
 }
@@ -100,9 +107,11 @@ pub(crate) enum PrecisionArg {
     Fp32,
     /// 16 bits
     Bf16,
-    /// 8 bits and scales, 8.25 in all
+    /// 16 bits of a smaller range; on a GPU
+    Fp16,
+    /// 8 bits and scales, 8.25 in all; on the CPU
     Int8,
-    /// 4 bits and scales, 4.5 in all
+    /// 4 bits and scales, 4.5 in all; on the CPU
     Int4,
 }
 
@@ -111,6 +120,7 @@ impl PrecisionArg {
         match self {
             PrecisionArg::Fp32 => Precision::F32,
             PrecisionArg::Bf16 => Precision::Bf16,
+            PrecisionArg::Fp16 => Precision::F16,
             PrecisionArg::Int8 => Precision::Int8,
             PrecisionArg::Int4 => Precision::Int4,
         }
@@ -126,8 +136,27 @@ impl DeviceArgs {
         }
     }
 
+    /// The device to compute on.
+    ///
+    /// # Errors
+    /// Weights in small integers on a GPU.
+    pub(crate) fn wanted(self) -> Outcome<Wanted> {
+        let choice = for_format(self.device, self.precision())?;
+        let wanted = Wanted::new(choice, element(self.precision(), Isa::detect()));
+        Ok(Wanted { threads: self.num_threads(), ..wanted })
+    }
+
     pub(crate) fn num_threads(self) -> Option<usize> {
         self.threads.map(usize::from)
+    }
+}
+
+/// The element type of activations: weights in small integers take the one that the CPU multiplies fastest.
+pub(crate) fn element(precision: Precision, isa: Isa) -> eyas_train::Precision {
+    match precision {
+        Precision::F16 => eyas_train::Precision::F16,
+        _ if precision.is_bf16(isa) => eyas_train::Precision::Bf16,
+        _ => eyas_train::Precision::F32,
     }
 }
 
@@ -143,12 +172,9 @@ pub(crate) fn run(args: Args) -> Outcome {
         eos_token_ids: Vec::new(),
     };
     check(&args, &sampling)?;
-    let options = OpenOptions {
-        precision: args.device.precision(),
-        num_threads: args.device.num_threads(),
-        tokenizer: args.tokenizer.clone(),
-    };
-    let completer = Completer::open(&args.model, &options)?;
+    let (choice, threads, precision) =
+        (args.device.device, args.device.num_threads(), args.device.precision());
+    let completer = open_completer(&args.model, choice, threads, precision, args.tokenizer.clone())?;
     let prompt = prompt(args.prompt.as_deref())?;
     let ids = completer.prompt_ids(&prompt)?;
     let fitting = completer.fit(&ids, sampling.max_new_tokens);

@@ -3,15 +3,15 @@
 //! The flags are made from `eyas_train`'s table of settings, so that a key of the TOML file, its flag, its help and its
 //! default cannot differ.
 
+use crate::device::{OnDevice, Place, Wanted};
 use crate::errors::{Failure, Outcome};
 use crate::format;
 use crate::output::{Output, note};
 use crate::reporter::Reporter;
 use crate::signals::Stop;
 use clap::{Arg, ArgAction, ArgMatches, FromArgMatches, value_parser};
-use eyas_ops::gemm::Word;
-use eyas_ops::{Backend, Bf16, Cpu, Isa};
-use eyas_train::{Kind, METRICS, MODEL_SETTINGS, Precision, SETTINGS, Setting, TrainConfig, Trainer};
+use eyas_ops::Backend;
+use eyas_train::{Kind, METRICS, MODEL_SETTINGS, SETTINGS, Setting, TrainConfig, Trainer};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,6 +37,7 @@ Examples:
       --tokenizer tokenizer --bf16
   eyas train --train-data src --tokenizer tokenizer --output-dir out --bf16 --max-steps 2000 \\
       --n-layer 4 --n-embd 256 --n-head 4 --context-length 256 --learning-rate 1e-3
+  eyas train run.toml --device cuda --fp16
   eyas train run.toml --shuffle false --resid-pdrop 0 --embd-pdrop 0 --attn-pdrop 0";
 
 const CONFIG_FILE: &str = "CONFIG.toml";
@@ -144,10 +145,13 @@ fn is_boolean_flag(argument: &OsString) -> bool {
 
 pub(crate) fn run(args: Args) -> Outcome {
     let config = read(&args)?;
-    match config.precision()? {
-        Precision::F32 => train::<f32>(config),
-        Precision::Bf16 => train::<Bf16>(config),
-    }
+    let choice = config
+        .device
+        .parse()
+        .map_err(|expected| Failure::usage(format!("`device`: {expected}, got `{}`", config.device)))?;
+    let threads = (config.num_threads > 0).then_some(config.num_threads);
+    let wanted = Wanted { threads, tf32: config.tf32, ..Wanted::new(choice, config.precision()) };
+    wanted.run(Train { config })
 }
 
 fn read(args: &Args) -> Outcome<TrainConfig> {
@@ -171,19 +175,20 @@ fn read(args: &Args) -> Outcome<TrainConfig> {
     })
 }
 
-/// The CPU with a number of threads, 0 for one a core.
-pub(crate) fn cpu<E: Word>(num_threads: usize) -> Cpu<E> {
-    match num_threads {
-        0 => Cpu::new(),
-        threads => Cpu::with(Isa::detect(), threads),
+/// Training, on whatever device.
+struct Train {
+    config: TrainConfig,
+}
+
+impl OnDevice for Train {
+    type Output = ();
+
+    fn run<D: Backend>(self, device: D, _: Place) -> Outcome {
+        train(Arc::new(device), self.config)
     }
 }
 
-fn train<E: Word>(config: TrainConfig) -> Outcome
-where
-    Cpu<E>: Backend,
-{
-    let device = Arc::new(cpu::<E>(config.num_threads));
+fn train<D: Backend>(device: Arc<D>, config: TrainConfig) -> Outcome {
     let mut reporter = Reporter::new(device.peak_flops());
     let output_dir = config.output_dir.clone();
     let mut trainer = Trainer::new(device.clone(), config, &mut |event| reporter.event(&event))?;

@@ -83,7 +83,7 @@ fn configurations_that_cannot_be() {
         ("context_length = 2048", 2, ["context_length", "1024"]),
         ("per_device_train_batch_size = 0", 2, ["line 4", "per_device_train_batch_size"]),
         ("learning_rate = ", 2, ["run.toml", "line 4"]),
-        ("fp16 = true", 2, ["fp16", "bf16"]),
+        ("fp16 = true\ndevice = 'cpu'", 2, ["fp16", "bf16"]),
         ("vocab_size = 300", 1, ["tokenizer", "300"]),
         ("context_length = 32\neval_strategy = 'epoch'\neval_data = 'nowhere'", 1, ["nowhere", "hint:"]),
     ] {

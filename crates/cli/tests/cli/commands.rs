@@ -76,7 +76,7 @@ fn a_shape_is_shown_as_transformers_prints_it() {
 #[test]
 fn a_model_is_evaluated_and_continues_text() {
     let world = World::with_model();
-    let result = world.run("eval --model model --data code --json").ok().json();
+    let result = world.run("eval --model model --data code --json --device cpu").ok().json();
     let number = |key: &str| result[key].as_f64().unwrap_or_else(|| panic!("{key} in {result}"));
     assert_eq!(result.as_object().map(|fields| fields.len()), Some(6));
     assert!((number("perplexity") - number("loss").exp()).abs() < 1e-6 * number("perplexity"));
@@ -85,7 +85,10 @@ fn a_model_is_evaluated_and_continues_text() {
     assert!(number("loss") < 6.0 && number("next_token_accuracy") > 0.0);
     assert!(world.run("eval --model model --data code").ok().stdout.contains("bits per byte"));
     // Neither the batch nor the threads change a bit.
-    let again = world.run("eval --model model --data code --json --batch-size 1 --threads 1").ok().json();
+    let again = world
+        .run("eval --model model --data code --json --device cpu --batch-size 1 --threads 1")
+        .ok()
+        .json();
     assert_eq!(again, result);
 
     let greedy = ["generate", "--model", "model", "--max-new-tokens", "8", "pub fn"];
@@ -131,19 +134,23 @@ fn a_prompt_that_is_too_long_is_cut_and_said_so() {
 #[test]
 fn bench_prints_its_figures() {
     let world = World { dir: tempfile::tempdir().expect("a folder") };
-    let arguments = "bench training --batch-size 1 --context-length 8 --seconds 0 --json --precision fp32";
+    let arguments =
+        "bench training --device cpu --batch-size 1 --context-length 8 --seconds 0 --json --precision fp32";
     let figure = world.run(arguments).ok().json();
     for key in ["value", "share_of_peak", "peak", "spread"] {
         assert!(figure[key].as_f64().is_some_and(|value| value >= 0.0), "{key} in {figure}");
     }
     assert_eq!(figure["unit"], "tokens/s");
+    assert!(figure["device"].as_str().is_some_and(|device| device.contains("CPU")), "{figure}");
 }
 
 #[test]
 fn bench_generation_prints_a_prompt_and_new_tokens() {
     let world = World { dir: tempfile::tempdir().expect("a folder") };
     for format in ["bf16", "int4"] {
-        let arguments = format!("bench generation --prompt-length 9 --new-tokens 3 --json --format {format}");
+        let arguments = format!(
+            "bench generation --device cpu --prompt-length 9 --new-tokens 3 --json --format {format}"
+        );
         let stdout = world.run(&arguments).ok().stdout;
         let figures: Vec<serde_json::Value> =
             stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
@@ -162,7 +169,8 @@ fn bench_generation_prints_a_prompt_and_new_tokens() {
 fn quantized_models_complete_and_are_evaluated() {
     let world = World::with_model();
     let loss = |more: &str| {
-        let result = world.run(&format!("eval --model model --data code --json {more}")).ok().json();
+        let result =
+            world.run(&format!("eval --model model --data code --json --device cpu {more}")).ok().json();
         result["loss"].as_f64().expect("a loss")
     };
     let exact = loss("");

@@ -110,7 +110,7 @@ impl World {
 
 const TRAIN: &str = "train --train-data code --mode pack --context-length 32 --n-positions 32 --tokenizer tokenizer \
     --n-layer 2 --n-head 2 --n-embd 32 --per-device-train-batch-size 4 --learning-rate 1e-2 --logging-steps 4 \
-    --save-steps 6";
+    --save-steps 6 --device cpu";
 
 /// A file of plausible code, each a little different.
 pub(crate) fn source(i: usize) -> String {

@@ -10,7 +10,8 @@ fn from_a_folder_of_code_to_a_model_that_completes_it() {
     world.write("code/binary.rs", b"\0\0");
     let minutes = 0.15;
     let start = Instant::now();
-    let run = world.run(&format!("quickstart code --minutes {minutes} --out code/runs/quick")).ok();
+    let run =
+        world.run(&format!("quickstart code --device cpu --minutes {minutes} --out code/runs/quick")).ok();
     let (taken, given) = (start.elapsed(), Duration::from_secs_f64(60.0 * minutes));
     // 5 % over at the most; half a second is the machine's, which other tests share.
     assert!(
@@ -48,7 +49,7 @@ fn from_a_folder_of_code_to_a_model_that_completes_it() {
     ).ok();
 
     // A second run may replace the first, and does not learn from what the first wrote.
-    let again = world.run("quickstart code --minutes 0.08 --out code/runs/quick").ok();
+    let again = world.run("quickstart code --device cpu --minutes 0.08 --out code/runs/quick").ok();
     let learned = |text: &str| text.lines().find(|line| line.starts_with("to learn from")).map(String::from);
     assert_eq!(learned(&again.stderr), learned(&run.stderr));
 }

@@ -7,7 +7,7 @@
 )]
 
 use eyas_model::{Config, Gpt, Use};
-use eyas_ops::{Backend, Buf, Buffer, Cpu, Isa, Rng};
+use eyas_ops::{Backend, Buf, Buffer, Cpu, Cuda, CudaElement, CudaOptions, Isa, LibraryPaths, Rng};
 use std::sync::Arc;
 
 /// A network that trains in milliseconds.
@@ -26,6 +26,21 @@ pub(crate) fn tiny() -> Config {
 
 pub(crate) fn cpu(threads: usize) -> Arc<Cpu<f32>> {
     Arc::new(Cpu::with(Isa::detect(), threads))
+}
+
+/// The first GPU; `None`, having said why, where there is none. NVIDIA's libraries are looked for in the usual places and in
+/// EYAS_CUDA_PATH.
+#[expect(clippy::print_stdout, reason = "a test that skips says so")]
+pub(crate) fn gpu<E: CudaElement>() -> Option<Arc<Cuda<E>>> {
+    let first = std::env::var_os("EYAS_CUDA_PATH").map(|path| std::env::split_paths(&path).collect());
+    let libraries = LibraryPaths::usual(first.unwrap_or_default(), std::env::var_os("PATH").as_deref());
+    match Cuda::open(&CudaOptions { libraries, ..CudaOptions::default() }) {
+        Ok(device) => Some(Arc::new(device)),
+        Err(error) => {
+            println!("skipped on a GPU: {error}");
+            None
+        }
+    }
 }
 
 /// A tiny network with initial values that are large enough to tell right from wrong.

@@ -30,8 +30,8 @@ impl<E: Word> AdamW for Cpu<E> {
         });
     }
 
-    fn sum_of_squares(&self, x: &AlignedBuf<f32>) -> f64 {
-        sum_of_squares(self, x)
+    fn sum_of_squares(&self, tensors: &[&AlignedBuf<f32>]) -> f64 {
+        tensors.iter().map(|x| sum_of_squares(self, x)).sum()
     }
 }
 
@@ -54,18 +54,18 @@ pub(crate) fn sum_of_squares<E: Word>(cpu: &Cpu<E>, x: &[f32]) -> f64 {
 
 /// What is the same for every element.
 #[derive(Clone, Copy)]
-struct Constants {
-    keep: f32,
-    beta1: f32,
-    beta2: f32,
-    step_size: f32,
-    root_correction2: f32,
-    epsilon: f32,
-    grad_scale: f32,
+pub(crate) struct Constants {
+    pub(crate) keep: f32,
+    pub(crate) beta1: f32,
+    pub(crate) beta2: f32,
+    pub(crate) step_size: f32,
+    pub(crate) root_correction2: f32,
+    pub(crate) epsilon: f32,
+    pub(crate) grad_scale: f32,
 }
 
 impl Constants {
-    fn new(step: AdamWStep) -> Self {
+    pub(crate) fn new(step: AdamWStep) -> Self {
         let (beta1, beta2) = (f64::from(step.beta1), f64::from(step.beta2));
         let correction = |beta: f64| 1.0 - beta.powf(step.step as f64);
         Constants {

@@ -9,6 +9,7 @@
 //! in PyTorch's order of operations. All of it is f32, element by element.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Buf, Device};
 
@@ -43,9 +44,9 @@ pub trait AdamW: Device {
         step: AdamWStep,
     );
 
-    /// The sum of squares of `x`, summed in f64 over blocks of fixed size in order: the same bits for any number of
-    /// threads. Not finite if any element is not.
-    fn sum_of_squares(&self, x: &Buf<Self, f32>) -> f64;
+    /// The sum of squares of all `tensors`, summed in f64 over blocks of fixed size in order: the same bits for any number
+    /// of threads. Not finite if any element is not.
+    fn sum_of_squares(&self, tensors: &[&Buf<Self, f32>]) -> f64;
 }
 
 /// One update in f64, as naively as it can be written: returns value, m, v.
@@ -94,13 +95,13 @@ mod tests {
             let error = relative_error(&download(device, got, len), &want);
             assert!(error < 1e-6, "{len} elements, output {which}: {error:e}");
         }
-        let norm = device.sum_of_squares(&grad_d);
+        let norm = device.sum_of_squares(&[&grad_d]);
         assert!((norm - inner(&grad, &grad)).abs() <= 1e-12 * norm, "{norm}");
     }
 
     #[test]
     fn equals_the_reference() {
-        on_every_cpu!(|device| {
+        on_every_device!(|device| {
             for len in [1, 7, 33, 1000] {
                 check(device, len);
             }
@@ -112,7 +113,7 @@ mod tests {
         let x = random::<f32>(&mut Rng::new(1), 100_000);
         let norm = |threads: usize, x: &[f32]| {
             let cpu = Cpu::<f32>::with(Isa::detect(), threads);
-            cpu.sum_of_squares(&upload(&cpu, x))
+            cpu.sum_of_squares(&[&upload(&cpu, x)])
         };
         assert_eq!(norm(1, &x).to_bits(), norm(3, &x).to_bits());
         for bad in [f32::NAN, f32::INFINITY] {

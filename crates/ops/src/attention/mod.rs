@@ -14,6 +14,7 @@
 //! Element (i, j) of head h of row b of the dropout mask has index i T + j in slice b NH + h.
 
 mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Act, Buf, Device, Dropout};
 

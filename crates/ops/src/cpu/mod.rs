@@ -65,11 +65,6 @@ impl<E: Word> Cpu<E> {
         self.level2_bytes
     }
 
-    /// Runs `f` on the pool's threads, so that the operations inside it start without waking a thread.
-    pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
-        self.pool.install(f)
-    }
-
     /// Calls `task(0)` to `task(tasks - 1)`, spread over the threads.
     pub(crate) fn parallel(&self, tasks: usize, task: impl Fn(usize) + Sync + Send) {
         match tasks {
@@ -143,6 +138,19 @@ impl<E: Word> Device for Cpu<E> {
 
     fn describe(&self) -> String {
         format!("CPU, {} threads, {}, {}", self.num_threads(), self.isa, E::NAME)
+    }
+
+    fn peak_flops(&self) -> f64 {
+        self.measure_peak_flops()
+    }
+
+    fn peak_bytes(&self) -> f64 {
+        self.measure_read_bytes()
+    }
+
+    /// On the pool's threads, so that the operations inside start without waking a thread.
+    fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(f)
     }
 }
 

@@ -16,7 +16,7 @@ const TRIALS: usize = 5;
 
 impl<E: Word> Cpu<E> {
     /// Floating-point operations a second of the best instruction for multiplying `E`, in registers, on all threads.
-    pub fn peak_flops(&self) -> f64 {
+    pub(super) fn measure_peak_flops(&self) -> f64 {
         let (isa, bf16) = (self.isa(), E::NAME == Bf16::NAME);
         self.best_rate(|| {
             let (start, mut flops) = (Instant::now(), 0.0);
@@ -28,7 +28,7 @@ impl<E: Word> Cpu<E> {
     }
 
     /// Bytes a second read from memory, on all threads.
-    pub fn peak_read_bytes(&self) -> f64 {
+    pub(super) fn measure_read_bytes(&self) -> f64 {
         const WORDS: usize = 32 << 20;
         let mut buffer = AlignedBuf::<u32>::zeros(WORDS * self.num_threads());
         buffer.fill(1);

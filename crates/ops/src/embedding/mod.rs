@@ -8,6 +8,7 @@
 //! The sums of the backward pass run over (b, t) in order for each channel, whatever the number of threads.
 
 mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Act, Buf, Device, Dropout};
 
@@ -107,7 +108,7 @@ mod tests {
 
     #[test]
     fn equals_the_reference() {
-        on_every_cpu!(|device| {
+        on_every_device!(|device| {
             for (batch, time, channels, start) in [(1, 1, 1, 0), (3, 5, 7, 0), (2, 9, 65, 4), (1, 3, 200, 1)]
             {
                 check(device, batch, time, channels, start);

@@ -18,6 +18,7 @@
 //! integers instead ([`Format`]).
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Act, Buf, Device, Dropout, Format};
 

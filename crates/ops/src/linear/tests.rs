@@ -119,7 +119,7 @@ fn check_gelu_backward<D: Linear>(device: &D, layer: &Layer<D>, rng: &mut Rng) {
 #[test]
 fn equals_the_reference_with_the_same_bits_for_any_threads() {
     let mut results = std::collections::HashMap::new();
-    on_every_cpu!(|device| {
+    on_every_device!(|device| {
         for (rows, inputs, outputs) in [(1, 1, 1), (1, 7, 33), (3, 36, 5), (15, 64, 70), (60, 33, 31)] {
             let dims = LinearDims { rows, inputs, outputs };
             let mut rng = Rng::new((rows * inputs + outputs) as u64);
@@ -127,7 +127,7 @@ fn equals_the_reference_with_the_same_bits_for_any_threads() {
             check_forward(device, &layer, &mut rng);
             check_gelu_backward(device, &layer, &mut rng);
             let result = check_backward(device, &layer, &mut rng);
-            let key = (device.describe().replace("1 threads", "").replace("3 threads", ""), rows, inputs);
+            let key = (any_threads(device), rows, inputs);
             let first = results.entry(key).or_insert_with(|| result.clone());
             assert_eq!(*first, result, "threads change no bit");
         }
@@ -136,7 +136,7 @@ fn equals_the_reference_with_the_same_bits_for_any_threads() {
 
 #[test]
 fn dropout_backward_uses_the_mask_of_forward() {
-    on_every_cpu!(|device| {
+    on_every_device!(|device| {
         let dims = LinearDims { rows: 3, inputs: 1, outputs: 37 };
         let dout = random::<f32>(&mut Rng::new(3), 111);
         let dropout = Dropout::new(0.4, 3, 1);

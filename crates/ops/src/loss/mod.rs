@@ -11,6 +11,7 @@
 //! respect to `losses[i]`: 1/N for a mean over N targets.
 
 mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Act, Buf, Linear};
 
@@ -78,7 +79,7 @@ fn reference<R: crate::testing::Real>(x: &[R], head: &[R], targets: &[u32], dims
 mod tests {
     use super::*;
     use crate::testing::*;
-    use crate::{Device, Element, IGNORE, Rng, Storage, Use};
+    use crate::{Element, IGNORE, Rng, Storage, Use};
 
     fn check<D: Loss>(device: &D, rows: usize, channels: usize, vocab_size: usize) -> Vec<f32> {
         let dims = LossDims { rows, channels, vocab_size };
@@ -136,10 +137,10 @@ mod tests {
     #[test]
     fn equals_the_reference_with_the_same_bits_for_any_threads() {
         let mut results = std::collections::HashMap::new();
-        on_every_cpu!(|device| {
+        on_every_device!(|device| {
             for (rows, channels, vocab_size) in [(1, 1, 2), (3, 7, 33), (20, 36, 211), (61, 16, 100)] {
                 let result = check(device, rows, channels, vocab_size);
-                let key = (device.describe().replace("1 threads", "").replace("3 threads", ""), rows);
+                let key = (any_threads(device), rows);
                 let first = results.entry(key).or_insert_with(|| result.clone());
                 assert_eq!(*first, result, "threads change no bit");
             }

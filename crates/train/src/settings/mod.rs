@@ -44,6 +44,8 @@ pub enum Precision {
     F32,
     /// bf16.
     Bf16,
+    /// fp16: on GPUs.
+    F16,
 }
 
 /// Every setting, GPT2Config's keys included.
@@ -134,14 +136,11 @@ impl TrainConfig {
     }
 
     /// What the settings say of the element type.
-    ///
-    /// # Errors
-    /// [`Error::Fp16`], since there is no GPU.
-    pub fn precision(&self) -> Result<Precision, Error> {
+    pub fn precision(&self) -> Precision {
         match (self.fp16, self.bf16) {
-            (true, _) => Err(Error::Fp16),
-            (_, true) => Ok(Precision::Bf16),
-            _ => Ok(Precision::F32),
+            (true, _) => Precision::F16,
+            (_, true) => Precision::Bf16,
+            _ => Precision::F32,
         }
     }
 

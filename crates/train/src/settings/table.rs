@@ -101,7 +101,9 @@ settings! {
         seed: u64 = "42", "Seed of initial weights and dropout";
         data_seed: Option<u64> = "", "Seed of the order of samples; by default seed";
         bf16: bool = "false", "Activations and compute copies of weights in bf16; everything else stays f32";
-        fp16: bool = "false", "Activations in fp16; needs a GPU";
+        fp16: bool = "false", "Activations and compute copies of weights in fp16, with a loss scale that follows overflows; needs a GPU";
+        tf32: bool = "false", "On a GPU: let f32 matrix products round their operands to TF32, which is faster and less exact";
+        device: String = "auto", "Where to train: `auto`, a GPU if one is found; `cpu`; `cuda`, or `cuda:1` for another than the first";
         num_threads: usize = "0", "Threads; 0: one for each core. Results do not depend on it";
     }
     "Optimizer" {

@@ -39,7 +39,8 @@ fn gradients(
     for (batch, targets) in batches.iter().zip(&targets) {
         gpt.forward(acts, &ids(&batch["inputs"]), time, Some(7));
         let weights = vec![1.0 / num_targets as f32; targets.len()];
-        sum += gpt.backward(acts, grads, targets, &weights).iter().map(|loss| f64::from(*loss)).sum::<f64>();
+        gpt.backward(acts, grads, targets, &weights);
+        sum += gpt.losses(acts).iter().map(|loss| f64::from(*loss)).sum::<f64>();
     }
     sum / num_targets as f64
 }

@@ -1,39 +1,69 @@
 //! `eyas bench training --breakdown`: where the time of a step goes, operation by operation, each beside the least time
 //! that this machine's arithmetic or memory needs for it.
 
-use super::{TrainingArgs, measure};
+use super::training::TrainingArgs;
+use crate::device::{OnDevice, Place};
 use crate::errors::Outcome;
 use crate::format;
-use crate::output::Output;
-use eyas_ops::gemm::Word;
-use eyas_ops::{Backend, Cpu, Metered, Record};
+use crate::measure::{Steps, Update};
+use crate::output::{Output, note};
+use eyas_model::Config;
+use eyas_ops::{Backend, Device, Metered, Record};
+use eyas_train::OptimizerKind;
 use serde_json::json;
 use std::sync::Arc;
+use std::time::Duration;
 
-/// Measures steps and prints their operations, the one that takes most time first.
-pub(super) fn breakdown<E: Word>(args: &TrainingArgs) -> Outcome
-where
-    Cpu<E>: Backend,
-{
-    let config = args.config()?;
-    let cpu = args.machine.cpu::<E>()?;
-    let (isa, threads) = (cpu.isa(), args.machine.threads());
-    let peaks = Peaks { flops: cpu.peak_flops(), bytes: cpu.peak_read_bytes() };
-    let device = Arc::new(Metered::new(cpu));
-    let shape = (args.batch_size as usize, args.context_length as usize);
-    let seconds = device.clone().device().install(|| {
-        measure(device.clone(), &config, shape, args, || {
+/// Measures steps and prints their operations, on whatever device.
+pub(super) struct Breakdown<'a> {
+    pub(super) args: &'a TrainingArgs,
+    pub(super) config: &'a Config,
+}
+
+impl OnDevice for Breakdown<'_> {
+    type Output = ();
+
+    fn run<D: Backend>(self, device: D, place: Place) -> Outcome {
+        let Breakdown { args, config } = self;
+        note(format_args!("{} of {} tokens", args.name(), format::count(args.update().num_tokens() as u64)));
+        let work = Work { config, update: args.update(), kind: args.optim.kind(), time: args.time() };
+        let name = format!("{} ({place}, {} threads)", args.name(), device.num_threads());
+        breakdown(device, &name, work, args.json, &mut Output::new())
+    }
+}
+
+/// What is broken down.
+pub(super) struct Work<'a> {
+    pub(super) config: &'a Config,
+    pub(super) update: Update,
+    pub(super) kind: OptimizerKind,
+    pub(super) time: Duration,
+}
+
+/// Measures steps and prints their operations, the one that takes most time first. On a GPU each operation is waited for,
+/// so that the sum is more than a step takes.
+pub(super) fn breakdown<D: Backend>(
+    device: D,
+    name: &str,
+    work: Work<'_>,
+    is_json: bool,
+    output: &mut Output,
+) -> Outcome {
+    let peaks = Peaks { flops: device.peak_flops(), bytes: device.peak_bytes() };
+    let threads = device.num_threads();
+    let device = Arc::new(Metered::new(device));
+    let times = device.install(|| {
+        let mut steps = Steps::new(device.clone(), work.config, work.update, work.kind)?;
+        steps.times(work.time, || {
             device.take();
         })
     })?;
-    let (num_steps, step) = (seconds.len() as f64, seconds.iter().sum::<f64>());
+    let (num_steps, step) = (times.len() as f64, times.total());
     let mut records = device.take();
     records.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-    let mut output = Output::new();
-    if !args.json {
+    if !is_json {
         output.line(format_args!(
-            "{} ({isa}, {threads} threads): {:.1} ms a step; peaks {:.0} GFLOP/s, {:.1} GB/s",
-            args.name(),
+            "{name}: {:.1} ms a step; peaks {:.0} GFLOP/s, {:.1} GB/s",
             1e3 * step / num_steps,
             peaks.flops / 1e9,
             peaks.bytes / 1e9
@@ -44,12 +74,12 @@ where
         ))?;
     }
     for record in &records {
-        match args.json {
+        match is_json {
             true => output.json(&peaks.object(record, num_steps, step, threads))?,
             false => output.line(peaks.row(record, num_steps, step))?,
         }
     }
-    if !args.json {
+    if !is_json {
         let sum = |of: fn(&Record) -> f64| records.iter().map(of).sum::<f64>();
         let total = Record {
             name: "all operations".into(),

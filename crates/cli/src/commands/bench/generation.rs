@@ -3,15 +3,16 @@
 //! Two figures with two limits. A new token reads every weight once and does little with it: its peak is the reading of
 //! memory. A prompt multiplies every weight with all its tokens: its peak is arithmetic.
 
-use super::{MachineArgs, Shape};
-use crate::commands::generate::PrecisionArg;
+use super::{PlaceArgs, Shape};
+use crate::commands::generate::{PrecisionArg, element};
+use crate::device::{OnDevice, Place, Wanted, for_format};
 use crate::errors::{Failure, Outcome};
 use crate::format;
+use crate::measure::Times;
 use crate::output::{Output, note};
 use clap::ValueEnum;
-use eyas_model::{Config, Gpt, KvCache, Sampling, compute_copies_bytes, flops_per_token, generate};
-use eyas_ops::gemm::Word;
-use eyas_ops::{Backend, Bf16, Cpu, Isa, Rng};
+use eyas_model::{Config, Gpt, KvCache, Sampling, Use, compute_copies_bytes, flops_per_token, generate};
+use eyas_ops::{Backend, Rng};
 use serde_json::json;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 #[command(after_long_help = "\
 Examples:
   eyas bench generation --shape 124M --format bf16 --prompt-length 64 --new-tokens 128
+  eyas bench generation --shape 124M --format bf16 --device cuda
   eyas bench generation --shape 124M --format int4 --threads 1 --json")]
 pub(crate) struct GenerationArgs {
     /// Shape of the network
@@ -46,7 +48,7 @@ pub(crate) struct GenerationArgs {
     new_tokens: u32,
 
     #[command(flatten)]
-    machine: MachineArgs,
+    place: PlaceArgs,
 
     /// One JSON object a figure: name, value, unit, share_of_peak, peak, threads, spread
     #[arg(long)]
@@ -54,45 +56,66 @@ pub(crate) struct GenerationArgs {
 }
 
 pub(super) fn run(args: &GenerationArgs) -> Outcome {
-    let isa = args.machine.isa.unwrap_or_else(Isa::detect);
-    match args.format.precision().is_bf16(isa) {
-        false => measure::<f32>(args),
-        true => measure::<Bf16>(args),
+    let precision = args.format.precision();
+    let wanted = args.place.wanted(element(precision, args.place.machine.isa()))?;
+    let wanted = Wanted { choice: for_format(wanted.choice, precision)?, ..wanted };
+    wanted.run(Generation { args })
+}
+
+struct Generation<'a> {
+    args: &'a GenerationArgs,
+}
+
+impl OnDevice for Generation<'_> {
+    type Output = ();
+
+    fn run<D: Backend>(self, device: D, place: Place) -> Outcome {
+        let args = self.args;
+        let name = |what: &str| {
+            let format =
+                args.format.to_possible_value().map_or_else(String::new, |value| value.get_name().into());
+            format!("{what} {} {format} {place}", args.shape.name())
+        };
+        note(format_args!("{}", name("generation")));
+        let (prompt, new) = (args.prompt_length as usize, args.new_tokens as usize);
+        let (reading, growing) = figures(
+            Arc::new(device),
+            args.shape.config(0.0)?,
+            args.format.precision().purpose(),
+            prompt,
+            new,
+        )?;
+        let mut output = Output::new();
+        reading.print(args, &name(&format!("prompt of {prompt} tokens,")), &mut output)?;
+        growing.print(args, &name(&format!("{new} new tokens,")), &mut output)?;
+        output.flush()
     }
 }
 
-fn measure<E: Word>(args: &GenerationArgs) -> Outcome
-where
-    Cpu<E>: Backend,
-{
-    let (config, purpose) = (args.shape.config(0.0)?, args.format.precision().purpose());
-    let cpu = Arc::new(args.machine.cpu::<E>()?);
-    let isa = cpu.isa();
-    let name = |what: &str| {
-        let format =
-            args.format.to_possible_value().map_or_else(String::new, |value| value.get_name().into());
-        format!("{what} {} {format} {isa}", args.shape.name())
-    };
-    note(format_args!("{}", name("generation")));
-    let bytes = compute_copies_bytes(&*cpu, &config, purpose) as f64;
-    let flops = prompt_flops(&config, args.prompt_length as usize);
-    let mut gpt = Gpt::new(cpu.clone(), config, purpose)?;
+/// Reading a prompt, and new tokens after it, on random weights.
+pub(super) fn figures<D: Backend>(
+    device: Arc<D>,
+    config: Config,
+    purpose: Use,
+    prompt: usize,
+    new: usize,
+) -> Outcome<(Figure, Figure)> {
+    let threads = device.num_threads();
+    let bytes = compute_copies_bytes(&*device, &config, purpose) as f64;
+    let flops = prompt_flops(&config, prompt);
+    let mut gpt = Gpt::new(device.clone(), config, purpose)?;
     gpt.init(0);
-    let mut output = Output::new();
     // On the pool, as generation runs. Peaks are measured beside what is compared with them: machines are shared.
-    let peak = cpu.peak_flops();
-    let seconds = cpu.install(|| prompt_seconds(&gpt, args.prompt_length as usize));
-    let figure =
-        Figure { unit_of_peak: "GFLOP/s", peak: peak.max(cpu.peak_flops()), per_item: flops, seconds };
-    let tokens = args.prompt_length;
-    figure.print(args, &name(&format!("prompt of {tokens} tokens,")), f64::from(tokens), &mut output)?;
-    let peak = cpu.peak_read_bytes();
-    let seconds = cpu.install(|| token_seconds(&gpt, args))?;
-    let figure =
-        Figure { unit_of_peak: "GB/s", peak: peak.max(cpu.peak_read_bytes()), per_item: bytes, seconds };
-    let tokens = args.new_tokens;
-    figure.print(args, &name(&format!("{tokens} new tokens,")), 1.0, &mut output)?;
-    output.flush()
+    let peak = device.peak_flops();
+    let times = device.install(|| prompt_times(&gpt, prompt));
+    let peak = peak.max(device.peak_flops());
+    let reading =
+        Figure { unit_of_peak: "GFLOP/s", peak, per_item: flops, tokens: prompt as f64, times, threads };
+    let peak = device.peak_bytes();
+    let times = device.install(|| token_times(&gpt, prompt, new))?;
+    let peak = peak.max(device.peak_bytes());
+    let growing = Figure { unit_of_peak: "GB/s", peak, per_item: bytes, tokens: 1.0, times, threads };
+    Ok((reading, growing))
 }
 
 /// FLOPs of reading a prompt without the head: a third of what training a token takes, with its head left out.
@@ -106,56 +129,65 @@ fn random_tokens(vocab_size: usize, len: usize) -> Vec<u32> {
     (0..len).map(|_| (rng.next_u64() % vocab_size as u64) as u32).collect()
 }
 
-/// Seconds of reading a prompt, several times, sorted.
-fn prompt_seconds<D: Backend>(gpt: &Gpt<D>, len: usize) -> Vec<f64> {
+/// The times of reading a prompt.
+fn prompt_times<D: Backend>(gpt: &Gpt<D>, len: usize) -> Times {
     const LEAST: usize = 5;
     const LONGEST: Duration = Duration::from_secs(2);
     let tokens = random_tokens(gpt.config().vocab_size, len);
     let mut cache = KvCache::new(gpt, len);
     gpt.prefill(&mut cache, &tokens);
+    gpt.device().synchronize();
     let (mut seconds, begin) = (Vec::new(), Instant::now());
     while seconds.len() < LEAST || begin.elapsed() < LONGEST {
         cache.truncate(0);
         let start = Instant::now();
         gpt.prefill(&mut cache, &tokens);
+        gpt.device().synchronize();
         seconds.push(start.elapsed().as_secs_f64());
     }
-    seconds.sort_by(f64::total_cmp);
-    seconds
+    Times::new(seconds)
 }
 
-/// Seconds from each new token to the next, the choice of it included, sorted.
-fn token_seconds<D: Backend>(gpt: &Gpt<D>, args: &GenerationArgs) -> Outcome<Vec<f64>> {
-    let prompt = random_tokens(gpt.config().vocab_size, args.prompt_length as usize);
-    let sampling = Sampling { max_new_tokens: args.new_tokens as usize, ..Sampling::default() };
+/// The times from each new token to the next, the choice of it included.
+fn token_times<D: Backend>(gpt: &Gpt<D>, prompt: usize, new: usize) -> Outcome<Times> {
+    let prompt = random_tokens(gpt.config().vocab_size, prompt);
+    let sampling = Sampling { max_new_tokens: new, ..Sampling::default() };
     let mut times = Vec::new();
     generate(gpt, &prompt, &sampling, 1, &mut |_, _| {
         times.push(Instant::now());
         ControlFlow::Continue(())
     })
     .map_err(|error| Failure::failed(error.to_string()))?;
-    let mut seconds: Vec<f64> = times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
-    seconds.sort_by(f64::total_cmp);
-    Ok(seconds)
+    Ok(Times::new(times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect()))
 }
 
 /// What was measured, and what limits it.
-struct Figure {
+pub(super) struct Figure {
     unit_of_peak: &'static str,
     /// Bytes or FLOPs a second.
-    peak: f64,
+    pub(super) peak: f64,
     /// Bytes or FLOPs of what was timed.
     per_item: f64,
-    /// Sorted.
-    seconds: Vec<f64>,
+    /// Tokens of what was timed.
+    tokens: f64,
+    pub(super) times: Times,
+    threads: usize,
 }
 
 impl Figure {
-    fn print(&self, args: &GenerationArgs, name: &str, tokens: f64, output: &mut Output) -> Outcome {
-        let at = |share: f64| self.seconds[((self.seconds.len() - 1) as f64 * share).round() as usize];
-        let (median, spread) = (at(0.5), (at(0.9) - at(0.1)) / at(0.5));
-        let (rate, share) = (tokens / median, self.per_item / median / self.peak);
-        let (peak, threads) = (self.peak / 1e9, args.machine.threads());
+    /// Tokens a second.
+    pub(super) fn rate(&self) -> f64 {
+        self.tokens / self.times.median()
+    }
+
+    /// The share of the peak.
+    pub(super) fn share(&self) -> f64 {
+        self.per_item / self.times.median() / self.peak
+    }
+
+    fn print(&self, args: &GenerationArgs, name: &str, output: &mut Output) -> Outcome {
+        let (rate, share, spread) = (self.rate(), self.share(), self.times.spread());
+        let (peak, threads) = (self.peak / 1e9, self.threads);
         if args.json {
             return output.json(&json!({
                 "name": name,

@@ -9,7 +9,7 @@ mod report;
 mod sample;
 
 use super::tokenizer::train_on;
-use super::train::cpu;
+use crate::device::{Choice, Place, Wanted, gpu};
 use crate::errors::{Failure, Outcome};
 use crate::format;
 use crate::output::{Output, note};
@@ -17,13 +17,12 @@ use crate::reporter::Reporter;
 use crate::signals::Stop;
 use eyas_data::{Document, Mode, PrepareOptions, SourceOptions, prepare};
 use eyas_model::write_atomically;
-use eyas_ops::gemm::Word;
-use eyas_ops::{Backend, Bf16, Cpu, Isa};
+use eyas_ops::{Backend, Bf16, Isa};
 use eyas_serve::Precision;
 use eyas_token::{Tokenizer, TrainOptions, WordCounts};
 use eyas_train::{OutputDir, TrainConfig, Trainer};
 use plan::{Clock, Data, Plan};
-use recipe::Shape;
+use recipe::{Recipe, Shape};
 use sample::{Sample, Source};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -41,6 +40,7 @@ use std::time::{Duration, Instant};
 Examples:
   eyas quickstart                   the Rust sources of the local cargo registry, ten minutes
   eyas quickstart ~/src/my-project --minutes 30 --out runs/my-project
+  eyas quickstart ~/src/my-project --device cpu       although there is a GPU
   eyas quickstart train.jsonl       one document a line, in the field `content` or `text`")]
 pub(crate) struct Args {
     /// Folder of source code, or a .jsonl [default: the Rust sources of the local cargo registry]
@@ -54,6 +54,10 @@ pub(crate) struct Args {
     /// Folder to write the model to
     #[arg(long, value_name = "DIR", default_value = "runs/quickstart")]
     out: PathBuf,
+
+    /// Where to train: `auto`, a GPU if one is found; `cpu`; `cuda`, or `cuda:1` for another than the first
+    #[arg(long, value_name = "DEVICE", default_value_t = Choice::Auto)]
+    device: Choice,
 
     /// Threads [default: one a core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -101,12 +105,12 @@ impl Overrides {
         Some(Shape { n_layer: n_layer.into(), n_embd: n_embd.into() })
     }
 
-    fn batch_size(&self) -> usize {
-        self.batch_size.map_or(recipe::BATCH_SIZE, usize::from)
+    fn batch_size(&self, recipe: &Recipe, num_tokens: f64) -> usize {
+        self.batch_size.map_or_else(|| recipe.batch_size(num_tokens), usize::from)
     }
 
-    fn context_length(&self) -> usize {
-        self.context_length.map_or(recipe::CONTEXT_LENGTH, usize::from)
+    fn context_length(&self, recipe: &Recipe) -> usize {
+        self.context_length.map_or(recipe.context_length, usize::from)
     }
 }
 
@@ -116,23 +120,33 @@ pub(crate) fn run(args: Args) -> Outcome {
         return Err(Failure::usage(format!("--minutes {}: expected a number above 0", args.minutes)));
     }
     let clock = Clock { start, total: Duration::from_secs_f64(60.0 * args.minutes) };
+    let source = Source::find(args.data.as_deref())?;
+    check_out(&args.out)?;
+    if let Some(cuda) = gpu::<Bf16>(args.device, false)? {
+        return quickstart(cuda, Place::Cuda, source, &args, clock, Precision::Bf16);
+    }
+    let threads = args.threads.map(usize::from);
+    let cpu = Wanted { threads, ..Wanted::new(Choice::Cpu, eyas_train::Precision::F32) };
+    let place = Place::Cpu(cpu.isa);
     // Where bf16 has no instruction of its own it is no faster, and f32 is exact.
-    match Isa::detect() {
-        Isa::Avx512Bf16 => quickstart::<Bf16>(&args, clock, Precision::Bf16),
-        _ => quickstart::<f32>(&args, clock, Precision::F32),
+    match cpu.isa {
+        Isa::Avx512Bf16 => quickstart(cpu.cpu::<Bf16>()?, place, source, &args, clock, Precision::Bf16),
+        _ => quickstart(cpu.cpu::<f32>()?, place, source, &args, clock, Precision::F32),
     }
 }
 
-fn quickstart<E: Word>(args: &Args, clock: Clock, precision: Precision) -> Outcome
-where
-    Cpu<E>: Backend,
-{
-    let device = Arc::new(cpu::<E>(args.threads.map_or(0, usize::from)));
-    let source = Source::find(args.data.as_deref())?;
-    check_out(&args.out)?;
+fn quickstart<D: Backend>(
+    device: D,
+    place: Place,
+    source: Source,
+    args: &Args,
+    clock: Clock,
+    precision: Precision,
+) -> Outcome {
+    let (device, recipe) = (Arc::new(device), Recipe::of(place));
     let peak_flops = device.peak_flops();
 
-    let sample = read(&source, args, peak_flops, &clock)?;
+    let sample = read(&source, args, recipe, peak_flops, &clock)?;
     let lock = open_out(&args.out, &source)?;
     let tokenizer = train_tokenizer(&sample, &args.overrides)?;
     let data = Data {
@@ -140,7 +154,7 @@ where
         train_bytes: sample.train_bytes(),
         bytes_per_token: bytes_per_token(&tokenizer, &sample.train),
     };
-    let plan = device.install(|| plan::make(&device, peak_flops, &clock, data, &args.overrides))?;
+    let plan = device.install(|| plan::make(&device, recipe, peak_flops, &clock, data, &args.overrides))?;
     note(&plan);
     if plan.num_steps() < 1.0 {
         return Err(no_time());
@@ -152,6 +166,7 @@ where
     drop(lock);
     let valid = sample.valid;
     drop(sample.train);
+    let choice = if place == Place::Cuda { args.device } else { Choice::Cpu };
     let trainer = train(&device, peak_flops, &plan, &files, &clock, args, precision)?;
     let time = clock.left().saturating_sub(clock.ending());
     let held_out =
@@ -161,7 +176,7 @@ where
     let mut output = Output::new();
     report::print_evaluation(&mut output, &held_out, valid.len())?;
     let threads = args.threads.map(usize::from);
-    report::print_completions(&mut output, &args.out, &valid, precision, threads)?;
+    report::print_completions(&mut output, &args.out, &valid, choice, precision, threads)?;
     print_commands(&mut output, &files, &plan, precision, report::example_prompt(&valid))?;
     output.flush()?;
     let (taken, given) = (format::duration(clock.start.elapsed()), format::duration(clock.total));
@@ -170,9 +185,9 @@ where
 }
 
 /// Reads the source and says what was read.
-fn read(source: &Source, args: &Args, peak_flops: f64, clock: &Clock) -> Outcome<Sample> {
+fn read(source: &Source, args: &Args, recipe: &Recipe, peak_flops: f64, clock: &Clock) -> Outcome<Sample> {
     note(format_args!("reading {}", source.label));
-    let limit = plan::most_bytes(peak_flops, clock, &args.overrides);
+    let limit = plan::most_bytes(recipe, peak_flops, clock, &args.overrides);
     let until = clock.start + clock.share(recipe::shares::READING);
     let sample = sample::read(source, &args.out, limit, until)?;
     super::source::tell("read", &sample.report);
@@ -348,18 +363,15 @@ fn open_out(out: &Path, source: &Source) -> Outcome<OutputDir> {
 }
 
 /// Trains for what is left of the time after what has to follow.
-fn train<E: Word>(
-    device: &Arc<Cpu<E>>,
+fn train<D: Backend>(
+    device: &Arc<D>,
     peak_flops: f64,
     plan: &Plan,
     files: &Files,
     clock: &Clock,
     args: &Args,
     precision: Precision,
-) -> Outcome<Trainer<Cpu<E>>>
-where
-    Cpu<E>: Backend,
-{
+) -> Outcome<Trainer<D>> {
     let time = clock.left().saturating_sub(clock.evaluation() + clock.ending());
     let no_time =
         || Failure::failed("no time is left for training").hint("give more with --minutes, or less data");
@@ -420,6 +432,7 @@ fn settings(
     set("learning_rate", &plan.learning_rate);
     set("max_minutes", &(time.as_secs_f64() / 60.0));
     set("bf16", &(precision == Precision::Bf16));
+    set("device", &args.device);
     set("num_threads", &args.threads.unwrap_or(0));
     set("save_strategy", &"no");
     set("logging_steps", &50);

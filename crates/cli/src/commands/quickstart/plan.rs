@@ -1,14 +1,13 @@
 //! The plan: which network, and how many steps, fit into the time that is left. By measurement, not by tables.
 
 use super::Overrides;
-use super::recipe::{self, SHAPES, Shape, shares};
+use super::recipe::{self, Recipe, Shape, shares};
 use crate::errors::Outcome;
 use crate::format;
-use crate::measure::Steps;
+use crate::measure::{Steps, Update};
 use crate::output::note;
 use eyas_model::{Config, flops_per_token, memory_plan, num_parameters};
-use eyas_ops::gemm::Word;
-use eyas_ops::{Backend, Cpu, Use};
+use eyas_ops::{Backend, Use};
 use serde::Serialize;
 use std::fmt;
 use std::sync::Arc;
@@ -122,49 +121,53 @@ fn config_of(shape: Shape, vocab_size: usize, context_length: usize) -> Config {
 }
 
 /// An upper bound of the text that training can read in the time, for the smallest network at this machine's peak.
-pub(super) fn most_bytes(peak_flops: f64, clock: &Clock, overrides: &Overrides) -> u64 {
+pub(super) fn most_bytes(recipe: &Recipe, peak_flops: f64, clock: &Clock, overrides: &Overrides) -> u64 {
     const BYTES_PER_TOKEN: f64 = 4.5;
     const SHARE_OF_PEAK: f64 = 0.5;
     const LEAST: f64 = 16e6;
     const MOST: f64 = 2e9;
-    let shape = overrides.shape().unwrap_or(SHAPES[1]);
-    let config = config_of(shape, 4096, overrides.context_length());
-    let flops = flops_per_token(&config, overrides.context_length());
+    let shape = overrides.shape().unwrap_or(recipe.shapes[1]);
+    let context_length = overrides.context_length(recipe);
+    let config = config_of(shape, 4096, context_length);
+    let flops = flops_per_token(&config, context_length);
     let tokens = SHARE_OF_PEAK * peak_flops / flops * clock.total.as_secs_f64();
-    (tokens * BYTES_PER_TOKEN).clamp(LEAST, MOST) as u64
+    let most = MOST.min(recipe.bytes_per_second * clock.total.as_secs_f64());
+    (tokens * BYTES_PER_TOKEN).min(most).max(LEAST) as u64
 }
 
 /// Measures candidates and plans. Every candidate that is taken was measured, not guessed.
-pub(super) fn make<E: Word>(
-    device: &Arc<Cpu<E>>,
+pub(super) fn make<D: Backend>(
+    device: &Arc<D>,
+    recipe: &Recipe,
     peak_flops: f64,
     clock: &Clock,
     data: Data,
     overrides: &Overrides,
-) -> Outcome<Plan>
-where
-    Cpu<E>: Backend,
-{
-    let (context_length, batch) = (overrides.context_length(), overrides.batch_size());
+) -> Outcome<Plan> {
+    let unique = data.train_bytes as f64 / data.bytes_per_token;
+    let context_length = overrides.context_length(recipe);
+    let batch = overrides.batch_size(recipe, unique);
     let config = |shape| config_of(shape, data.vocab_size, context_length);
     let training_seconds =
         |clock: &Clock| (clock.left().saturating_sub(clock.evaluation() + clock.ending())).as_secs_f64();
-    let memory = available_memory().unwrap_or(u64::MAX) / 2;
+    let free = device.free_bytes().map(|bytes| bytes as u64).or_else(available_memory);
+    let memory = (free.unwrap_or(u64::MAX) as f64 * recipe.share_of_memory) as u64;
     let fits = |shape: &Shape| {
         (memory_plan(&**device, &config(*shape), batch, context_length, Use::Training).total_bytes() as u64)
             < memory
     };
     let shapes: Vec<Shape> = match overrides.shape() {
         Some(shape) => vec![shape],
-        None => SHAPES.into_iter().filter(fits).collect(),
+        None => recipe.shapes.iter().copied().filter(fits).collect(),
     };
-    let shapes = if shapes.is_empty() { vec![SHAPES[0]] } else { shapes };
+    let shapes = if shapes.is_empty() { vec![recipe.shapes[0]] } else { shapes };
     let mut measured: Vec<Measured> = Vec::new();
-    let unique = data.train_bytes as f64 / data.bytes_per_token;
     let until = Instant::now() + clock.share(shares::MEASURING);
     let best = loop {
         // What is not measured yet is expected to reach the share of peak that its neighbour reached.
-        let rate = |shape: Shape| expected_rate(&measured, shape, &config, context_length, peak_flops);
+        let rate = |shape: Shape| {
+            expected_rate(&measured, shape, &config, context_length, recipe.usual_share * peak_flops)
+        };
         let seconds = training_seconds(clock);
         let is_enough = |shape: &Shape| {
             let tokens = (rate(*shape) * seconds).min(unique * recipe::WORTHWHILE_EPOCHS);
@@ -205,7 +208,7 @@ where
         available_tokens: unique,
         train_bytes: data.train_bytes,
         bytes_per_token: data.bytes_per_token,
-        device: eyas_ops::Device::describe(&**device),
+        device: device.describe(),
     })
 }
 
@@ -220,33 +223,28 @@ fn expected_rate(
     shape: Shape,
     config: &impl Fn(Shape) -> Config,
     context_length: usize,
-    peak_flops: f64,
+    usual_flops: f64,
 ) -> f64 {
-    const USUAL_SHARE: f64 = 0.45;
     let flops = |shape| flops_per_token(&config(shape), context_length);
     if let Some(known) = measured.iter().find(|known| known.shape == shape) {
         return known.tokens_per_second;
     }
     let distance = |known: &&Measured| (flops(known.shape) / flops(shape)).ln().abs();
     let nearest = measured.iter().min_by(|a, b| distance(a).total_cmp(&distance(b)));
-    let achieved =
-        nearest.map_or(USUAL_SHARE * peak_flops, |known| known.tokens_per_second * flops(known.shape));
+    let achieved = nearest.map_or(usual_flops, |known| known.tokens_per_second * flops(known.shape));
     achieved / flops(shape)
 }
 
 /// A few real training steps, and an evaluation step.
-fn measure<E: Word>(
-    device: &Arc<Cpu<E>>,
+fn measure<D: Backend>(
+    device: &Arc<D>,
     shape: Shape,
     config: &Config,
     (batch, time): (usize, usize),
     budget: Duration,
-) -> Outcome<Measured>
-where
-    Cpu<E>: Backend,
-{
+) -> Outcome<Measured> {
     const LEAST: usize = 2;
-    let mut steps = Steps::new(device.clone(), config, (batch, time), recipe::OPTIMIZER)?;
+    let mut steps = Steps::new(device.clone(), config, Update::new(batch, time), recipe::OPTIMIZER)?;
     let num_tokens = (batch * time) as f64;
     // The first touches the memory, and counts only where there is no time for more.
     let (mut seconds, mut count) = (steps.step()?, 1);

@@ -2,11 +2,67 @@
 //!
 //! What it is measured by: bits per byte on held-out code after ten minutes on two cores.
 
-/// T: tokens of a sample.
-pub(super) const CONTEXT_LENGTH: usize = 256;
-/// B: samples of a step. Smaller batches mean more steps, which is what a short run is short of, but Muon's work is the
-/// same for each.
-pub(super) const BATCH_SIZE: usize = 16;
+use crate::device::Place;
+
+/// What differs between a machine of a few cores and a GPU, which does a thousand times as much in the same time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Recipe {
+    /// T: tokens of a sample.
+    pub(super) context_length: usize,
+    /// B: samples of a step, at least. Smaller batches mean more steps, which is what a short run is short of, but Muon's
+    /// work is the same for each.
+    least_batch: usize,
+    /// B at most: what keeps the device busy.
+    most_batch: usize,
+    /// Shapes to choose from, in order of size.
+    pub(super) shapes: &'static [Shape],
+    /// Share of the peak that a shape is expected to reach before one was measured.
+    pub(super) usual_share: f64,
+    /// Share of the free memory that a run may take.
+    pub(super) share_of_memory: f64,
+    /// Text that is read at most, for each second of the whole time: it has to be made into tokens.
+    pub(super) bytes_per_second: f64,
+}
+
+const CPU: Recipe = Recipe {
+    context_length: 256,
+    least_batch: 16,
+    most_batch: 16,
+    shapes: &SHAPES,
+    usual_share: 0.45,
+    share_of_memory: 0.5,
+    bytes_per_second: f64::INFINITY,
+};
+
+/// Not tuned, other than CPU's. 64 x 512 tokens fill an H100; more room in the context is what code has most use for.
+const GPU: Recipe = Recipe {
+    context_length: 512,
+    least_batch: 16,
+    most_batch: 64,
+    shapes: SHAPES.first_chunk::<8>().expect("eight shapes").as_slice(),
+    usual_share: 0.3,
+    share_of_memory: 0.8,
+    bytes_per_second: 1e6,
+};
+
+impl Recipe {
+    /// That of a device.
+    pub(super) fn of(place: Place) -> &'static Self {
+        match place {
+            Place::Cpu(_) => &CPU,
+            Place::Cuda => &GPU,
+        }
+    }
+
+    /// B, where there are `num_tokens` to learn from: a small corpus is not learned in a few large steps.
+    pub(super) fn batch_size(&self, num_tokens: f64) -> usize {
+        // Steps of one pass over the data.
+        const STEPS: f64 = 64.0;
+        let wanted = (num_tokens / self.context_length as f64 / STEPS) as usize;
+        // A power of two, rounded down.
+        1 << wanted.clamp(self.least_batch, self.most_batch).ilog2()
+    }
+}
 
 /// Settings of `eyas train` that no rule below decides.
 pub(super) const SETTINGS: &[(&str, &str)] = &[
@@ -40,7 +96,7 @@ impl Shape {
 }
 
 /// Shapes to choose from, each about twice the arithmetic of the one before.
-pub(super) const SHAPES: [Shape; 9] = [
+const SHAPES: [Shape; 9] = [
     Shape { n_layer: 2, n_embd: 128 },
     Shape { n_layer: 3, n_embd: 192 },
     Shape { n_layer: 4, n_embd: 256 },

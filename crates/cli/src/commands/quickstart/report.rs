@@ -1,6 +1,7 @@
 //! What the trained model can do: held-out loss in bounded time, and prefixes of held-out files beside what they really say.
 
 use super::plan::Plan;
+use crate::device::{Choice, open_completer};
 use crate::errors::{Failure, Outcome};
 use crate::format;
 use crate::output::Output;
@@ -8,7 +9,7 @@ use crate::progress::Progress;
 use eyas_data::{Document, EvalStream};
 use eyas_model::{Activations, Gpt};
 use eyas_ops::Backend;
-use eyas_serve::{Completer, OpenOptions, Precision, Sampling};
+use eyas_serve::{Precision, Sampling};
 use eyas_token::Tokenizer;
 use eyas_train::{EvalData, EvalResult, evaluate};
 use std::ops::ControlFlow;
@@ -97,10 +98,11 @@ pub(super) fn print_completions(
     output: &mut Output,
     model: &Path,
     documents: &[Document],
+    choice: Choice,
     precision: Precision,
     num_threads: Option<usize>,
 ) -> Outcome {
-    let completer = Completer::open(model, &OpenOptions { precision, num_threads, tokenizer: None })?;
+    let completer = open_completer(model, choice, num_threads, precision, None)?;
     let sampling = Sampling { max_new_tokens: 40, ..Sampling::default() };
     let places: Vec<Place<'_>> = documents.iter().filter_map(place).take(PLACES).collect();
     for place in places {

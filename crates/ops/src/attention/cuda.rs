@@ -1,0 +1,181 @@
+//! Attention on a GPU: which kernel a shape goes to.
+//!
+//! Heads of 32, 64 or 128 channels in 16 bits have kernels on tensor cores (FlashAttention-2); everything else goes to
+//! kernels that take any head size and element type. Both are compiled for the head size when it is first met.
+
+use super::{Attention, AttentionDims, CachedAttentionDims};
+use crate::cuda::{CudaBuf, CudaElement, Shape, Source, arguments};
+use crate::linear::cuda::of_dropout;
+use crate::{Cuda, Dropout};
+
+/// Kernels for any head, then those on tensor cores. They are compiled at the same time.
+pub(crate) const SOURCES: &[Source] = &[
+    Source {
+        name: "attention",
+        files: &[include_str!("cuda.cu")],
+        kernels: &[
+            "attention_forward",
+            "attention_delta",
+            "attention_backward",
+            "attention_append",
+            "attention_cached",
+            "attention_decode",
+        ],
+    },
+    Source {
+        name: "flash",
+        files: &[include_str!("cuda_flash.cuh")],
+        kernels: &["flash_forward", "flash_cached"],
+    },
+    Source {
+        name: "flash_backward",
+        files: &[
+            "#define FLASH_BACKWARD_ONLY",
+            include_str!("cuda_flash.cuh"),
+            include_str!("cuda_flash_backward.cuh"),
+        ],
+        kernels: &["flash_backward", "flash_backward_short"],
+    },
+];
+
+/// Rows of queries, or keys, that a block of the kernels on tensor cores owns.
+const OWNED: usize = 128;
+/// The same of the kernels for any head.
+const GENERIC_ROWS: usize = 32;
+/// New tokens up to which each reads the cache alone.
+const DECODE_TOKENS: usize = 16;
+
+/// The kernels of a head size: 0 stands for any.
+pub(crate) fn sources(head_size: usize, is_f32: bool) -> &'static [Source] {
+    if is_flash(head_size, is_f32) { SOURCES } else { &SOURCES[..1] }
+}
+
+/// What the compiler is told of a head size: nothing, where the kernels are to take any.
+pub(crate) fn head_defines(element: &str, head_size: usize) -> Vec<String> {
+    let head = (head_size > 0).then(|| format!("-DHEAD_SIZE={head_size}"));
+    std::iter::once(element.to_string()).chain(head).collect()
+}
+
+fn is_flash(head_size: usize, is_f32: bool) -> bool {
+    !is_f32 && matches!(head_size, 32 | 64 | 128)
+}
+
+/// What a shape's kernels are compiled and launched with.
+#[derive(Clone, Copy)]
+struct Head {
+    /// HS.
+    size: usize,
+    /// The head size that the kernels are compiled for: its own where GPT-2 has it, else 0, for any.
+    variant: usize,
+    /// Whether it goes to tensor cores.
+    is_flash: bool,
+}
+
+impl Head {
+    fn new<E: CudaElement>(size: usize) -> Self {
+        assert!((1..=256).contains(&size), "heads of {size} channels: a GPU's kernels take 1 to 256");
+        let variant = if matches!(size, 32 | 64 | 128) { size } else { 0 };
+        Head { size, variant, is_flash: is_flash(size, E::IS_F32) }
+    }
+
+    /// A launch on tensor cores: `tiles` blocks a head, with `rows` rows of tiles in shared memory.
+    fn flash(self, heads: usize, tiles: usize, rows: usize, extra_bytes: usize) -> Shape {
+        let block = if self.size == 128 { 256 } else { 128 };
+        Shape::new(heads, block).by(tiles, 1).shared(rows * 2 * self.size + extra_bytes)
+    }
+
+    /// A launch of the kernels for any head: tiles of f32, whose rows are padded to an odd number of 16 bytes.
+    fn generic(self, heads: usize, tiles: usize, tile_rows: usize, more_floats: usize) -> Shape {
+        let padded = 4 * (self.size.div_ceil(4) | 1);
+        Shape::new(heads, 128).by(tiles, 1).shared(4 * (tile_rows * padded + more_floats))
+    }
+}
+
+impl<E: CudaElement> Attention for Cuda<E> {
+    fn attention_forward(
+        &self,
+        out: &mut CudaBuf<E>,
+        lse: &mut CudaBuf<f32>,
+        qkv: &CudaBuf<E>,
+        dropout: Dropout,
+        dims: AttentionDims,
+    ) {
+        let AttentionDims { batch, time, heads, head_size } = dims;
+        let head = Head::new::<E>(head_size);
+        let [key, threshold, scale] = of_dropout(dropout);
+        if head.is_flash {
+            let shape = head.flash(batch * heads, time.div_ceil(OWNED), 384, 0);
+            let arguments = arguments![out, lse, qkv, time, heads, key, threshold, scale];
+            self.launch_for_head("flash_forward", head.variant, shape, arguments);
+        } else {
+            let shape = head.generic(batch * heads, time.div_ceil(GENERIC_ROWS), 96, 1024);
+            let arguments = arguments![out, lse, qkv, time, heads, head_size, key, threshold, scale];
+            self.launch_for_head("attention_forward", head.variant, shape, arguments);
+        }
+    }
+
+    fn attention_backward(
+        &self,
+        dqkv: &mut CudaBuf<E>,
+        dout: &CudaBuf<E>,
+        out: &CudaBuf<E>,
+        lse: &CudaBuf<f32>,
+        qkv: &CudaBuf<E>,
+        dropout: Dropout,
+        dims: AttentionDims,
+    ) {
+        let AttentionDims { batch, time, heads, head_size } = dims;
+        let head = Head::new::<E>(head_size);
+        let [key, threshold, scale] = of_dropout(dropout);
+        if head.is_flash && time <= OWNED {
+            let shape = head.flash(batch * heads, 1, 640, 1024);
+            let arguments = arguments![dqkv, dout, out, lse, qkv, time, heads, key, threshold, scale];
+            return self.launch_for_head("flash_backward_short", head.variant, shape, arguments);
+        }
+        let rows = batch * heads * time;
+        let scratch = self.context.scratch(4 * rows);
+        let delta = scratch.at(0);
+        let arguments = arguments![delta, out, dout, batch, time, heads, head_size];
+        self.launch_for_head("attention_delta", head.variant, Shape::each(8 * rows), arguments);
+        // Blocks of keys and blocks of queries take turns.
+        if head.is_flash {
+            let shape = head.flash(batch * heads, 2 * time.div_ceil(OWNED), 512, 1024);
+            let arguments = arguments![dqkv, dout, lse, delta, qkv, time, heads, key, threshold, scale];
+            self.launch_for_head("flash_backward", head.variant, shape, arguments);
+        } else {
+            let shape = head.generic(batch * heads, 2 * time.div_ceil(GENERIC_ROWS), 128, 2048);
+            let arguments = arguments![dqkv, dout, lse, delta, qkv, time, heads, head_size, key, threshold, scale];
+            self.launch_for_head("attention_backward", head.variant, shape, arguments);
+        }
+    }
+
+    fn attention_cached(
+        &self,
+        out: &mut CudaBuf<E>,
+        keys: &mut CudaBuf<E>,
+        values: &mut CudaBuf<E>,
+        qkv: &CudaBuf<E>,
+        dims: CachedAttentionDims,
+    ) {
+        let CachedAttentionDims { batch, time, cached, capacity, heads, head_size } = dims;
+        let head = Head::new::<E>(head_size);
+        if time <= DECODE_TOKENS {
+            // Appends by itself.
+            let shape = Shape::new(batch * heads, 512).by(time, 1);
+            let arguments = arguments![out, keys, values, qkv, time, cached, capacity, heads, head_size];
+            return self.launch_for_head("attention_decode", head.variant, shape, arguments);
+        }
+        let appended = Shape::each(batch * time * heads * head_size);
+        let arguments = arguments![keys, values, qkv, batch, time, cached, capacity, heads, head_size];
+        self.launch_for_head("attention_append", head.variant, appended, arguments);
+        if head.is_flash {
+            let shape = head.flash(batch * heads, time.div_ceil(OWNED), 384, 0);
+            let arguments = arguments![out, keys, values, qkv, time, cached, capacity, heads];
+            self.launch_for_head("flash_cached", head.variant, shape, arguments);
+        } else {
+            let shape = head.generic(batch * heads, time.div_ceil(GENERIC_ROWS), 96, 1024);
+            let arguments = arguments![out, keys, values, qkv, time, cached, capacity, heads, head_size];
+            self.launch_for_head("attention_cached", head.variant, shape, arguments);
+        }
+    }
+}

@@ -1,0 +1,499 @@
+//! The driver: one card, one stream, its memory, and kernel launches.
+//!
+//! All work of a device goes to one stream in order, so operations need no events between them, and scratch memory that one
+//! has used is free for the next. The host runs ahead of the card; it waits only where it reads. What the driver refuses
+//! after the start is a bug or a broken card, and panics with the driver's words.
+
+use super::compile::{Image, Source, compile};
+use super::{CudaError, CudaOptions, library};
+use cudarc::driver::sys as driver;
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_void};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, RwLock};
+
+/// Bytes of a staging slot: what a copy to the card may have to go through pinned memory, without waiting for the card.
+const SLOT_BYTES: usize = 1 << 20;
+/// Staging slots: copies that may be under way.
+const NUM_SLOTS: usize = 16;
+
+/// Loaded kernels by name.
+pub(crate) type Functions = HashMap<&'static str, driver::CUfunction>;
+
+/// A card in use.
+pub(crate) struct Context {
+    context: driver::CUcontext,
+    stream: driver::CUstream,
+    functions: Functions,
+    /// Kernels that were compiled for one head size.
+    variants: RwLock<HashMap<usize, Functions>>,
+    staging: Mutex<Staging>,
+    scratch: Mutex<Scratch>,
+    pub(crate) name: String,
+    pub(crate) capability: (i32, i32),
+    /// Streaming multiprocessors.
+    pub(crate) num_processors: usize,
+    /// Bytes of shared memory that a block may ask for.
+    max_shared: i32,
+    pub(crate) cache: Option<PathBuf>,
+}
+
+// SAFETY: the driver's handles may be used from any thread whose current context is this one, which `bind` sees to.
+unsafe impl Send for Context {}
+// SAFETY: as above; everything that changes is behind a lock.
+unsafe impl Sync for Context {}
+
+struct Staging {
+    memory: *mut u8,
+    events: Vec<driver::CUevent>,
+    next: usize,
+}
+
+pub(crate) struct Scratch {
+    pointer: u64,
+    bytes: usize,
+}
+
+type ElapsedTime = unsafe extern "C" fn(*mut f32, driver::CUevent, driver::CUevent) -> driver::CUresult;
+
+/// Scratch memory while an operation has it: no other can get it before this is dropped.
+pub(crate) struct ScratchMemory<'a>(MutexGuard<'a, Scratch>);
+
+impl ScratchMemory<'_> {
+    /// The address of byte `offset`, which must be a multiple of 256 where kernels read vectors.
+    pub(crate) fn at(&self, offset: usize) -> u64 {
+        self.0.pointer + offset as u64
+    }
+}
+
+/// A launch's shape.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) grid: (usize, usize, usize),
+    /// Threads of a block.
+    pub(crate) block: usize,
+    /// Bytes of dynamic shared memory.
+    pub(crate) shared_bytes: usize,
+}
+
+impl Shape {
+    /// Blocks in one dimension.
+    pub(crate) fn new(blocks: usize, block: usize) -> Self {
+        Shape { grid: (blocks, 1, 1), block, shared_bytes: 0 }
+    }
+
+    /// One thread for each of `count` elements.
+    pub(crate) fn each(count: usize) -> Self {
+        Self::new(count.div_ceil(256), 256)
+    }
+
+    /// With dynamic shared memory.
+    pub(crate) fn shared(self, shared_bytes: usize) -> Self {
+        Shape { shared_bytes, ..self }
+    }
+
+    /// With a second and third dimension of blocks.
+    pub(crate) fn by(self, y: usize, z: usize) -> Self {
+        Shape { grid: (self.grid.0, y, z), ..self }
+    }
+}
+
+/// What a kernel's parameter is made from. The driver reads as many low bytes of the word as the parameter has.
+pub(crate) trait Argument {
+    fn word(&self) -> u64;
+}
+impl Argument for u64 {
+    fn word(&self) -> u64 {
+        *self
+    }
+}
+impl Argument for u32 {
+    fn word(&self) -> u64 {
+        u64::from(*self)
+    }
+}
+impl Argument for f32 {
+    fn word(&self) -> u64 {
+        u64::from(self.to_bits())
+    }
+}
+/// An int. Sizes of tensors that a kernel counts in int are checked here, at the entrance: they leave room for the last
+/// block, whose threads count past the end.
+impl Argument for usize {
+    fn word(&self) -> u64 {
+        const MOST: usize = i32::MAX as usize - (1 << 16);
+        assert!(*self <= MOST, "a tensor of {self} elements: kernels count to {MOST}");
+        *self as u64
+    }
+}
+impl Argument for i32 {
+    fn word(&self) -> u64 {
+        u64::from(*self as u32)
+    }
+}
+
+/// The arguments of a launch, in the kernel's order.
+macro_rules! arguments {
+    ($($argument:expr),* $(,)?) => {
+        &[$(crate::cuda::Argument::word(&$argument)),*]
+    };
+}
+pub(crate) use arguments;
+
+impl Context {
+    /// Opens a card and loads `sources`, compiled with `defines`.
+    pub(crate) fn open(
+        options: &CudaOptions,
+        sources: &'static [Source],
+        defines: &[String],
+    ) -> Result<Self, CudaError> {
+        library::open_driver(&options.libraries)?;
+        library::open_nvrtc(&options.libraries)?;
+        library::open_cublaslt(&options.libraries)?;
+        let (mut count, mut device) = (0, 0);
+        // SAFETY: results are written to live variables; the context stays for the life of the process, as the driver's
+        // primary contexts are meant to.
+        let (context, stream) = unsafe {
+            check("cuInit", driver::cuInit(0))?;
+            check("cuDeviceGetCount", driver::cuDeviceGetCount(&mut count))?;
+            let ordinal = options.ordinal;
+            if ordinal >= count as usize {
+                return Err(CudaError::NoDevice { ordinal, count: count as usize });
+            }
+            check("cuDeviceGet", driver::cuDeviceGet(&mut device, ordinal as i32))?;
+            let mut context = std::ptr::null_mut();
+            check("cuDevicePrimaryCtxRetain", driver::cuDevicePrimaryCtxRetain(&mut context, device))?;
+            check("cuCtxSetCurrent", driver::cuCtxSetCurrent(context))?;
+            let mut stream = std::ptr::null_mut();
+            let flags = driver::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+            check("cuStreamCreate", driver::cuStreamCreate(&mut stream, flags))?;
+            (context, stream)
+        };
+        use driver::CUdevice_attribute_enum as Attribute;
+        let attribute = |which| {
+            let mut value = 0;
+            // SAFETY: value is written.
+            check("cuDeviceGetAttribute", unsafe { driver::cuDeviceGetAttribute(&mut value, which, device) })?;
+            Ok::<i32, CudaError>(value)
+        };
+        let capability = (
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        );
+        let name = device_name(device)?;
+        if capability < (8, 0) {
+            return Err(CudaError::TooOld { name, capability });
+        }
+        let num_processors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
+        let max_shared = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let mut opened = Context {
+            context,
+            stream,
+            functions: Functions::new(),
+            variants: RwLock::default(),
+            staging: Mutex::new(Staging::new()?),
+            scratch: Mutex::new(Scratch { pointer: 0, bytes: 0 }),
+            name,
+            capability,
+            num_processors,
+            max_shared,
+            cache: options.cache_dir.clone(),
+        };
+        opened.functions = opened.load(sources, defines)?;
+        Ok(opened)
+    }
+
+    /// Compiles and loads kernels. Sources compile at the same time: the first start takes as long as the largest.
+    pub(crate) fn load(&self, sources: &'static [Source], defines: &[String]) -> Result<Functions, CudaError> {
+        let compile = |source| compile(source, defines, self.capability, self.cache.as_deref());
+        let images: Vec<Result<Image, CudaError>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = sources.iter().map(|source| scope.spawn(move || compile(source))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("the compiler does not panic")).collect()
+        });
+        self.bind();
+        let mut functions = Functions::new();
+        for (source, image) in sources.iter().zip(images) {
+            load(source, &image?, self.max_shared, &mut functions)?;
+        }
+        Ok(functions)
+    }
+
+    /// Makes this card the calling thread's.
+    pub(crate) fn bind(&self) {
+        // SAFETY: the context exists as long as the process.
+        require("cuCtxSetCurrent", unsafe { driver::cuCtxSetCurrent(self.context) });
+    }
+
+    /// The stream, for libraries.
+    pub(crate) fn stream(&self) -> driver::CUstream {
+        self.stream
+    }
+
+    /// Starts a kernel.
+    pub(crate) fn launch(&self, kernel: &str, shape: Shape, arguments: &[u64]) {
+        let function = self.functions.get(kernel).unwrap_or_else(|| panic!("there is no kernel {kernel}"));
+        self.start(*function, kernel, shape, arguments);
+    }
+
+    /// Starts a kernel of a variant, which is loaded the first time. Panics with the compiler's words if it does not
+    /// compile, which the tests rule out.
+    pub(crate) fn launch_variant(
+        &self,
+        kernel: &str,
+        variant: usize,
+        load: impl FnOnce() -> Result<Functions, CudaError>,
+        shape: Shape,
+        arguments: &[u64],
+    ) {
+        let find = || {
+            let variants = self.variants.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+            variants.get(&variant).map(|functions| *functions.get(kernel).unwrap_or_else(|| panic!("no kernel {kernel}")))
+        };
+        let function = find().unwrap_or_else(|| {
+            let functions = load().unwrap_or_else(|error| panic!("{error}"));
+            let mut variants = self.variants.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+            variants.insert(variant, functions);
+            drop(variants);
+            find().unwrap_or_else(|| panic!("no kernel {kernel}"))
+        });
+        self.start(function, kernel, shape, arguments);
+    }
+
+    fn start(&self, function: driver::CUfunction, kernel: &str, shape: Shape, arguments: &[u64]) {
+        let (x, y, z) = shape.grid;
+        if x * y * z == 0 {
+            return;
+        }
+        let mut pointers: [*mut c_void; 32] = [std::ptr::null_mut(); 32];
+        for (pointer, argument) in pointers[..arguments.len()].iter_mut().zip(arguments) {
+            *pointer = std::ptr::from_ref(argument).cast_mut().cast();
+        }
+        self.bind();
+        // SAFETY: the arguments are those of the kernel's declaration, each in a word of its own that outlives the call.
+        let result = unsafe {
+            driver::cuLaunchKernel(
+                function,
+                x as u32,
+                y as u32,
+                z as u32,
+                shape.block as u32,
+                1,
+                1,
+                shape.shared_bytes as u32,
+                self.stream,
+                pointers.as_mut_ptr(),
+                std::ptr::null_mut(),
+            )
+        };
+        require(kernel, result);
+    }
+
+    /// Waits until all work is done.
+    pub(crate) fn synchronize(&self) {
+        self.bind();
+        // SAFETY: the stream exists.
+        require("cuStreamSynchronize", unsafe { driver::cuStreamSynchronize(self.stream) });
+    }
+
+    /// Memory; its content is whatever was there. `None` if there is not so much.
+    pub(crate) fn try_allocate(&self, bytes: usize) -> Option<u64> {
+        self.bind();
+        let mut pointer = 0;
+        // SAFETY: pointer is written.
+        let result = unsafe { driver::cuMemAlloc_v2(&mut pointer, bytes.max(1)) };
+        match result {
+            driver::CUresult::CUDA_SUCCESS => Some(pointer),
+            driver::CUresult::CUDA_ERROR_OUT_OF_MEMORY => None,
+            other => panic!("cuMemAlloc of {bytes} bytes: {}", describe(other)),
+        }
+    }
+
+    /// Memory. Panics if there is not so much: the plan is checked before, so another program took it.
+    pub(crate) fn allocate(&self, bytes: usize) -> u64 {
+        self.try_allocate(bytes).unwrap_or_else(|| {
+            let (free, total) = self.memory();
+            panic!("{} has no {bytes} bytes left: {free} of {total} are free", self.name)
+        })
+    }
+
+    /// Gives memory back; waits for the work that may use it.
+    pub(crate) fn free(&self, pointer: u64) {
+        self.bind();
+        // SAFETY: the pointer is from `allocate` and not used again. At the end of the process the driver may be gone
+        // already; then there is nothing to free.
+        let _ = unsafe { driver::cuMemFree_v2(pointer) };
+    }
+
+    /// Bytes that are free, and all there are.
+    pub(crate) fn memory(&self) -> (usize, usize) {
+        self.bind();
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: both are written.
+        require("cuMemGetInfo", unsafe { driver::cuMemGetInfo_v2(&mut free, &mut total) });
+        (free, total)
+    }
+
+    /// Sets bytes to zero.
+    pub(crate) fn clear(&self, pointer: u64, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        self.bind();
+        // SAFETY: the caller's buffer has so many bytes.
+        require("cuMemsetD8Async", unsafe { driver::cuMemsetD8Async(pointer, 0, bytes, self.stream) });
+    }
+
+    /// Copies to the card. Small copies go through pinned memory and return at once.
+    pub(crate) fn write(&self, pointer: u64, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.bind();
+        let mut staging = self.staging.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // SAFETY: source and destination have so many bytes; the source lives until the copy is done: a slot is waited for
+        // before it is filled again, and other memory until the stream is idle.
+        unsafe {
+            if bytes.len() <= SLOT_BYTES {
+                let slot = staging.next;
+                staging.next = (slot + 1) % NUM_SLOTS;
+                require("cuEventSynchronize", driver::cuEventSynchronize(staging.events[slot]));
+                let source = staging.memory.add(slot * SLOT_BYTES);
+                std::ptr::copy_nonoverlapping(bytes.as_ptr(), source, bytes.len());
+                let copied = driver::cuMemcpyHtoDAsync_v2(pointer, source.cast(), bytes.len(), self.stream);
+                require("cuMemcpyHtoDAsync", copied);
+                require("cuEventRecord", driver::cuEventRecord(staging.events[slot], self.stream));
+            } else {
+                let copied = driver::cuMemcpyHtoDAsync_v2(pointer, bytes.as_ptr().cast(), bytes.len(), self.stream);
+                require("cuMemcpyHtoDAsync", copied);
+                require("cuStreamSynchronize", driver::cuStreamSynchronize(self.stream));
+            }
+        }
+    }
+
+    /// Copies from the card; waits for all work before.
+    pub(crate) fn read(&self, bytes: &mut [u8], pointer: u64) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.bind();
+        // SAFETY: both have so many bytes; the stream is waited for before anyone looks.
+        unsafe {
+            let copied = driver::cuMemcpyDtoHAsync_v2(bytes.as_mut_ptr().cast(), pointer, bytes.len(), self.stream);
+            require("cuMemcpyDtoHAsync", copied);
+            require("cuStreamSynchronize", driver::cuStreamSynchronize(self.stream));
+        }
+    }
+
+    /// Scratch memory of at least `bytes`, with any content, for as long as an operation queues its work. The next operation
+    /// gets the same memory, which is right because the stream runs them in order.
+    pub(crate) fn scratch(&self, bytes: usize) -> ScratchMemory<'_> {
+        let mut scratch = self.scratch.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if scratch.bytes < bytes {
+            if scratch.bytes > 0 {
+                self.synchronize();
+                self.free(scratch.pointer);
+                *scratch = Scratch { pointer: 0, bytes: 0 };
+            }
+            let bytes = bytes.next_multiple_of(1 << 20);
+            *scratch = Scratch { pointer: self.allocate(bytes), bytes };
+        }
+        ScratchMemory(scratch)
+    }
+
+    /// Seconds that the card takes for what `queue` queues.
+    pub(crate) fn time(&self, queue: impl FnOnce()) -> f64 {
+        self.bind();
+        let (mut start, mut end, mut milliseconds) = (std::ptr::null_mut(), std::ptr::null_mut(), 0.0);
+        // SAFETY: events are created before use and destroyed after it.
+        unsafe {
+            require("cuEventCreate", driver::cuEventCreate(&mut start, 0));
+            require("cuEventCreate", driver::cuEventCreate(&mut end, 0));
+            require("cuEventRecord", driver::cuEventRecord(start, self.stream));
+            queue();
+            require("cuEventRecord", driver::cuEventRecord(end, self.stream));
+            require("cuEventSynchronize", driver::cuEventSynchronize(end));
+            // The bindings know the name of driver 12.8 and later only; this one is in all.
+            let elapsed = driver::culib().get::<ElapsedTime>(b"cuEventElapsedTime").expect("every driver has it");
+            require("cuEventElapsedTime", elapsed(&mut milliseconds, start, end));
+            let _ = (driver::cuEventDestroy_v2(start), driver::cuEventDestroy_v2(end));
+        }
+        f64::from(milliseconds) / 1e3
+    }
+}
+
+impl Staging {
+    fn new() -> Result<Self, CudaError> {
+        let mut memory = std::ptr::null_mut();
+        let mut events = Vec::with_capacity(NUM_SLOTS);
+        // SAFETY: results are written to live variables; the memory stays for the life of the process.
+        unsafe {
+            check("cuMemAllocHost", driver::cuMemAllocHost_v2(&mut memory, NUM_SLOTS * SLOT_BYTES))?;
+            for _ in 0..NUM_SLOTS {
+                let mut event = std::ptr::null_mut();
+                let flags = driver::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+                check("cuEventCreate", driver::cuEventCreate(&mut event, flags))?;
+                events.push(event);
+            }
+        }
+        Ok(Staging { memory: memory.cast(), events, next: 0 })
+    }
+}
+
+fn load(
+    source: &Source,
+    image: &[u8],
+    max_shared: i32,
+    functions: &mut Functions,
+) -> Result<(), CudaError> {
+    let mut module = std::ptr::null_mut();
+    // PTX is text, which must end with a NUL; machine code does not mind one.
+    let mut image = image.to_vec();
+    image.push(0);
+    // SAFETY: the image is whole, and copied by the driver.
+    check("cuModuleLoadData", unsafe { driver::cuModuleLoadData(&mut module, image.as_ptr().cast()) })?;
+    for kernel in source.kernels {
+        let name = CString::new(*kernel).map_err(|_| CudaError::Compile { name: source.name, log: "a NUL".into() })?;
+        let mut function = std::ptr::null_mut();
+        // SAFETY: the module was loaded; the attribute only raises what a launch may ask for.
+        unsafe {
+            check("cuModuleGetFunction", driver::cuModuleGetFunction(&mut function, module, name.as_ptr()))?;
+            let attribute = driver::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let mut fixed = 0;
+            let which = driver::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
+            check("cuFuncGetAttribute", driver::cuFuncGetAttribute(&mut fixed, which, function))?;
+            check("cuFuncSetAttribute", driver::cuFuncSetAttribute(function, attribute, max_shared - fixed))?;
+        }
+        functions.insert(kernel, function);
+    }
+    Ok(())
+}
+
+fn device_name(device: driver::CUdevice) -> Result<String, CudaError> {
+    let mut name = [0u8; 256];
+    // SAFETY: the buffer has the length that is given.
+    check("cuDeviceGetName", unsafe { driver::cuDeviceGetName(name.as_mut_ptr().cast(), 256, device) })?;
+    Ok(CStr::from_bytes_until_nul(&name).map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned()))
+}
+
+fn check(call: &'static str, result: driver::CUresult) -> Result<(), CudaError> {
+    match result {
+        driver::CUresult::CUDA_SUCCESS => Ok(()),
+        other => Err(CudaError::Driver { call, message: describe(other) }),
+    }
+}
+
+/// Panics unless a call succeeded. An error may be that of an earlier kernel, which the driver reports late.
+fn require(call: &str, result: driver::CUresult) {
+    assert!(result == driver::CUresult::CUDA_SUCCESS, "{call}: {}", describe(result));
+}
+
+fn describe(result: driver::CUresult) -> String {
+    let mut text = std::ptr::null();
+    // SAFETY: the driver's strings are static.
+    unsafe {
+        if driver::cuGetErrorString(result, &mut text) != driver::CUresult::CUDA_SUCCESS || text.is_null() {
+            return format!("{result:?}");
+        }
+        format!("{} ({result:?})", CStr::from_ptr(text).to_string_lossy())
+    }
+}

@@ -1,0 +1,435 @@
+//! Matrix products by cuBLASLt, with what can be fused into them; the algorithm of each shape is timed once.
+//!
+//! cuBLASLt counts in columns: a row-major (rows, cols) is its column-major (cols, rows). So a product out = x W of
+//! row-major matrices is asked for as out^T = W^T x^T, and no matrix is ever transposed in memory.
+//!
+//! The trick: candidates of the library's heuristic are timed on the real operands into a scratch output, and the choice
+//! is kept on disk by card and library version, so that another run on this card takes the same algorithms and ends with
+//! the same bits.
+
+use super::context::{Context, Shape, arguments};
+use cudarc::cublaslt::sys as lt;
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+/// Bytes of workspace: what NVIDIA recommends for Hopper.
+const WORKSPACE_BYTES: usize = 32 << 20;
+/// Algorithms that are timed.
+const NUM_CANDIDATES: usize = 8;
+/// Times that each is run, after once to warm up.
+const NUM_RUNS: usize = 5;
+
+/// How elements of a matrix lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    F32,
+    Bf16,
+    F16,
+}
+
+/// What is done to a product before it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Epilogue {
+    /// Nothing.
+    None,
+    /// A bias for each row of the column-major output.
+    Bias,
+    /// A bias, stored in the auxiliary output, then GELU.
+    BiasGelu,
+    /// Times GELU's derivative at the auxiliary input.
+    GeluBackward,
+}
+
+/// A product d = op(a) op(b) + beta c, all column-major and without gaps: d and c (m, n), op(a) (m, k), op(b) (k, n).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Product {
+    pub(crate) m: usize,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    /// Whether a lies as (k, m).
+    pub(crate) transpose_a: bool,
+    /// Whether b lies as (n, k).
+    pub(crate) transpose_b: bool,
+    /// Elements of a and b.
+    pub(crate) operands: Kind,
+    /// Elements of c and d.
+    pub(crate) output: Kind,
+    /// Whether c is added: beta is 1, else 0.
+    pub(crate) accumulate: bool,
+    pub(crate) epilogue: Epilogue,
+}
+
+/// Addresses of a product's operands. `c` is ignored without `accumulate`, `bias` and `aux` without their epilogues.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Operands {
+    pub(crate) d: u64,
+    pub(crate) c: u64,
+    pub(crate) a: u64,
+    pub(crate) b: u64,
+    pub(crate) bias: u64,
+    pub(crate) aux: u64,
+}
+
+/// cuBLASLt, and what it was found to do best.
+pub(crate) struct Matmul {
+    handle: lt::cublasLtHandle_t,
+    workspace: u64,
+    /// Whether f32 products may round their operands to TF32.
+    tf32: bool,
+    plans: Mutex<HashMap<Product, Option<Plan>>>,
+    choices: Mutex<Choices>,
+}
+
+// SAFETY: cuBLASLt's handle may be used from any thread; the plans are behind a lock while they are changed and run.
+unsafe impl Send for Matmul {}
+// SAFETY: as above.
+unsafe impl Sync for Matmul {}
+
+struct Plan {
+    description: lt::cublasLtMatmulDesc_t,
+    layouts: [lt::cublasLtMatrixLayout_t; 3], // a, b, and c like d
+    algorithm: lt::cublasLtMatmulAlgo_t,
+}
+
+/// Choices of earlier runs, by product, in a file of this card and library.
+#[derive(Default)]
+struct Choices {
+    path: Option<PathBuf>,
+    by_product: HashMap<String, [u64; 8]>,
+}
+
+impl Matmul {
+    pub(crate) fn new(context: &Context, tf32: bool) -> Self {
+        let mut handle = std::ptr::null_mut();
+        context.bind();
+        // SAFETY: the handle is written.
+        require("cublasLtCreate", unsafe { lt::cublasLtCreate(&mut handle) });
+        // SAFETY: it takes nothing.
+        let version = unsafe { lt::cublasLtGetVersion() };
+        let card = context.name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        let path = context.cache.as_ref().map(|cache| cache.join(format!("matmul-{card}-{version}.txt")));
+        Matmul {
+            handle,
+            workspace: context.allocate(WORKSPACE_BYTES),
+            tf32,
+            plans: Mutex::default(),
+            choices: Mutex::new(Choices::load(path)),
+        }
+    }
+
+    /// Runs a product. False, with nothing done, if the library has no algorithm for it: some epilogues want sizes that
+    /// are multiples of 8.
+    #[must_use]
+    pub(crate) fn run(&self, context: &Context, product: Product, operands: Operands) -> bool {
+        if product.m == 0 || product.n == 0 {
+            return true;
+        }
+        let mut plans = self.plans.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let plan = plans.entry(product).or_insert_with(|| self.plan(context, product, operands));
+        let Some(plan) = plan else { return false };
+        context.bind();
+        let status = self.call(context, plan, &plan.algorithm, product, operands);
+        require("cublasLtMatmul", status);
+        true
+    }
+
+    /// Runs a product that has no epilogue, on cuBLASLt or, where it has no algorithm, by a plain kernel.
+    pub(crate) fn plain(&self, context: &Context, product: Product, operands: Operands) {
+        assert!(product.epilogue == Epilogue::None, "a plain product");
+        if !self.run(context, product, operands) {
+            naive(context, product, operands);
+        }
+    }
+
+    fn call(
+        &self,
+        context: &Context,
+        plan: &Plan,
+        algorithm: &lt::cublasLtMatmulAlgo_t,
+        product: Product,
+        operands: Operands,
+    ) -> lt::cublasStatus_t {
+        use lt::cublasLtMatmulDescAttributes_t as Attribute;
+        let (one, beta) = (1.0f32, if product.accumulate { 1.0f32 } else { 0.0 });
+        if matches!(product.epilogue, Epilogue::Bias | Epilogue::BiasGelu) {
+            plan.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &operands.bias);
+        }
+        if matches!(product.epilogue, Epilogue::BiasGelu | Epilogue::GeluBackward) {
+            plan.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &operands.aux);
+        }
+        let c = if product.accumulate { operands.c } else { operands.d };
+        let [a_layout, b_layout, d_layout] = plan.layouts;
+        // SAFETY: descriptions match the buffers, which the operation has checked; alpha and beta are read at once.
+        unsafe {
+            lt::cublasLtMatmul(
+                self.handle,
+                plan.description,
+                std::ptr::from_ref(&one).cast(),
+                operands.a as *const c_void,
+                a_layout,
+                operands.b as *const c_void,
+                b_layout,
+                std::ptr::from_ref(&beta).cast(),
+                c as *const c_void,
+                d_layout,
+                operands.d as *mut c_void,
+                d_layout,
+                algorithm,
+                self.workspace as *mut c_void,
+                WORKSPACE_BYTES,
+                context.stream().cast(),
+            )
+        }
+    }
+
+    /// Describes a product and chooses its algorithm; `None` if there is none.
+    fn plan(&self, context: &Context, product: Product, operands: Operands) -> Option<Plan> {
+        let mut plan = Plan::describe(product, self.tf32);
+        let candidates = self.candidates(&plan, product);
+        let first = candidates.first()?;
+        let key = format!("{product:?} tf32 {}", self.tf32);
+        let mut choices = self.choices.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // Only what the library offers again is taken from the file.
+        let kept = choices.by_product.get(&key).copied();
+        if let Some(kept) = candidates.iter().find(|algorithm| Some(algorithm.data) == kept) {
+            plan.algorithm = *kept;
+            return Some(plan);
+        }
+        plan.algorithm = *first;
+        if candidates.len() > 1
+            && let Some(best) = self.fastest(context, &plan, product, operands, &candidates)
+        {
+            plan.algorithm = best;
+            choices.keep(key, best.data);
+        }
+        Some(plan)
+    }
+
+    /// Algorithms that can do a product, the likely best first.
+    fn candidates(&self, plan: &Plan, product: Product) -> Vec<lt::cublasLtMatmulAlgo_t> {
+        let mut preference = std::ptr::null_mut();
+        let mut count = 0;
+        let workspace = WORKSPACE_BYTES as u64;
+        let [a, b, d] = plan.layouts;
+        // SAFETY: the results have room for as many as are asked for; zeros are valid in each.
+        unsafe {
+            let mut results: [lt::cublasLtMatmulHeuristicResult_t; NUM_CANDIDATES] = std::mem::zeroed();
+            require("cublasLtMatmulPreferenceCreate", lt::cublasLtMatmulPreferenceCreate(&mut preference));
+            let attribute = lt::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+            let set = lt::cublasLtMatmulPreferenceSetAttribute(
+                preference,
+                attribute,
+                std::ptr::from_ref(&workspace).cast(),
+                size_of::<u64>(),
+            );
+            require("cublasLtMatmulPreferenceSetAttribute", set);
+            let status = lt::cublasLtMatmulAlgoGetHeuristic(
+                self.handle,
+                plan.description,
+                a,
+                b,
+                d,
+                d,
+                preference,
+                NUM_CANDIDATES as i32,
+                results.as_mut_ptr(),
+                &mut count,
+            );
+            let _ = lt::cublasLtMatmulPreferenceDestroy(preference);
+            if status != lt::cublasStatus_t::CUBLAS_STATUS_SUCCESS {
+                // What is not supported has no algorithm; anything else shows when the plain product is asked for.
+                assert!(
+                    status == lt::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED
+                        || status == lt::cublasStatus_t::CUBLAS_STATUS_INVALID_VALUE,
+                    "cublasLtMatmulAlgoGetHeuristic of {product:?}: {status:?}"
+                );
+                return Vec::new();
+            }
+            let found = results[..count as usize].iter();
+            found
+                .filter(|result| result.state == lt::cublasStatus_t::CUBLAS_STATUS_SUCCESS)
+                .map(|result| result.algo)
+                .collect()
+        }
+    }
+
+    /// Times the candidates; `None` where there is no memory for an output of their own.
+    fn fastest(
+        &self,
+        context: &Context,
+        plan: &Plan,
+        product: Product,
+        operands: Operands,
+        candidates: &[lt::cublasLtMatmulAlgo_t],
+    ) -> Option<lt::cublasLtMatmulAlgo_t> {
+        let bytes = product.m * product.n * product.output.bytes();
+        let d = context.try_allocate(bytes)?;
+        context.clear(d, bytes);
+        let aux = match product.epilogue {
+            // Its auxiliary matrix is an output too.
+            Epilogue::BiasGelu => match context.try_allocate(bytes) {
+                Some(aux) => aux,
+                None => {
+                    context.free(d);
+                    return None;
+                }
+            },
+            _ => operands.aux,
+        };
+        let scratch = Operands { d, aux, ..operands };
+        let mut best = (f64::INFINITY, None);
+        for algorithm in candidates {
+            let success = lt::cublasStatus_t::CUBLAS_STATUS_SUCCESS;
+            if self.call(context, plan, algorithm, product, scratch) != success {
+                continue;
+            }
+            let mut failed = false;
+            let seconds = context.time(|| {
+                for _ in 0..NUM_RUNS {
+                    failed |= self.call(context, plan, algorithm, product, scratch) != success;
+                }
+            });
+            if !failed && seconds < best.0 {
+                best = (seconds, Some(*algorithm));
+            }
+        }
+        context.synchronize();
+        context.free(d);
+        if aux != operands.aux {
+            context.free(aux);
+        }
+        best.1
+    }
+}
+
+impl Plan {
+    fn describe(product: Product, tf32: bool) -> Self {
+        use lt::cublasLtMatmulDescAttributes_t as Attribute;
+        let compute = match (product.operands, tf32) {
+            (Kind::F32, true) => lt::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+            _ => lt::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+        };
+        let mut description = std::ptr::null_mut();
+        // SAFETY: the description is written.
+        let created = unsafe {
+            lt::cublasLtMatmulDescCreate(&mut description, compute, lt::cudaDataType::CUDA_R_32F)
+        };
+        require("cublasLtMatmulDescCreate", created);
+        // CUBLAS_OP_N and CUBLAS_OP_T, which these bindings do not name.
+        let operation = |transpose: bool| i32::from(transpose);
+        let stored = |transpose: bool, rows: usize, cols: usize| if transpose { (cols, rows) } else { (rows, cols) };
+        let Product { m, n, k, transpose_a, transpose_b, operands, output, epilogue, .. } = product;
+        let layouts = [
+            layout(operands, stored(transpose_a, m, k)),
+            layout(operands, stored(transpose_b, k, n)),
+            layout(output, (m, n)),
+        ];
+        let algorithm = lt::cublasLtMatmulAlgo_t { data: [0; 8] };
+        let plan = Plan { description, layouts, algorithm };
+        plan.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &operation(transpose_a));
+        plan.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &operation(transpose_b));
+        let fused = match epilogue {
+            Epilogue::None => lt::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DEFAULT,
+            Epilogue::Bias => lt::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
+            Epilogue::BiasGelu => lt::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
+            Epilogue::GeluBackward => lt::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DGELU,
+        };
+        plan.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &fused);
+        // The heuristic wants to know them; each call sets its own. 256 is as aligned as any buffer.
+        let somewhere = 256u64;
+        if matches!(epilogue, Epilogue::Bias | Epilogue::BiasGelu) {
+            plan.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &somewhere);
+        }
+        if matches!(epilogue, Epilogue::BiasGelu | Epilogue::GeluBackward) {
+            plan.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &somewhere);
+            plan.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &(m as i64));
+        }
+        plan
+    }
+
+    fn set<T>(&self, attribute: lt::cublasLtMatmulDescAttributes_t, value: &T) {
+        // SAFETY: the value has the size that is given, and is copied.
+        let status = unsafe {
+            lt::cublasLtMatmulDescSetAttribute(
+                self.description,
+                attribute,
+                std::ptr::from_ref(value).cast(),
+                size_of::<T>(),
+            )
+        };
+        require("cublasLtMatmulDescSetAttribute", status);
+    }
+}
+
+fn layout(kind: Kind, (rows, cols): (usize, usize)) -> lt::cublasLtMatrixLayout_t {
+    let mut layout = std::ptr::null_mut();
+    // SAFETY: the layout is written.
+    let status = unsafe {
+        lt::cublasLtMatrixLayoutCreate(&mut layout, kind.data_type(), rows as u64, cols as u64, rows as i64)
+    };
+    require("cublasLtMatrixLayoutCreate", status);
+    layout
+}
+
+impl Kind {
+    pub(crate) fn bytes(self) -> usize {
+        if self == Kind::F32 { 4 } else { 2 }
+    }
+
+    fn data_type(self) -> lt::cudaDataType {
+        match self {
+            Kind::F32 => lt::cudaDataType::CUDA_R_32F,
+            Kind::Bf16 => lt::cudaDataType::CUDA_R_16BF,
+            Kind::F16 => lt::cudaDataType::CUDA_R_16F,
+        }
+    }
+}
+
+impl Choices {
+    fn load(path: Option<PathBuf>) -> Self {
+        let text = path.as_ref().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+        let line = |line: &str| {
+            let (key, words) = line.split_once('\t')?;
+            let words = words.split(' ').map(|word| u64::from_str_radix(word, 16).ok()).collect::<Option<Vec<_>>>()?;
+            Some((key.to_string(), words.try_into().ok()?))
+        };
+        Choices { path, by_product: text.lines().filter_map(line).collect() }
+    }
+
+    /// Adds a choice, and writes all, sorted, so that the file is whole at any time.
+    fn keep(&mut self, key: String, algorithm: [u64; 8]) {
+        self.by_product.insert(key, algorithm);
+        let Some(path) = &self.path else { return };
+        let mut lines: Vec<_> = self.by_product.iter().collect();
+        lines.sort();
+        let mut text = String::new();
+        for (key, words) in lines {
+            let words: Vec<_> = words.iter().map(|word| format!("{word:x}")).collect();
+            let _ = writeln!(text, "{key}\t{}", words.join(" "));
+        }
+        // A folder that cannot be written costs the next start its timing, and nothing else.
+        let partial = path.with_extension(format!("{}.partial", std::process::id()));
+        let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+        let _ = folder.and_then(|()| std::fs::write(&partial, text)).and_then(|()| std::fs::rename(&partial, path));
+    }
+}
+
+/// The product by a kernel that takes any size: the reference, and the way out where cuBLASLt has none.
+pub(crate) fn naive(context: &Context, product: Product, operands: Operands) {
+    let Product { m, n, k, transpose_a, transpose_b, operands: kind, output, accumulate, .. } = product;
+    let kernel = if kind != Kind::F32 && output == Kind::F32 { "matmul_wide" } else { "matmul" };
+    let shape = Shape::new(m.div_ceil(16), 256).by(n.div_ceil(16), 1);
+    let Operands { d, c, a, b, .. } = operands;
+    context.launch(
+        kernel,
+        shape,
+        arguments![d, c, a, b, m, n, k, i32::from(transpose_a), i32::from(transpose_b), i32::from(accumulate)],
+    );
+}
+
+fn require(call: &str, status: lt::cublasStatus_t) {
+    assert!(status == lt::cublasStatus_t::CUBLAS_STATUS_SUCCESS, "{call}: {status:?}");
+}

@@ -1,0 +1,283 @@
+//! An NVIDIA GPU as a device.
+//!
+//! eyas is built without CUDA: driver, NVRTC and cuBLASLt are found at run time (`library.rs`), kernels are compiled for
+//! the card (`compile.rs`) and queued on one stream (`context.rs`), matrix products go to cuBLASLt (`matmul.rs`). The
+//! kernels themselves lie beside their operation, in `cuda.cu`, and are launched from `cuda.rs` there.
+//!
+//! Results have the same bits from run to run on one card: no kernel adds floating-point numbers in an order that is left
+//! to chance.
+
+mod compile;
+mod context;
+mod error;
+mod library;
+mod matmul;
+
+pub(crate) use compile::Source;
+pub(crate) use context::{Argument, ScratchMemory, Shape, arguments};
+pub use error::CudaError;
+pub use library::LibraryPaths;
+pub(crate) use matmul::{Epilogue, Kind, Operands, Product};
+
+use crate::device::{Buffer, Device, Scalar};
+use crate::element::{Bf16, Element, F16};
+use context::Context;
+use matmul::Matmul;
+use std::marker::PhantomData;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+/// The kernels that every network needs. Those of attention are compiled for a head size when it is first met.
+pub(crate) const SOURCES: &[Source] = &[
+    Source { name: "matmul", files: &[include_str!("matmul.cu")], kernels: &["matmul", "matmul_wide"] },
+    crate::embedding::cuda::SOURCE,
+    crate::layernorm::cuda::SOURCE,
+    crate::linear::cuda::SOURCE,
+    crate::loss::cuda::SOURCE,
+    crate::adamw::cuda::SOURCE,
+    crate::muon::cuda::SOURCE,
+];
+
+/// How a card is opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CudaOptions {
+    /// The card's number, from 0.
+    pub ordinal: usize,
+    /// Where NVIDIA's libraries are looked for.
+    pub libraries: LibraryPaths,
+    /// Where compiled kernels and chosen algorithms are kept; `None`: nowhere.
+    pub cache_dir: Option<PathBuf>,
+    /// Whether f32 products may round their operands to TF32, which has f32's range and 10 bits after the point.
+    pub tf32: bool,
+}
+
+/// An element type that kernels are compiled for.
+pub trait CudaElement: Element {
+    /// The compiler's option that names it.
+    #[doc(hidden)]
+    const DEFINE: &'static str;
+    /// Whether it is f32.
+    #[doc(hidden)]
+    const IS_F32: bool = size_of::<Self>() == 4;
+}
+impl CudaElement for f32 {
+    const DEFINE: &'static str = "-DELEMENT_F32";
+}
+impl CudaElement for Bf16 {
+    const DEFINE: &'static str = "-DELEMENT_BF16";
+}
+impl CudaElement for F16 {
+    const DEFINE: &'static str = "-DELEMENT_F16";
+}
+
+/// An NVIDIA GPU, with activations of element type `E`.
+pub struct Cuda<E> {
+    pub(crate) context: Arc<Context>,
+    matmul: Matmul,
+    peak_flops: OnceLock<f64>,
+    element: PhantomData<E>,
+}
+
+/// Memory of a GPU. It begins on a boundary of 256 bytes.
+pub struct CudaBuf<T> {
+    pointer: u64,
+    len: usize,
+    context: Arc<Context>,
+    element: PhantomData<T>,
+}
+
+impl<E: CudaElement> Cuda<E> {
+    /// Opens a card.
+    ///
+    /// # Errors
+    /// [`CudaError`], where libraries or a card are missing or too old.
+    pub fn open(options: &CudaOptions) -> Result<Self, CudaError> {
+        let context = Arc::new(Context::open(options, SOURCES, &[E::DEFINE.into()])?);
+        let matmul = Matmul::new(&context, options.tf32);
+        Ok(Cuda { context, matmul, peak_flops: OnceLock::new(), element: PhantomData })
+    }
+
+    /// The card's name.
+    pub fn name(&self) -> &str {
+        &self.context.name
+    }
+
+    /// Bytes a second that a copy inside the card's memory reads and writes together, measured.
+    fn measure_copy_bytes(&self) -> f64 {
+        // Many times the second-level cache.
+        const BYTES: usize = 1 << 30;
+        let (from, to) = (self.zeros::<u32>(BYTES / 4), self.zeros::<u32>(BYTES / 4));
+        let copy = || self.launch("copy", Shape::each(BYTES / 16), arguments![to, from, BYTES / 16]);
+        copy();
+        let seconds = (0..5).map(|_| self.context.time(copy)).fold(f64::INFINITY, f64::min);
+        2.0 * BYTES as f64 / seconds
+    }
+
+    /// The element type of matrices.
+    pub(crate) const KIND: Kind = match (E::IS_F32, E::NAME.as_bytes()[0]) {
+        (true, _) => Kind::F32,
+        (false, b'b') => Kind::Bf16,
+        (false, _) => Kind::F16,
+    };
+
+    pub(crate) fn launch(&self, kernel: &str, shape: Shape, arguments: &[u64]) {
+        self.context.launch(kernel, shape, arguments);
+    }
+
+    /// Starts a kernel that was compiled for one head size; 0 for any.
+    pub(crate) fn launch_for_head(&self, kernel: &str, head_size: usize, shape: Shape, arguments: &[u64]) {
+        let load = || {
+            let sources = crate::attention::cuda::sources(head_size, E::IS_F32);
+            self.context.load(sources, &crate::attention::cuda::head_defines(E::DEFINE, head_size))
+        };
+        self.context.launch_variant(kernel, head_size, load, shape, arguments);
+    }
+
+    /// Runs a product; false where cuBLASLt has no algorithm for it.
+    #[must_use]
+    pub(crate) fn try_product(&self, product: Product, operands: Operands) -> bool {
+        self.matmul.run(&self.context, product, operands)
+    }
+
+    /// Runs a product without an epilogue.
+    pub(crate) fn product(&self, product: Product, operands: Operands) {
+        self.matmul.plain(&self.context, product, operands);
+    }
+
+    fn measure_peak_flops(&self) -> f64 {
+        // Large enough for every processor, small enough for any card.
+        let n = if E::IS_F32 { 4096 } else { 8192 };
+        let random = |seed: u32| {
+            let buffer = self.zeros::<E>(n * n);
+            self.launch("fill_random", Shape::each(n * n), arguments![buffer, n * n, seed]);
+            buffer
+        };
+        let (a, b, d) = (random(1), random(2), self.zeros::<E>(n * n));
+        let product = Product {
+            m: n,
+            n,
+            k: n,
+            transpose_a: true,
+            transpose_b: false,
+            operands: Self::KIND,
+            output: Self::KIND,
+            accumulate: false,
+            epilogue: Epilogue::None,
+        };
+        let operands = Operands { d: d.pointer(), c: 0, a: a.pointer(), b: b.pointer(), bias: 0, aux: 0 };
+        let run = || self.product(product, operands);
+        run();
+        let mut seconds: Vec<f64> = (0..10).map(|_| self.context.time(run)).collect();
+        seconds.sort_by(f64::total_cmp);
+        2.0 * (n as f64).powi(3) / seconds[seconds.len() / 2]
+    }
+}
+
+impl<T> CudaBuf<T> {
+    /// Its address on the card.
+    pub(crate) fn pointer(&self) -> u64 {
+        self.pointer
+    }
+}
+
+impl<T> Argument for CudaBuf<T> {
+    fn word(&self) -> u64 {
+        self.pointer
+    }
+}
+impl<T> Argument for &CudaBuf<T> {
+    fn word(&self) -> u64 {
+        self.pointer
+    }
+}
+impl<T> Argument for &mut CudaBuf<T> {
+    fn word(&self) -> u64 {
+        self.pointer
+    }
+}
+
+impl<T: Scalar> Buffer for CudaBuf<T> {
+    fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl<T> Drop for CudaBuf<T> {
+    fn drop(&mut self) {
+        self.context.free(self.pointer);
+    }
+}
+
+impl<E: CudaElement> Device for Cuda<E> {
+    type Element = E;
+    type Buffer<T: Scalar> = CudaBuf<T>;
+
+    fn zeros<T: Scalar>(&self, len: usize) -> CudaBuf<T> {
+        let bytes = len * size_of::<T>();
+        let pointer = self.context.allocate(bytes);
+        self.context.clear(pointer, bytes);
+        CudaBuf { pointer, len, context: self.context.clone(), element: PhantomData }
+    }
+
+    fn write<T: Scalar>(&self, dst: &mut CudaBuf<T>, src: &[T]) {
+        assert!(src.len() <= dst.len, "{} elements into a buffer of {}", src.len(), dst.len);
+        self.context.write(dst.pointer, bytemuck::cast_slice(src));
+    }
+
+    fn read<T: Scalar>(&self, dst: &mut [T], src: &CudaBuf<T>) {
+        assert!(dst.len() <= src.len, "{} elements from a buffer of {}", dst.len(), src.len);
+        self.context.read(bytemuck::cast_slice_mut(dst), src.pointer);
+    }
+
+    fn clear<T: Scalar>(&self, dst: &mut CudaBuf<T>) {
+        self.context.clear(dst.pointer, dst.len * size_of::<T>());
+    }
+
+    fn num_threads(&self) -> usize {
+        self.context.num_processors
+    }
+
+    fn describe(&self) -> String {
+        let (major, minor) = self.context.capability;
+        let gibibytes = self.context.memory().1 as f64 / f64::from(1 << 30);
+        format!("CUDA, {}, {gibibytes:.0} GiB, compute capability {major}.{minor}, {}", self.context.name, E::NAME)
+    }
+
+    fn peak_flops(&self) -> f64 {
+        *self.peak_flops.get_or_init(|| self.measure_peak_flops())
+    }
+
+    fn peak_bytes(&self) -> f64 {
+        self.measure_copy_bytes()
+    }
+
+    fn synchronize(&self) {
+        self.context.synchronize();
+    }
+
+    fn free_bytes(&self) -> Option<usize> {
+        Some(self.context.memory().0)
+    }
+}
+
+/// Where tests look for libraries: the usual places, and EYAS_CUDA_PATH.
+#[cfg(test)]
+pub(crate) fn test_paths() -> LibraryPaths {
+    let given = std::env::var_os("EYAS_CUDA_PATH").map(|path| std::env::split_paths(&path).collect());
+    LibraryPaths::usual(given.unwrap_or_default(), std::env::var_os("PATH").as_deref())
+}
+
+/// The first card, for tests; the reason where there is none.
+#[cfg(test)]
+pub(crate) fn test_device<E: CudaElement>() -> Result<Cuda<E>, CudaError> {
+    // Kernels are kept between tests, each of which opens the card for itself.
+    Cuda::open(&CudaOptions { libraries: test_paths(), cache_dir: Some(test_cache()), ..CudaOptions::default() })
+}
+
+#[cfg(test)]
+pub(crate) fn test_cache() -> PathBuf {
+    std::env::temp_dir().join("eyas-test-kernels")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+// What every kernel shares: the element type of activations, conversions, reductions, dropout. No CUDA header is needed.
+//
+// A file is compiled once for each element type, with one of ELEMENT_F32, ELEMENT_BF16, ELEMENT_F16 defined. Arithmetic
+// is f32 whatever the element type; E is only how activations lie in memory.
+
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#if defined(ELEMENT_BF16)
+struct alignas(2) E {
+    u16 bits;
+};
+__device__ __forceinline__ float to_f32(E x) { return __uint_as_float((u32)x.bits << 16); }
+__device__ __forceinline__ E from_f32(float x) {
+    E out;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(out.bits) : "f"(x));
+    return out;
+}
+// Two elements in a word, the first in its low half.
+__device__ __forceinline__ u32 pack2(float first, float second) {
+    u32 out;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(second), "f"(first));
+    return out;
+}
+#elif defined(ELEMENT_F16)
+struct alignas(2) E {
+    u16 bits;
+};
+__device__ __forceinline__ float to_f32(E x) {
+    float out;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(out) : "h"(x.bits));
+    return out;
+}
+__device__ __forceinline__ E from_f32(float x) {
+    E out;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(out.bits) : "f"(x));
+    return out;
+}
+__device__ __forceinline__ u32 pack2(float first, float second) {
+    u32 out;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(second), "f"(first));
+    return out;
+}
+#else
+typedef float E;
+__device__ __forceinline__ float to_f32(E x) { return x; }
+__device__ __forceinline__ E from_f32(float x) { return x; }
+#endif
+
+// Elements of a 16-byte access.
+constexpr int VEC = 16 / sizeof(E);
+struct alignas(16) Vec {
+    E x[VEC];
+};
+
+struct alignas(16) Four {
+    float x[4];
+};
+
+// VEC floats that begin on a boundary of 16 bytes, 16 bytes at a time.
+__device__ __forceinline__ void load_floats(float (&out)[VEC], const float* from) {
+#pragma unroll
+    for (int i = 0; i < VEC / 4; ++i) {
+        const Four part = *(const Four*)(from + 4 * i);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) out[4 * i + j] = part.x[j];
+    }
+}
+
+// Whether rows of `n` elements can be read 16 bytes at a time; the buffers themselves begin on 256-byte boundaries.
+__device__ __forceinline__ bool is_vectorizable(int n) { return n % VEC == 0; }
+
+constexpr u32 FULL_WARP = 0xffffffffu;
+
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+    for (int lane = 16; lane > 0; lane >>= 1) x += __shfl_xor_sync(FULL_WARP, x, lane);
+    return x;
+}
+
+__device__ __forceinline__ float warp_max(float x) {
+#pragma unroll
+    for (int lane = 16; lane > 0; lane >>= 1) x = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, lane));
+    return x;
+}
+
+// The sum over a block, in every thread. `shared` has 32 floats; blocks are whole warps.
+__device__ __forceinline__ float block_sum(float x, float* shared) {
+    x = warp_sum(x);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
+    __syncthreads();
+    x = threadIdx.x % 32 < blockDim.x / 32 ? shared[threadIdx.x % 32] : 0.0f;
+    return warp_sum(x);
+}
+
+// The maximum over a block, in every thread; as block_sum.
+__device__ __forceinline__ float block_max(float x, float* shared) {
+    x = warp_max(x);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
+    __syncthreads();
+    x = threadIdx.x % 32 < blockDim.x / 32 ? shared[threadIdx.x % 32] : -__int_as_float(0x7f800000);
+    return warp_max(x);
+}
+
+// The hash of ops::random: 32 uniform bits of `index` under `key`.
+__device__ __forceinline__ u32 mix(u64 key, u32 index) {
+    u32 x = index * 0x9e3779b1u ^ (u32)key;
+    x ^= x >> 16;
+    x *= 0x7feb352du;
+    x ^= x >> 15;
+    x = x * 0x846ca68bu ^ (u32)(key >> 32);
+    x ^= x >> 16;
+    x *= 0x7feb352du;
+    x ^= x >> 15;
+    return x;
+}
+
+// SplitMix64's finalizer.
+__device__ __forceinline__ u64 finalize(u64 x) {
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+    return x ^ (x >> 31);
+}
+
+// The key of a slice of a dropout site, such as one head: Dropout::slice.
+__device__ __forceinline__ u64 slice_key(u64 key, u64 slice) { return finalize(key ^ finalize(slice + 1)); }
+
+// The factor of element `index`: 0 if it is dropped, else `scale`. Nothing is dropped where `threshold` is 0.
+__device__ __forceinline__ float dropout_factor(u64 key, int threshold, float scale, u32 index) {
+    return (int)(mix(key, index) >> 8) < threshold ? 0.0f : scale;
+}

@@ -1,0 +1,203 @@
+// Layer normalization: a warp a row. A row is read from memory once and from the cache after that.
+
+// Calls f(element index in the row, value) on this lane's elements.
+template <int WIDTH, typename F> __device__ __forceinline__ void each_of_row(const E* row, int channels, F f) {
+    for (int c = (threadIdx.x % 32) * WIDTH; c < channels; c += 32 * WIDTH) {
+        if constexpr (WIDTH == VEC) {
+            const Vec v = *(const Vec*)(row + c);
+#pragma unroll
+            for (int j = 0; j < WIDTH; ++j) f(c + j, to_f32(v.x[j]));
+        } else {
+            f(c, to_f32(row[c]));
+        }
+    }
+}
+
+template <int WIDTH>
+__device__ __forceinline__ void forward(E* out, float* mean, float* rstd, const E* x, const float* weight,
+                                        const float* bias, int rows, int channels, float epsilon) {
+    const int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    if (row >= rows) return;
+    x += (u64)row * channels;
+    out += (u64)row * channels;
+    float sum = 0.0f;
+    each_of_row<WIDTH>(x, channels, [&](int, float v) { sum += v; });
+    const float m = warp_sum(sum) / channels;
+    float squares = 0.0f;
+    each_of_row<WIDTH>(x, channels, [&](int, float v) { squares += (v - m) * (v - m); });
+    const float r = 1.0f / sqrtf(warp_sum(squares) / channels + epsilon);
+    for (int c = (threadIdx.x % 32) * WIDTH; c < channels; c += 32 * WIDTH) {
+        if constexpr (WIDTH == VEC) {
+            Vec v = *(const Vec*)(x + c);
+            float w[VEC], b[VEC];
+            load_floats(w, weight + c);
+            load_floats(b, bias + c);
+#pragma unroll
+            for (int j = 0; j < WIDTH; ++j) v.x[j] = from_f32((to_f32(v.x[j]) - m) * r * w[j] + b[j]);
+            *(Vec*)(out + c) = v;
+        } else {
+            out[c] = from_f32((to_f32(x[c]) - m) * r * weight[c] + bias[c]);
+        }
+    }
+    if (threadIdx.x % 32 == 0) {
+        mean[row] = m;
+        rstd[row] = r;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    layernorm_forward(E* out, float* mean, float* rstd, const E* x, const float* weight, const float* bias, int rows,
+                      int channels, float epsilon) {
+    if (is_vectorizable(channels)) forward<VEC>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
+    else forward<1>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
+}
+
+// dx of one row: dx += rstd (g - mean(g) - n mean(g n)), g = dout weight. g is rounded the same way wherever it is used: where
+// it cancels, as in a row of one channel, rstd is as large as 316 and would show the difference.
+template <int WIDTH>
+__device__ __forceinline__ void backward_of_row(E* dx, const E* dout, const E* x, const float* weight, float m, float r,
+                                                int channels) {
+    float sum = 0.0f, inner = 0.0f;
+    for (int c = (threadIdx.x % 32) * WIDTH; c < channels; c += 32 * WIDTH) {
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) {
+            const float g = __fmul_rn(to_f32(dout[c + j]), weight[c + j]);
+            sum += g;
+            inner += g * (to_f32(x[c + j]) - m) * r;
+        }
+    }
+    sum = warp_sum(sum) / channels;
+    inner = warp_sum(inner) / channels;
+    for (int c = (threadIdx.x % 32) * WIDTH; c < channels; c += 32 * WIDTH) {
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) {
+            const float g = __fmul_rn(to_f32(dout[c + j]), weight[c + j]), n = (to_f32(x[c + j]) - m) * r;
+            dx[c + j] = from_f32(to_f32(dx[c + j]) + r * (g - sum - n * inner));
+        }
+    }
+}
+
+// Any number of channels: dx alone. The parameters' gradients follow in `layernorm_parameters`, from another reading.
+extern "C" __global__ void __launch_bounds__(256)
+    layernorm_backward_any(E* dx, const E* dout, const float* mean, const float* rstd, const E* x, const float* weight,
+                           int rows, int channels) {
+    const int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    if (row >= rows) return;
+    const u64 at = (u64)row * channels;
+    backward_of_row<1>(dx + at, dout + at, x + at, weight, mean[row], rstd[row], channels);
+}
+
+// partial (chunks, 2, C): sums of dout n and of dout over the `chunk_rows` rows of a chunk, a thread a channel.
+extern "C" __global__ void layernorm_parameters(float* partial, const E* dout, const float* mean, const float* rstd,
+                                                const E* x, int rows, int channels, int chunk_rows) {
+    const int c = blockIdx.x * blockDim.x + threadIdx.x;
+    if (c >= channels) return;
+    float dweight = 0.0f, dbias = 0.0f;
+    for (int row = blockIdx.y * chunk_rows; row < min(rows, (int)(blockIdx.y + 1) * chunk_rows); ++row) {
+        const u64 at = (u64)row * channels + c;
+        const float d = to_f32(dout[at]);
+        dweight += d * (to_f32(x[at]) - mean[row]) * rstd[row];
+        dbias += d;
+    }
+    partial[(u64)blockIdx.y * 2 * channels + c] = dweight;
+    partial[((u64)blockIdx.y * 2 + 1) * channels + c] = dbias;
+}
+
+// Everything in one reading, for C = 32 VEC COUNT at most: a lane keeps the parameters' gradients of its channels in
+// registers over all rows of its warp; a block adds up its eight warps in order. Dynamic shared memory: 8 C floats.
+template <int COUNT>
+__device__ __forceinline__ void backward(E* dx, float* partial, const E* dout, const float* mean, const float* rstd,
+                                         const E* x, const float* weight, int rows, int channels, float* shared) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    float dweight[COUNT][VEC] = {}, dbias[COUNT][VEC] = {};
+    for (int row = blockIdx.x * 8 + warp; row < rows; row += gridDim.x * 8) {
+        const u64 at = (u64)row * channels;
+        const float m = mean[row], r = rstd[row];
+        Vec d[COUNT], n[COUNT], old[COUNT];
+        float sum = 0.0f, inner = 0.0f;
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) {
+            const int c = (i * 32 + lane) * VEC;
+            if (c >= channels) continue;
+            d[i] = *(const Vec*)(dout + at + c);
+            n[i] = *(const Vec*)(x + at + c);
+            old[i] = *(const Vec*)(dx + at + c);
+        }
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) {
+            const int c = (i * 32 + lane) * VEC;
+            if (c >= channels) continue;
+            float w[VEC];
+            load_floats(w, weight + c);
+#pragma unroll
+            for (int j = 0; j < VEC; ++j) {
+                const float grad = to_f32(d[i].x[j]), normed = (to_f32(n[i].x[j]) - m) * r;
+                dweight[i][j] += grad * normed;
+                dbias[i][j] += grad;
+                const float g = __fmul_rn(grad, w[j]);
+                sum += g;
+                inner += g * normed;
+            }
+        }
+        sum = warp_sum(sum) / channels;
+        inner = warp_sum(inner) / channels;
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) {
+            const int c = (i * 32 + lane) * VEC;
+            if (c >= channels) continue;
+            float w[VEC];
+            load_floats(w, weight + c);
+#pragma unroll
+            for (int j = 0; j < VEC; ++j) {
+                const float g = __fmul_rn(to_f32(d[i].x[j]), w[j]), normed = (to_f32(n[i].x[j]) - m) * r;
+                old[i].x[j] = from_f32(to_f32(old[i].x[j]) + r * (g - sum - normed * inner));
+            }
+            *(Vec*)(dx + at + c) = old[i];
+        }
+    }
+    // First dweight, then dbias, through the same shared memory.
+#pragma unroll
+    for (int which = 0; which < 2; ++which) {
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) {
+            const int c = (i * 32 + lane) * VEC;
+            if (c >= channels) continue;
+#pragma unroll
+            for (int j = 0; j < VEC; ++j) shared[warp * channels + c + j] = which == 0 ? dweight[i][j] : dbias[i][j];
+        }
+        __syncthreads();
+        for (int c = threadIdx.x; c < channels; c += 256) {
+            float total = 0.0f;
+#pragma unroll
+            for (int w = 0; w < 8; ++w) total += shared[w * channels + c];
+            partial[((u64)blockIdx.x * 2 + which) * channels + c] = total;
+        }
+    }
+}
+
+// Blocks of 256 threads, any number of them; partial (blocks, 2, C).
+extern "C" __global__ void __launch_bounds__(256)
+    layernorm_backward_1(E* dx, float* partial, const E* dout, const float* mean, const float* rstd, const E* x,
+                         const float* weight, int rows, int channels) {
+    extern __shared__ float shared[];
+    backward<1>(dx, partial, dout, mean, rstd, x, weight, rows, channels, shared);
+}
+extern "C" __global__ void __launch_bounds__(256)
+    layernorm_backward_2(E* dx, float* partial, const E* dout, const float* mean, const float* rstd, const E* x,
+                         const float* weight, int rows, int channels) {
+    extern __shared__ float shared[];
+    backward<2>(dx, partial, dout, mean, rstd, x, weight, rows, channels, shared);
+}
+extern "C" __global__ void __launch_bounds__(256)
+    layernorm_backward_3(E* dx, float* partial, const E* dout, const float* mean, const float* rstd, const E* x,
+                         const float* weight, int rows, int channels) {
+    extern __shared__ float shared[];
+    backward<3>(dx, partial, dout, mean, rstd, x, weight, rows, channels, shared);
+}
+extern "C" __global__ void __launch_bounds__(256)
+    layernorm_backward_4(E* dx, float* partial, const E* dout, const float* mean, const float* rstd, const E* x,
+                         const float* weight, int rows, int channels) {
+    extern __shared__ float shared[];
+    backward<4>(dx, partial, dout, mean, rstd, x, weight, rows, channels, shared);
+}

@@ -1,0 +1,328 @@
+//! Linear layers on a GPU: products of cuBLASLt, with bias, GELU and residual fused into them where it can.
+//!
+//! Row-major matrices are their transposes to cuBLASLt (see `cuda/matmul.rs`), so a forward product is out^T = W^T x^T: m
+//! is the number of outputs and n that of rows. What the library has no fused form of, a kernel does after the product.
+
+use super::{Linear, LinearDims, Storage, Use};
+use crate::cuda::{CudaBuf, CudaElement, Epilogue, Kind, Operands, Product, Shape, Source, arguments};
+use crate::{Buffer, Cuda, Device, Dropout};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub(crate) const SOURCE: Source = Source {
+    name: "linear",
+    files: &[include_str!("cuda.cu")],
+    kernels: &[
+        "convert",
+        "copy",
+        "fill_random",
+        "add_bias",
+        "add_bias_gelu",
+        "residual_dropout",
+        "dropout_backward",
+        "gelu_backward",
+        "column_sums",
+        "column_sums_scalar",
+        "sum_partials",
+    ],
+};
+
+/// A compute copy: the matrix as it is stored, in the device's element type, and the bias likewise.
+pub struct CudaWeights<E> {
+    copy: CudaBuf<E>,
+    inputs: usize,
+    outputs: usize,
+    storage: Storage,
+    /// cuBLASLt adds a bias of the output's type only. Made again at the first use after the weights changed.
+    bias: CudaBuf<E>,
+    is_bias_stale: AtomicBool,
+}
+
+impl<E> CudaWeights<E> {
+    /// The address of the matrix.
+    pub(crate) fn matrix(&self) -> u64 {
+        self.copy.pointer()
+    }
+}
+
+/// A layer's forward product in cuBLASLt's terms.
+fn forward<E: CudaElement>(weights: &CudaWeights<E>, dims: LinearDims, epilogue: Epilogue, add: bool) -> Product {
+    Product {
+        m: dims.outputs,
+        n: dims.rows,
+        k: dims.inputs,
+        transpose_a: weights.storage == Storage::OutputsInputs,
+        transpose_b: false,
+        operands: Cuda::<E>::KIND,
+        output: Cuda::<E>::KIND,
+        accumulate: add,
+        epilogue,
+    }
+}
+
+impl<E: CudaElement> Cuda<E> {
+    /// dW += x^T dout and dx = dout W^T, the latter with an epilogue; false if that epilogue is not to be had, with dx
+    /// plain instead.
+    fn products_backward(
+        &self,
+        dx: &mut CudaBuf<E>,
+        dweights: &mut CudaBuf<f32>,
+        dout: &CudaBuf<E>,
+        x: &CudaBuf<E>,
+        pre: Option<&CudaBuf<E>>,
+        weights: &CudaWeights<E>,
+        dims: LinearDims,
+    ) -> bool {
+        let LinearDims { rows, inputs, outputs } = dims;
+        let of_x = Product {
+            m: inputs,
+            n: rows,
+            k: outputs,
+            transpose_a: weights.storage == Storage::InputsOutputs,
+            transpose_b: false,
+            operands: Self::KIND,
+            output: Self::KIND,
+            accumulate: false,
+            epilogue: Epilogue::None,
+        };
+        let (a, b) = (weights.copy.pointer(), dout.pointer());
+        let operands = Operands { d: dx.pointer(), c: 0, a, b, bias: 0, aux: pre.map_or(0, CudaBuf::pointer) };
+        let fused = Product { epilogue: Epilogue::GeluBackward, ..of_x };
+        let is_fused = pre.is_some() && !E::IS_F32 && self.try_product(fused, operands);
+        if !is_fused {
+            self.product(of_x, operands);
+        }
+        self.weights_backward(dweights, dout, x, weights.storage, dims);
+        is_fused
+    }
+
+    /// dW += x^T dout, as the master is stored.
+    pub(crate) fn weights_backward(
+        &self,
+        dweights: &mut CudaBuf<f32>,
+        dout: &CudaBuf<E>,
+        x: &CudaBuf<E>,
+        storage: Storage,
+        dims: LinearDims,
+    ) {
+        self.weights_backward_at(dweights.pointer(), dout.pointer(), x.pointer(), storage, dims);
+    }
+
+    /// The same by address.
+    pub(crate) fn weights_backward_at(&self, dweights: u64, dout: u64, x: u64, storage: Storage, dims: LinearDims) {
+        let LinearDims { rows, inputs, outputs } = dims;
+        // Column-major, a gradient (inputs, outputs) is dout^T x, and one of (outputs, inputs) is x^T dout.
+        let (m, n, a, b) = match storage {
+            Storage::InputsOutputs => (outputs, inputs, dout, x),
+            Storage::OutputsInputs => (inputs, outputs, x, dout),
+        };
+        let product = Product {
+            m,
+            n,
+            k: rows,
+            transpose_a: false,
+            transpose_b: true,
+            operands: Self::KIND,
+            output: Kind::F32,
+            accumulate: true,
+            epilogue: Epilogue::None,
+        };
+        self.product(product, Operands { d: dweights, c: dweights, a, b, bias: 0, aux: 0 });
+    }
+
+    /// The bias in the type that cuBLASLt wants; f32 is what it is.
+    fn bias(&self, weights: &CudaWeights<E>, bias: &CudaBuf<f32>) -> u64 {
+        if E::IS_F32 {
+            return bias.pointer();
+        }
+        // A change of the bias comes with a call of `pack`.
+        if weights.is_bias_stale.swap(false, Ordering::Relaxed) {
+            self.convert(&weights.bias, bias, weights.outputs);
+        }
+        weights.bias.pointer()
+    }
+
+    fn convert(&self, out: &CudaBuf<E>, master: &CudaBuf<f32>, len: usize) {
+        self.launch("convert", vectors::<E>(len), arguments![out, master, len]);
+    }
+
+    /// Adds the sum over the rows of `x` (rows, cols) to `out` (cols).
+    pub(crate) fn add_column_sums(&self, out: &mut CudaBuf<f32>, x: &CudaBuf<E>, rows: usize, cols: usize) {
+        let chunk_rows = chunk_rows(rows);
+        let chunks = rows.div_ceil(chunk_rows);
+        let scratch = self.context.scratch(4 * chunks * cols);
+        let partial = scratch.at(0);
+        let width = if cols.is_multiple_of(16 / size_of::<E>()) { 16 / size_of::<E>() } else { 1 };
+        let kernel = if width == 1 { "column_sums_scalar" } else { "column_sums" };
+        let shape = Shape::new(cols.div_ceil(32 * width), 256).by(chunks, 1);
+        self.launch(kernel, shape, arguments![partial, x, rows, cols, chunk_rows]);
+        self.sum_partials(out, partial, chunks, cols, cols);
+    }
+
+    /// Adds the sum of `count` rows of f32 at `partial`, which lie `stride` apart, to `out` (cols).
+    pub(crate) fn sum_partials(&self, out: &mut CudaBuf<f32>, partial: u64, count: usize, stride: usize, cols: usize) {
+        let shape = Shape::new(cols.div_ceil(32), 512);
+        self.launch("sum_partials", shape, arguments![out, partial, count, stride, cols]);
+    }
+}
+
+/// One thread for each 16 bytes of `len` elements.
+pub(crate) fn vectors<E>(len: usize) -> Shape {
+    Shape::each(len.div_ceil(16 / size_of::<E>()))
+}
+
+/// Rows that one block sums up: by shape alone, so that sums have the same bits on every card; 128 chunks at most, which
+/// with a few blocks across the columns fill any card.
+fn chunk_rows(rows: usize) -> usize {
+    rows.div_ceil(128).max(32)
+}
+
+/// A dropout's key, threshold and factor, as kernels take them.
+pub(crate) fn of_dropout(dropout: Dropout) -> [u64; 3] {
+    let (key, threshold, scale) = dropout.parts();
+    let [a, b, c] = arguments![key, threshold, scale];
+    [*a, *b, *c]
+}
+
+impl<E: CudaElement> Linear for Cuda<E> {
+    type Weights = CudaWeights<E>;
+
+    fn weights(&self, inputs: usize, outputs: usize, storage: Storage, purpose: Use) -> CudaWeights<E> {
+        assert!(!matches!(purpose, Use::Quantized(_)), "weights of small integers are for the CPU");
+        CudaWeights {
+            copy: self.zeros(inputs * outputs),
+            inputs,
+            outputs,
+            storage,
+            bias: self.zeros(if E::IS_F32 { 0 } else { outputs }),
+            is_bias_stale: AtomicBool::new(true),
+        }
+    }
+
+    fn weights_bytes(&self, inputs: usize, outputs: usize, _: Use) -> usize {
+        size_of::<E>() * (inputs + 1) * outputs
+    }
+
+    fn linear_scratch_bytes(&self, dims: LinearDims) -> usize {
+        4 * dims.rows.div_ceil(chunk_rows(dims.rows)) * dims.outputs
+    }
+
+    fn linear_forward_scratch_bytes(&self, _: LinearDims, _: Use) -> usize {
+        0
+    }
+
+    fn pack(&self, weights: &mut CudaWeights<E>, master: &CudaBuf<f32>) {
+        assert_eq!(master.len(), weights.inputs * weights.outputs, "a master of the copy's shape");
+        self.convert(&weights.copy, master, master.len());
+        weights.is_bias_stale.store(true, Ordering::Relaxed);
+    }
+
+    fn linear_forward(
+        &self,
+        out: &mut CudaBuf<E>,
+        x: &CudaBuf<E>,
+        weights: &CudaWeights<E>,
+        bias: &CudaBuf<f32>,
+        dims: LinearDims,
+    ) {
+        check(weights, dims, x, out);
+        let (a, b, of_bias) = (weights.copy.pointer(), x.pointer(), self.bias(weights, bias));
+        let operands = Operands { d: out.pointer(), c: 0, a, b, bias: of_bias, aux: 0 };
+        if !self.try_product(forward(weights, dims, Epilogue::Bias, false), operands) {
+            self.product(forward(weights, dims, Epilogue::None, false), operands);
+            let len = dims.rows * dims.outputs;
+            self.launch("add_bias", Shape::each(len), arguments![out, bias, len, dims.outputs]);
+        }
+    }
+
+    fn linear_gelu_forward(
+        &self,
+        pre: &mut CudaBuf<E>,
+        out: &mut CudaBuf<E>,
+        x: &CudaBuf<E>,
+        weights: &CudaWeights<E>,
+        bias: &CudaBuf<f32>,
+        dims: LinearDims,
+    ) {
+        check(weights, dims, x, out);
+        let (a, b, of_bias) = (weights.copy.pointer(), x.pointer(), self.bias(weights, bias));
+        let operands = Operands { d: out.pointer(), c: 0, a, b, bias: of_bias, aux: pre.pointer() };
+        // The library's GELU of f32 is not held to f32's precision.
+        if E::IS_F32 || !self.try_product(forward(weights, dims, Epilogue::BiasGelu, false), operands) {
+            let plain = Operands { d: pre.pointer(), ..operands };
+            self.product(forward(weights, dims, Epilogue::None, false), plain);
+            let len = dims.rows * dims.outputs;
+            self.launch("add_bias_gelu", Shape::each(len), arguments![out, pre, bias, len, dims.outputs]);
+        }
+    }
+
+    fn linear_residual_forward(
+        &self,
+        out: &mut CudaBuf<E>,
+        residual: &CudaBuf<E>,
+        x: &CudaBuf<E>,
+        weights: &CudaWeights<E>,
+        bias: &CudaBuf<f32>,
+        dropout: Dropout,
+        dims: LinearDims,
+    ) {
+        check(weights, dims, x, out);
+        let (a, b, of_bias) = (weights.copy.pointer(), x.pointer(), self.bias(weights, bias));
+        let operands = Operands { d: out.pointer(), c: residual.pointer(), a, b, bias: of_bias, aux: 0 };
+        // Without dropout the residual is what the product is added to.
+        if !dropout.is_active() && self.try_product(forward(weights, dims, Epilogue::Bias, true), operands) {
+            return;
+        }
+        self.linear_forward(out, x, weights, bias, dims);
+        let len = dims.rows * dims.outputs;
+        let [key, threshold, scale] = of_dropout(dropout);
+        let shape = vectors::<E>(len);
+        self.launch("residual_dropout", shape, arguments![out, residual, len, key, threshold, scale]);
+    }
+
+    fn linear_backward(
+        &self,
+        dx: &mut CudaBuf<E>,
+        dweights: &mut CudaBuf<f32>,
+        dbias: &mut CudaBuf<f32>,
+        dout: &CudaBuf<E>,
+        x: &CudaBuf<E>,
+        weights: &CudaWeights<E>,
+        dims: LinearDims,
+    ) {
+        check(weights, dims, x, dout);
+        self.products_backward(dx, dweights, dout, x, None, weights, dims);
+        self.add_column_sums(dbias, dout, dims.rows, dims.outputs);
+    }
+
+    fn linear_gelu_backward(
+        &self,
+        dpre: &mut CudaBuf<E>,
+        dweights: &mut CudaBuf<f32>,
+        dbias: &mut CudaBuf<f32>,
+        dout: &CudaBuf<E>,
+        pre: &CudaBuf<E>,
+        x: &CudaBuf<E>,
+        weights: &CudaWeights<E>,
+        dims: LinearDims,
+    ) {
+        check(weights, dims, x, dout);
+        if !self.products_backward(dpre, dweights, dout, x, Some(pre), weights, dims) {
+            let len = dims.rows * dims.inputs;
+            self.launch("gelu_backward", vectors::<E>(len), arguments![dpre, pre, len]);
+        }
+        self.add_column_sums(dbias, dout, dims.rows, dims.outputs);
+    }
+
+    fn dropout_backward(&self, out: &mut CudaBuf<E>, dout: &CudaBuf<E>, dropout: Dropout, dims: LinearDims) {
+        let len = dims.rows * dims.outputs;
+        let [key, threshold, scale] = of_dropout(dropout);
+        self.launch("dropout_backward", vectors::<E>(len), arguments![out, dout, len, key, threshold, scale]);
+    }
+}
+
+/// Asserts that buffers hold what the shapes say: `x` (rows, C) and `out` (rows, OC).
+fn check<E: CudaElement>(weights: &CudaWeights<E>, dims: LinearDims, x: &CudaBuf<E>, out: &CudaBuf<E>) {
+    let LinearDims { rows, inputs, outputs } = dims;
+    assert_eq!((weights.inputs, weights.outputs), (inputs, outputs), "weights of the layer's shape");
+    assert!(x.len() >= rows * inputs && out.len() >= rows * outputs, "buffers smaller than {dims:?}");
+}

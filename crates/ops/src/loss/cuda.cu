@@ -1,0 +1,143 @@
+// Cross-entropy over rows of logits: a block a row. The exponentials of a row are computed twice instead of stored.
+
+constexpr u32 IGNORE = 0xffffffffu;
+
+// The maximum of a row so far, and the sum of exp(logit - maximum).
+struct Running {
+    float max, sum;
+};
+
+__device__ __forceinline__ float exponential(float x) {
+#if defined(ELEMENT_F32)
+    return expf(x);
+#else
+    return exp2f(x * 1.4426950408889634f); // log2(e)
+#endif
+}
+
+__device__ __forceinline__ void join(Running& a, float max, float sum) {
+    const float top = fmaxf(a.max, max);
+    // A lane that has seen nothing has a maximum of -infinity and a sum of 0: no difference of infinities is taken.
+    a.sum = (a.sum == 0.0f ? 0.0f : a.sum * expf(a.max - top)) + (sum == 0.0f ? 0.0f : sum * expf(max - top));
+    a.max = top;
+}
+
+// Joins all threads of a block; every thread gets the result. `shared` has 64 floats.
+__device__ __forceinline__ Running join_block(Running r, float* shared) {
+#pragma unroll
+    for (int lane = 16; lane > 0; lane >>= 1) {
+        const float max = __shfl_xor_sync(FULL_WARP, r.max, lane), sum = __shfl_xor_sync(FULL_WARP, r.sum, lane);
+        join(r, max, sum);
+    }
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
+    __syncthreads();
+    if (lane == 0) {
+        shared[warp] = r.max;
+        shared[32 + warp] = r.sum;
+    }
+    __syncthreads();
+    r.max = lane < warps ? shared[lane] : -__int_as_float(0x7f800000);
+    r.sum = lane < warps ? shared[32 + lane] : 0.0f;
+#pragma unroll
+    for (int other = 16; other > 0; other >>= 1) {
+        const float max = __shfl_xor_sync(FULL_WARP, r.max, other), sum = __shfl_xor_sync(FULL_WARP, r.sum, other);
+        join(r, max, sum);
+    }
+    return r;
+}
+
+// Turns a row of logits (V) into its gradient, in place, and sets its loss.
+template <int WIDTH>
+__device__ __forceinline__ void backward(E* logits, float* losses, const u32* targets, const float* weights, int vocab,
+                                         float* shared) {
+    const u64 row = blockIdx.x;
+    logits += row * vocab;
+    const u32 target = targets[row];
+    const int start = threadIdx.x * WIDTH, stride = blockDim.x * WIDTH;
+    if (target == IGNORE) {
+        for (int v = start; v < vocab; v += stride)
+#pragma unroll
+            for (int j = 0; j < WIDTH; ++j) logits[v + j] = from_f32(0.0f);
+        if (threadIdx.x == 0) losses[row] = 0.0f;
+        return;
+    }
+    Running r = {-__int_as_float(0x7f800000), 0.0f};
+    for (int v = start; v < vocab; v += stride) {
+        if constexpr (WIDTH == VEC) {
+            const Vec x = *(const Vec*)(logits + v);
+            float top = to_f32(x.x[0]);
+#pragma unroll
+            for (int j = 1; j < VEC; ++j) top = fmaxf(top, to_f32(x.x[j]));
+            // The sum is rescaled only when the maximum rises.
+            if (top > r.max) {
+                r.sum *= expf(r.max - top);
+                r.max = top;
+            }
+#pragma unroll
+            for (int j = 0; j < VEC; ++j) r.sum += exponential(to_f32(x.x[j]) - r.max);
+        } else {
+            join(r, to_f32(logits[v]), 1.0f);
+        }
+    }
+    r = join_block(r, shared);
+    const float logsumexp = r.max + logf(r.sum), weight = weights[row];
+    if (threadIdx.x == 0) losses[row] = logsumexp - to_f32(logits[target]);
+    // The target's logit is read before any thread replaces it.
+    __syncthreads();
+    for (int v = start; v < vocab; v += stride) {
+        if constexpr (WIDTH == VEC) {
+            Vec x = *(const Vec*)(logits + v);
+#pragma unroll
+            for (int j = 0; j < VEC; ++j) {
+                const float p = exponential(to_f32(x.x[j]) - logsumexp);
+                x.x[j] = from_f32(weight * (p - (v + j == (int)target ? 1.0f : 0.0f)));
+            }
+            *(Vec*)(logits + v) = x;
+        } else {
+            const float p = exponential(to_f32(logits[v]) - logsumexp);
+            logits[v] = from_f32(weight * (p - (v == (int)target ? 1.0f : 0.0f)));
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(1024)
+    loss_backward(E* logits, float* losses, const u32* targets, const float* weights, int vocab) {
+    __shared__ float shared[64];
+    if (is_vectorizable(vocab)) backward<VEC>(logits, losses, targets, weights, vocab, shared);
+    else backward<1>(logits, losses, targets, weights, vocab, shared);
+}
+
+// Loss and most likely token, the lowest on ties, of each row of f32 logits.
+extern "C" __global__ void __launch_bounds__(1024)
+    loss_forward(float* losses, u32* predictions, const float* logits, const u32* targets, int vocab) {
+    __shared__ float shared[64];
+    __shared__ u32 best[32];
+    const u64 row = blockIdx.x;
+    logits += row * vocab;
+    Running r = {-__int_as_float(0x7f800000), 0.0f};
+    u32 index = 0xffffffffu;
+    for (int v = threadIdx.x; v < vocab; v += blockDim.x) {
+        const float x = logits[v];
+        if (x > r.max || index == 0xffffffffu) index = v;
+        if (x > r.max) {
+            r.sum = (r.sum == 0.0f ? 0.0f : r.sum * expf(r.max - x)) + 1.0f;
+            r.max = x;
+        } else {
+            r.sum += expf(x - r.max);
+        }
+    }
+    const float own = r.max;
+    r = join_block(r, shared);
+    // The lowest index among the threads that have the maximum.
+    if (own != r.max) index = 0xffffffffu;
+#pragma unroll
+    for (int lane = 16; lane > 0; lane >>= 1) index = min(index, __shfl_xor_sync(FULL_WARP, index, lane));
+    if (threadIdx.x % 32 == 0) best[threadIdx.x / 32] = index;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        for (int warp = 1; warp < blockDim.x / 32; ++warp) index = min(index, best[warp]);
+        predictions[row] = index == 0xffffffffu ? 0 : index;
+        const u32 target = targets[row];
+        losses[row] = target == IGNORE ? 0.0f : r.max + logf(r.sum) - logits[target];
+    }
+}

@@ -1,0 +1,116 @@
+//! The loss head on a GPU: blocks of rows, as many as a fixed amount of scratch memory holds logits of.
+//!
+//! In training the logits of a block lie in the device's element type and are turned into their gradient in place; an
+//! evaluation has them in f32.
+
+use super::{Loss, LossDims};
+use crate::cuda::{CudaBuf, CudaElement, Epilogue, Kind, Operands, Product, Shape, Source, arguments};
+use crate::linear::cuda::CudaWeights;
+use crate::{Cuda, LinearDims, Storage};
+
+pub(crate) const SOURCE: Source =
+    Source { name: "loss", files: &[include_str!("cuda.cu")], kernels: &["loss_backward", "loss_forward"] };
+
+/// Bytes of a block's logits at most: 16,384 rows of 50,000 in 16 bits.
+const BLOCK_BYTES: usize = 16_384 * 50_000 * 2;
+
+/// Rows of a block whose logits take `bytes` each: blocks are as equal as whole multiples of 128 rows make them. So each
+/// begins on a boundary of 256 bytes in every buffer, which is what cuBLASLt's choice of algorithms assumes.
+fn block_rows(dims: LossDims, bytes: usize) -> usize {
+    let most = (BLOCK_BYTES / (bytes * dims.vocab_size) / 128 * 128).max(128);
+    let blocks = dims.rows.div_ceil(most).max(1);
+    dims.rows.div_ceil(blocks).next_multiple_of(128).min(dims.rows.max(1))
+}
+
+impl<E: CudaElement> Cuda<E> {
+    /// logits (rows, V) = x W^T of `rows` rows at `x`.
+    fn head_product(&self, logits: u64, kind: Kind, x: u64, head: &CudaWeights<E>, rows: usize, dims: LossDims) {
+        let product = Product {
+            m: dims.vocab_size,
+            n: rows,
+            k: dims.channels,
+            transpose_a: true,
+            transpose_b: false,
+            operands: Self::KIND,
+            output: kind,
+            accumulate: false,
+            epilogue: Epilogue::None,
+        };
+        self.product(product, Operands { d: logits, c: 0, a: head.matrix(), b: x, bias: 0, aux: 0 });
+    }
+}
+
+impl<E: CudaElement> Loss for Cuda<E> {
+    fn loss_scratch_bytes(&self, dims: LossDims) -> usize {
+        // An evaluation's logits are f32.
+        [size_of::<E>(), 4].map(|bytes| bytes * block_rows(dims, bytes) * dims.vocab_size).into_iter().max().unwrap_or(0)
+    }
+
+    fn loss_forward(
+        &self,
+        losses: &mut CudaBuf<f32>,
+        predictions: &mut CudaBuf<u32>,
+        x: &CudaBuf<E>,
+        head: &CudaWeights<E>,
+        targets: &CudaBuf<u32>,
+        dims: LossDims,
+    ) {
+        let most = block_rows(dims, 4);
+        let scratch = self.context.scratch(4 * most * dims.vocab_size);
+        let logits = scratch.at(0);
+        for first in (0..dims.rows).step_by(most) {
+            let rows = most.min(dims.rows - first);
+            let at = |buffer: u64, bytes: usize| buffer + (first * bytes) as u64;
+            let x = at(x.pointer(), size_of::<E>() * dims.channels);
+            self.head_product(logits, Kind::F32, x, head, rows, dims);
+            let (losses, predictions) = (at(losses.pointer(), 4), at(predictions.pointer(), 4));
+            let arguments = arguments![losses, predictions, logits, at(targets.pointer(), 4), dims.vocab_size];
+            self.launch("loss_forward", Shape::new(rows, 1024), arguments);
+        }
+    }
+
+    fn loss_backward(
+        &self,
+        losses: &mut CudaBuf<f32>,
+        dx: &mut CudaBuf<E>,
+        dhead: &mut CudaBuf<f32>,
+        x: &CudaBuf<E>,
+        head: &CudaWeights<E>,
+        targets: &CudaBuf<u32>,
+        weights: &CudaBuf<f32>,
+        dims: LossDims,
+    ) {
+        let LossDims { channels, vocab_size, .. } = dims;
+        let most = block_rows(dims, size_of::<E>());
+        let scratch = self.context.scratch(size_of::<E>() * most * vocab_size);
+        let logits = scratch.at(0);
+        for first in (0..dims.rows).step_by(most) {
+            let rows = most.min(dims.rows - first);
+            let at = |buffer: u64, bytes: usize| buffer + (first * bytes) as u64;
+            let x = at(x.pointer(), size_of::<E>() * channels);
+            self.head_product(logits, Self::KIND, x, head, rows, dims);
+            let (losses, targets) = (at(losses.pointer(), 4), at(targets.pointer(), 4));
+            let arguments = arguments![logits, losses, targets, at(weights.pointer(), 4), vocab_size];
+            self.launch("loss_backward", Shape::new(rows, 1024), arguments);
+            let dx = at(dx.pointer(), size_of::<E>() * channels);
+            let of_x = Product {
+                m: channels,
+                n: rows,
+                k: vocab_size,
+                transpose_a: false,
+                transpose_b: false,
+                operands: Self::KIND,
+                output: Self::KIND,
+                accumulate: false,
+                epilogue: Epilogue::None,
+            };
+            self.product(of_x, Operands { d: dx, c: 0, a: head.matrix(), b: logits, bias: 0, aux: 0 });
+            let layer = LinearDims { rows, inputs: channels, outputs: vocab_size };
+            self.weights_backward_at(dhead.pointer(), logits, x, Storage::OutputsInputs, layer);
+        }
+    }
+
+    fn logits(&self, logits: &mut CudaBuf<f32>, x: &CudaBuf<E>, head: &CudaWeights<E>, dims: LossDims) {
+        self.head_product(logits.pointer(), Kind::F32, x.pointer(), head, dims.rows, dims);
+    }
+}

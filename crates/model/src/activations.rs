@@ -11,6 +11,7 @@ use eyas_ops::{
     Act, AttentionDims, Backend, Buf, Device, EmbeddingDims, LayerNormDims, LinearDims, LossDims, Use,
 };
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Every shape of a step on B rows of T tokens.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +91,8 @@ pub struct Activations<D: Device> {
     pub(crate) losses: Buf<D, f32>,       // (B, T)
     pub(crate) predictions: Buf<D, u32>,  // (B, T)
     pub(crate) gradients: Option<ActivationGradients<D>>,
+    /// Forward without dropout, forward with it, and backward, where the device records them.
+    pub(crate) recordings: [D::Recording; 3],
     pub(crate) host_losses: Vec<f32>,      // (B, T)
     pub(crate) host_predictions: Vec<u32>, // (B, T)
 }
@@ -138,6 +141,7 @@ impl<D: Device> Activations<D> {
             losses: device.zeros(rows),
             predictions: device.zeros(rows),
             gradients: (purpose == Use::Training).then(gradients),
+            recordings: Default::default(),
             host_losses: vec![0.0; rows],
             host_predictions: vec![0; rows],
         }
@@ -146,11 +150,6 @@ impl<D: Device> Activations<D> {
     /// Tokens that fit, B T.
     pub fn capacity(&self) -> usize {
         self.capacity
-    }
-
-    /// Exchanges the losses that the last backward pass left for `kept`, whose place the next pass writes to.
-    pub fn keep_losses(&mut self, kept: &mut KeptLosses<D>) {
-        std::mem::swap(&mut self.losses, &mut kept.losses);
     }
 }
 
@@ -165,10 +164,21 @@ impl<D: Device> KeptLosses<D> {
         KeptLosses { losses: device.zeros(acts.capacity) }
     }
 
+    /// Takes a copy of the losses that the last backward pass left.
+    pub fn keep(&mut self, device: &D, acts: &Activations<D>) {
+        device.copy(&mut self.losses, &acts.losses);
+    }
+
     /// Copies the first `out.len()` losses, in nats.
     pub fn read(&self, device: &D, out: &mut [f32]) {
         device.read(out, &self.losses);
     }
+}
+
+/// A number that no other network or set of gradients of this process has: what a recording knows them by.
+pub(crate) fn new_identity() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// The gradient of every parameter, f32. Backward passes add to it, so that several micro-batches add up.
@@ -178,6 +188,7 @@ pub struct Gradients<D: Device> {
     pub table: Parameters<Buf<D, f32>>,
     /// What the loss was multiplied by before it was differentiated: 1, but for fp16.
     pub loss_scale: f64,
+    pub(crate) identity: u64,
 }
 
 impl<D: Backend> Gradients<D> {
@@ -185,12 +196,12 @@ impl<D: Backend> Gradients<D> {
     pub fn new(gpt: &Gpt<D>) -> Self {
         let device = gpt.device().clone();
         let table = gpt.declarations().map(|declared| device.zeros(declared.len()));
-        Gradients { device, table, loss_scale: 1.0 }
+        Gradients { device, table, loss_scale: 1.0, identity: new_identity() }
     }
 
     /// Sets all to zero: what the first micro-batch of an update begins with.
     pub fn clear(&mut self) {
-        self.table.iter_mut().for_each(|grad| self.device.clear(grad));
+        self.device.clear_all(&mut self.table.iter_mut().collect::<Vec<_>>());
     }
 
     /// The Euclidean norm over all parameters, without the loss scale; not finite if any element is not.

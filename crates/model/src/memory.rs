@@ -84,6 +84,7 @@ impl Buffer for Length {
 impl<E: Element> Device for Meter<E> {
     type Element = E;
     type Buffer<T: Scalar> = Length;
+    type Recording = ();
 
     fn zeros<T: Scalar>(&self, len: usize) -> Length {
         self.bytes.fetch_add(len * size_of::<T>(), Ordering::Relaxed);
@@ -94,6 +95,7 @@ impl<E: Element> Device for Meter<E> {
     fn write<T: Scalar>(&self, _: &mut Length, _: &[T]) {}
     fn read<T: Scalar>(&self, _: &mut [T], _: &Length) {}
     fn clear<T: Scalar>(&self, _: &mut Length) {}
+    fn copy<T: Scalar>(&self, _: &mut Length, _: &Length) {}
 
     fn num_threads(&self) -> usize {
         1

@@ -3,6 +3,7 @@
 //! Owns the one rule that keeps them right: weights change only inside [`Gpt::update`], [`Gpt::init`] and loading, each of
 //! which makes the compute copies again before it returns, so that a stale copy cannot be used.
 
+use crate::activations::new_identity;
 use crate::config::Config;
 use crate::error::Error;
 use crate::files::{WeightFiles, save_model};
@@ -17,6 +18,7 @@ pub struct Gpt<D: Backend> {
     device: Arc<D>,
     config: Config,
     purpose: Use,
+    pub(crate) identity: u64,
     declarations: Parameters<Declaration>,
     pub(crate) weights: Parameters<Buf<D, f32>>,
     pub(crate) matrices: Matrices<D::Weights>,
@@ -54,7 +56,7 @@ impl<D: Backend> Gpt<D> {
         });
         let head = device.weights(config.n_embd, config.vocab_size, Storage::OutputsInputs, purpose);
         let matrices = Matrices { blocks: blocks.collect(), head };
-        let mut gpt = Gpt { device, config, purpose, declarations, weights, matrices };
+        let mut gpt = Gpt { device, config, purpose, identity: new_identity(), declarations, weights, matrices };
         gpt.pack();
         Ok(gpt)
     }

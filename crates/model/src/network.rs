@@ -17,7 +17,7 @@
 
 use crate::activations::{ActivationGradients, Activations, BlockActivations, Dims, Gradients};
 use crate::model::Gpt;
-use crate::parameters::Block;
+use crate::parameters::{Block, Parameters};
 use eyas_ops::{Act, Backend, Buf, Dropout, IGNORE, LinearDims};
 
 /// What an evaluation says of each token.
@@ -46,6 +46,14 @@ impl<D: Backend> Gpt<D> {
     /// are checked when they are read.
     pub fn forward(&self, acts: &mut Activations<D>, inputs: &[u32], time: usize, dropout_key: Option<u64>) {
         let dims = self.begin(acts, inputs, time, dropout_key);
+        let which = usize::from(dropout_key.is_some());
+        let mut recording = std::mem::take(&mut acts.recordings[which]);
+        let signature = self.signature(dims, dropout_key, 0);
+        self.device().replay(&mut recording, signature, dropout_key, || self.queue_forward(acts, dims, dropout_key));
+        acts.recordings[which] = recording;
+    }
+
+    fn queue_forward(&self, acts: &mut Activations<D>, dims: Dims, dropout_key: Option<u64>) {
         let (device, weights) = (&**self.device(), &self.weights);
         let dropout = self.dropout(Site::Embedding, dropout_key);
         device.embedding_forward(
@@ -73,11 +81,25 @@ impl<D: Backend> Gpt<D> {
         targets: &[u32],
         weights: &[f32],
     ) {
-        let device = &**self.device();
         let (dims, dropout_key) = self.begin_head(acts, targets);
         assert_eq!(weights.len(), targets.len(), "one weight for each target");
-        device.write(&mut acts.loss_weights, weights);
-        let grads = &mut grads.table;
+        self.device().write(&mut acts.loss_weights, weights);
+        let mut recording = std::mem::take(&mut acts.recordings[2]);
+        let signature = self.signature(dims, dropout_key, grads.identity);
+        self.device().replay(&mut recording, signature, dropout_key, || {
+            self.queue_backward(acts, &mut grads.table, dims, dropout_key);
+        });
+        acts.recordings[2] = recording;
+    }
+
+    fn queue_backward(
+        &self,
+        acts: &mut Activations<D>,
+        grads: &mut Parameters<Buf<D, f32>>,
+        dims: Dims,
+        dropout_key: Option<u64>,
+    ) {
+        let device = &**self.device();
         let d = acts.gradients.as_mut().expect("activations were allocated for training");
 
         device.loss_backward(
@@ -247,6 +269,17 @@ impl<D: Backend> Gpt<D> {
             &mut ln_f.out, &mut ln_f.mean, &mut ln_f.rstd,
             &acts.stream[last], &weights.weight, &weights.bias, dims.norm,
         );
+    }
+
+    /// A number for everything that the operations of a pass depend on but the dropouts' keys: FNV-1a over it.
+    fn signature(&self, dims: Dims, dropout_key: Option<u64>, gradients: u64) -> u64 {
+        let config = self.config();
+        let probabilities = [config.embd_pdrop, config.attn_pdrop, config.resid_pdrop];
+        let [embd, attn, resid] = probabilities.map(|p| if dropout_key.is_some() { u64::from(p.to_bits()) } else { 0 });
+        let shape = [dims.attention.batch as u64, dims.attention.time as u64];
+        let parts = [self.identity, gradients, shape[0], shape[1], embd, attn, resid];
+        let bytes = parts.iter().flat_map(|part| part.to_le_bytes());
+        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
     }
 
     /// The mask of a site. The probability is the configuration's; the key is the micro-batch's and the site's.

@@ -4,7 +4,7 @@ mod common;
 
 use common::{cpu, gpu, host, relative_error, tiny, tokens};
 use eyas_model::{Activations, Config, Gpt, Gradients, KvCache, Use};
-use eyas_ops::{AdamWStep, Backend, Bf16, CudaElement, F16};
+use eyas_ops::{AdamWStep, AdamWTensor, Backend, Bf16, CudaElement, F16};
 use std::sync::Arc;
 
 /// A network whose heads are those of every GPT-2 (64 channels), which have kernels of their own on a GPU.
@@ -34,14 +34,14 @@ fn learn<D: Backend>(device: Arc<D>) -> Vec<Vec<f32>> {
             beta1: 0.9,
             beta2: 0.999,
             epsilon: 1e-8,
-            weight_decay: 0.1,
             step: 1,
             grad_scale: 1.0,
         };
         gpt.update(|device, weights| {
-            for (weight, grad) in weights.iter_mut().zip(grads.table.iter()) {
+            for (value, grad) in weights.iter_mut().zip(grads.table.iter()) {
                 let [mut m, mut v] = [(); 2].map(|()| device.zeros(eyas_ops::Buffer::len(grad)));
-                device.adamw(weight, &mut m, &mut v, grad, step);
+                let tensor = AdamWTensor { value, m: &mut m, v: &mut v, grad, weight_decay: 0.1 };
+                device.adamw(&mut [tensor], step);
             }
         });
     }

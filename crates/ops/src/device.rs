@@ -28,6 +28,8 @@ pub trait Device: Send + Sync + Sized + 'static {
     type Element: Element;
     /// Memory for `T`.
     type Buffer<T: Scalar>: Buffer;
+    /// Work that can be queued again as a whole; nothing, where an operation is done when it returns.
+    type Recording: Default + Send + Sync;
 
     /// Allocates `len` zeros.
     fn zeros<T: Scalar>(&self, len: usize) -> Self::Buffer<T>;
@@ -35,8 +37,27 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn write<T: Scalar>(&self, dst: &mut Self::Buffer<T>, src: &[T]);
     /// Copies the start of `src` to `dst`. `dst` must not be longer than `src`.
     fn read<T: Scalar>(&self, dst: &mut [T], src: &Self::Buffer<T>);
+    /// Copies all of `src` to the start of `dst`.
+    fn copy<T: Scalar>(&self, dst: &mut Self::Buffer<T>, src: &Self::Buffer<T>);
+    /// Runs `queue`, or what it queued before if the device has recorded that. `signature` names everything that the
+    /// operations depend on, shapes and buffers, but the key of their dropouts, which is `dropout_key`. They must neither
+    /// read from the device nor write to it.
+    fn replay(
+        &self,
+        recording: &mut Self::Recording,
+        signature: u64,
+        dropout_key: Option<u64>,
+        mut queue: impl FnMut(),
+    ) {
+        let _ = (recording, signature, dropout_key);
+        queue();
+    }
     /// Sets all of `dst` to zero.
     fn clear<T: Scalar>(&self, dst: &mut Self::Buffer<T>);
+    /// Sets all of `dsts` to zero.
+    fn clear_all(&self, dsts: &mut [&mut Self::Buffer<f32>]) {
+        dsts.iter_mut().for_each(|dst| self.clear(dst));
+    }
     /// How many threads or execution units results may be spread over; for messages only, never for results.
     fn num_threads(&self) -> usize;
     /// The device and its instruction set in words, for the log.

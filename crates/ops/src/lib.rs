@@ -25,10 +25,10 @@ mod random;
 #[cfg(test)]
 mod testing;
 
-pub use adamw::{AdamW, AdamWStep};
+pub use adamw::{AdamW, AdamWStep, AdamWTensor};
 pub use attention::{Attention, AttentionDims, CachedAttentionDims};
 pub use cpu::{Cpu, Isa};
-pub use cuda::{Cuda, CudaElement, CudaError, CudaOptions, LibraryPaths};
+pub use cuda::{Cuda, CudaElement, CudaError, CudaOptions, LibraryPaths, Recording};
 pub use device::{Act, Buf, Buffer, Device, Scalar};
 pub use element::{Bf16, Element, F16};
 pub use embedding::{Embedding, EmbeddingDims};

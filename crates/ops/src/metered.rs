@@ -8,7 +8,10 @@
 use crate::{
     Act, Buf, Device, Dropout, Embedding, EmbeddingDims, LayerNorm, LayerNormDims, Linear, LinearDims,
 };
-use crate::{AdamW, AdamWStep, Attention, AttentionDims, Buffer, CachedAttentionDims, Loss, LossDims, Muon};
+use crate::{
+    AdamW, AdamWStep, AdamWTensor, Attention, AttentionDims, Buffer, CachedAttentionDims, Loss, LossDims,
+    Muon,
+};
 use crate::{MuonDims, MuonStep, Scalar, Storage, Use};
 use std::sync::Mutex;
 use std::time::Instant;
@@ -104,6 +107,8 @@ impl<D: Device> Metered<D> {
 impl<D: Device> Device for Metered<D> {
     type Element = D::Element;
     type Buffer<T: Scalar> = D::Buffer<T>;
+    /// Operations are measured one by one, so nothing is recorded.
+    type Recording = ();
 
     fn zeros<T: Scalar>(&self, len: usize) -> D::Buffer<T> {
         self.device.zeros(len)
@@ -114,8 +119,16 @@ impl<D: Device> Device for Metered<D> {
     fn read<T: Scalar>(&self, dst: &mut [T], src: &D::Buffer<T>) {
         self.note("read".into(), 0, 2 * size_of_val(dst), |device| device.read(dst, src));
     }
+    fn copy<T: Scalar>(&self, dst: &mut D::Buffer<T>, src: &D::Buffer<T>) {
+        let bytes = 2 * src.len() * size_of::<T>();
+        self.note("copy".into(), 0, bytes, |device| device.copy(dst, src));
+    }
     fn clear<T: Scalar>(&self, dst: &mut D::Buffer<T>) {
         self.note("clear".into(), 0, dst.len() * size_of::<T>(), |device| device.clear(dst));
+    }
+    fn clear_all(&self, dsts: &mut [&mut D::Buffer<f32>]) {
+        let bytes = dsts.iter().map(|dst| 4 * dst.len()).sum();
+        self.note("clear".into(), 0, bytes, |device| device.clear_all(dsts));
     }
     fn num_threads(&self) -> usize {
         self.device.num_threads()
@@ -423,16 +436,19 @@ fn head_work(dims: LossDims) -> (usize, usize) {
 }
 
 impl<D: AdamW> AdamW for Metered<D> {
-    fn adamw(
-        &self,
-        value: &mut Buf<Self, f32>,
-        m: &mut Buf<Self, f32>,
-        v: &mut Buf<Self, f32>,
-        grad: &Buf<Self, f32>,
-        step: AdamWStep,
-    ) {
-        let bytes = 28 * grad.len();
-        self.note("adamw".into(), 0, bytes, |device| device.adamw(value, m, v, grad, step));
+    fn adamw(&self, tensors: &mut [AdamWTensor<'_, Self>], step: AdamWStep) {
+        let bytes = tensors.iter().map(|tensor| 28 * tensor.grad.len()).sum();
+        let mut tensors: Vec<AdamWTensor<'_, D>> = tensors
+            .iter_mut()
+            .map(|tensor| AdamWTensor {
+                value: &mut *tensor.value,
+                m: &mut *tensor.m,
+                v: &mut *tensor.v,
+                grad: tensor.grad,
+                weight_decay: tensor.weight_decay,
+            })
+            .collect();
+        self.note("adamw".into(), 0, bytes, |device| device.adamw(&mut tensors, step));
     }
 
     fn sum_of_squares(&self, tensors: &[&Buf<Self, f32>]) -> f64 {

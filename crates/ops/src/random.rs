@@ -31,11 +31,12 @@ fn finalize(mut x: u64) -> u64 {
 pub struct Dropout {
     probability: f32,
     key: u64,
+    site: u64,
 }
 
 impl Dropout {
     /// No dropout: every element is kept as it is.
-    pub const NONE: Dropout = Dropout { probability: 0.0, key: 0 };
+    pub const NONE: Dropout = Dropout { probability: 0.0, key: 0, site: 0 };
 
     /// Dropout with `probability` in [0, 1); `key` names the run, the step and the micro-batch, `site` the place in
     /// the network.
@@ -44,7 +45,13 @@ impl Dropout {
         Dropout {
             probability,
             key: finalize(finalize(key).wrapping_add(site.wrapping_mul(0x9e37_79b9_7f4a_7c15))),
+            site,
         }
+    }
+
+    /// The same site of another step.
+    pub(crate) fn with_key(&self, key: u64) -> Self {
+        Dropout::new(self.probability, key, self.site)
     }
 
     /// Whether any element can be dropped.
@@ -70,7 +77,7 @@ impl Dropout {
     /// The same site for another slice of the work, such as one head: its elements start again at index 0.
     #[inline]
     pub fn slice(&self, slice: u64) -> Self {
-        Dropout { probability: self.probability, key: finalize(self.key ^ finalize(slice.wrapping_add(1))) }
+        Dropout { key: finalize(self.key ^ finalize(slice.wrapping_add(1))), ..*self }
     }
 }
 

@@ -46,9 +46,7 @@ pub enum Error {
         hint: &'static str,
     },
     /// fp16 was asked for on the CPU.
-    #[error(
-        "`fp16 = true` needs a GPU; use bf16 on the CPU: `bf16 = true`, or `--bf16` on the command line"
-    )]
+    #[error("fp16 needs a GPU; on the CPU use bf16: `bf16 = true` in a file, `--bf16` or `--precision bf16` on the command line")]
     Fp16,
     /// Data, a model or a tokenizer of the hub.
     #[error(

@@ -61,7 +61,8 @@ impl LossScale {
     /// `None` if a field is missing or impossible.
     pub(crate) fn from_json(value: &Value) -> Option<Self> {
         let number = |key: &str| value.get(key)?.as_u64();
-        let factor = value.get("factor")?.as_f64().filter(|factor| *factor >= Self::LEAST && factor.is_finite())?;
+        let factor =
+            value.get("factor")?.as_f64().filter(|factor| *factor >= Self::LEAST && factor.is_finite())?;
         Some(LossScale {
             factor,
             good_updates: number("good_updates")?,

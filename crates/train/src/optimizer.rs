@@ -7,7 +7,7 @@
 use crate::error::Error;
 use crate::settings::{OptimizerKind, TrainConfig};
 use eyas_model::{Block, Declaration, Gpt, Gradients, Parameters, TensorFile, TensorOut, write_tensors};
-use eyas_ops::{AdamWStep, Backend, Buf, Buffer, Device, MuonDims, MuonStep};
+use eyas_ops::{AdamWStep, AdamWTensor, Backend, Buf, Buffer, Device, MuonDims, MuonStep};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -145,10 +145,32 @@ impl<D: Backend> Optimizer<D> {
         } / grads.loss_scale;
         self.num_updates += 1;
         let (states, hyper, step) = (&mut self.states, self.hyper, self.num_updates);
+        let adamw = AdamWStep {
+            learning_rate: learning_rate as f32,
+            beta1: hyper.betas.0 as f32,
+            beta2: hyper.betas.1 as f32,
+            epsilon: hyper.epsilon as f32,
+            step,
+            grad_scale: scale as f32,
+        };
+        let muon = MuonStep {
+            learning_rate: (learning_rate * hyper.muon_rate) as f32,
+            momentum: hyper.momentum as f32,
+            weight_decay: hyper.weight_decay as f32,
+            grad_scale: scale as f32,
+        };
         gpt.update(|device, weights| {
-            for ((weight, state), grad) in weights.iter_mut().zip(states.iter_mut()).zip(grads.table.iter()) {
-                state.apply(device, weight, grad, &hyper, learning_rate, scale, step);
+            let mut tensors = Vec::new();
+            for ((value, state), grad) in weights.iter_mut().zip(states.iter_mut()).zip(grads.table.iter()) {
+                let weight_decay = if state.declaration.decay { hyper.weight_decay as f32 } else { 0.0 };
+                match &mut state.rule {
+                    Rule::AdamW { m, v } => tensors.push(AdamWTensor { value, m, v, grad, weight_decay }),
+                    Rule::Muon { momentum, dims } => {
+                        device.muon(value, momentum, grad, MuonStep { weight_decay, ..muon }, *dims);
+                    }
+                }
             }
+            device.adamw(&mut tensors, adamw);
         });
         Ok(norm)
     }
@@ -208,45 +230,6 @@ fn give_muon<D: Backend>(block: &mut Block<State<D>>, device: &Arc<D>) {
         let shape = &state.declaration.shape;
         let dims = MuonDims { rows: shape[0], cols: shape[1], pieces };
         state.rule = Rule::Muon { momentum: device.zeros(state.declaration.len()), dims };
-    }
-}
-
-impl<D: Backend> State<D> {
-    fn apply(
-        &mut self,
-        device: &D,
-        weight: &mut Buf<D, f32>,
-        grad: &Buf<D, f32>,
-        hyper: &Hyper,
-        learning_rate: f64,
-        grad_scale: f64,
-        step: u64,
-    ) {
-        let weight_decay = if self.declaration.decay { hyper.weight_decay as f32 } else { 0.0 };
-        let grad_scale = grad_scale as f32;
-        match &mut self.rule {
-            Rule::AdamW { m, v } => {
-                let step = AdamWStep {
-                    learning_rate: learning_rate as f32,
-                    beta1: hyper.betas.0 as f32,
-                    beta2: hyper.betas.1 as f32,
-                    epsilon: hyper.epsilon as f32,
-                    weight_decay,
-                    step,
-                    grad_scale,
-                };
-                device.adamw(weight, m, v, grad, step);
-            }
-            Rule::Muon { momentum, dims } => {
-                let step = MuonStep {
-                    learning_rate: (learning_rate * hyper.muon_rate) as f32,
-                    momentum: hyper.momentum as f32,
-                    weight_decay,
-                    grad_scale,
-                };
-                device.muon(weight, momentum, grad, step, *dims);
-            }
-        }
     }
 }
 

@@ -47,7 +47,12 @@ impl Setup {
         if let Some(checkpoint) = &checkpoint {
             same_shapes(&checkpoint.path, &Config::load(&checkpoint.path)?, &model, CONTINUE_HINT)?;
         }
-        let corpus = Corpus { config: &*config, tokenizer: &tokenizer, context_length, resuming: checkpoint.is_some() };
+        let corpus = Corpus {
+            config: &*config,
+            tokenizer: &tokenizer,
+            context_length,
+            resuming: checkpoint.is_some(),
+        };
         let loader = corpus.train(ready, on_event)?;
         let eval_data = if config.evaluates() { corpus.eval(on_event)? } else { None };
 

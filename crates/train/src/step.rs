@@ -17,11 +17,11 @@ pub struct Step<D: Backend> {
     /// Gradients, added up over the micro-batches.
     pub gradients: Gradients<D>,
     context_length: usize,
-    inputs: Vec<u32>,  // (micro-batches, B, T)
-    targets: Vec<u32>, // (micro-batches, B, T)
-    weights: Vec<f32>, // (B, T)
+    inputs: Vec<u32>,           // (micro-batches, B, T)
+    targets: Vec<u32>,          // (micro-batches, B, T)
+    weights: Vec<f32>,          // (B, T)
     losses: Vec<KeptLosses<D>>, // one for each micro-batch
-    host_losses: Vec<f32>, // (B, T)
+    host_losses: Vec<f32>,      // (B, T)
 }
 
 /// What an update saw.
@@ -111,7 +111,7 @@ impl<D: Backend> Step<D> {
             gpt.forward(&mut self.activations, inputs, time, key);
             let weights = &self.weights[..targets.len()];
             gpt.backward(&mut self.activations, &mut self.gradients, targets, weights);
-            self.activations.keep_losses(&mut self.losses[i]);
+            self.losses[i].keep(&**gpt.device(), &self.activations);
             if after_each(i + 1, num_batches).is_break() {
                 return None;
             }

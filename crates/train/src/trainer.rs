@@ -245,7 +245,8 @@ impl<D: Backend> Trainer<D> {
             }
         };
         let factor = self.state.loss_scale.map_or(1.0, |scale| scale.factor());
-        let Some(loss) = self.step.gradients_of(&self.gpt, &self.loader, &samples, factor, &mut after_each) else {
+        let Some(loss) = self.step.gradients_of(&self.gpt, &self.loader, &samples, factor, &mut after_each)
+        else {
             return Ok(ControlFlow::Break(()));
         };
         let not_finite =

@@ -1,6 +1,6 @@
 //! AdamW on the CPU: one pass over four streams, bound by memory.
 
-use super::{AdamW, AdamWStep};
+use super::{AdamW, AdamWStep, AdamWTensor};
 use crate::cpu::{AlignedBuf, Cpu, SharedMut, Simd, Task};
 use crate::gemm::Word;
 
@@ -8,26 +8,21 @@ use crate::gemm::Word;
 const BLOCK: usize = 1 << 15;
 
 impl<E: Word> AdamW for Cpu<E> {
-    fn adamw(
-        &self,
-        value: &mut AlignedBuf<f32>,
-        m: &mut AlignedBuf<f32>,
-        v: &mut AlignedBuf<f32>,
-        grad: &AlignedBuf<f32>,
-        step: AdamWStep,
-    ) {
-        let len = grad.as_ref().len();
-        let lens = [value.as_ref().len(), m.as_ref().len(), v.as_ref().len()];
-        assert!(lens == [len; 3], "value, m and v have {lens:?} elements, the gradient {len}");
-        let constants = Constants::new(step);
-        let (value, m, v) = (SharedMut::new(value), SharedMut::new(m), SharedMut::new(v));
-        self.parallel(len.div_ceil(BLOCK), |block| {
-            let (start, size) = (block * BLOCK, BLOCK.min(len - block * BLOCK));
-            // SAFETY: each task has its own block.
-            let (value, m, v) =
-                unsafe { (value.slice(start, size), m.slice(start, size), v.slice(start, size)) };
-            self.isa().run(Update { value, m, v, grad: &grad[start..][..size], constants });
-        });
+    fn adamw(&self, tensors: &mut [AdamWTensor<'_, Self>], step: AdamWStep) {
+        for AdamWTensor { value, m, v, grad, weight_decay } in tensors {
+            let len = grad.as_ref().len();
+            let lens = [value.as_ref().len(), m.as_ref().len(), v.as_ref().len()];
+            assert!(lens == [len; 3], "value, m and v have {lens:?} elements, the gradient {len}");
+            let constants = Constants::new(step, *weight_decay);
+            let (value, m, v) = (SharedMut::new(value), SharedMut::new(m), SharedMut::new(v));
+            self.parallel(len.div_ceil(BLOCK), |block| {
+                let (start, size) = (block * BLOCK, BLOCK.min(len - block * BLOCK));
+                // SAFETY: each task has its own block.
+                let (value, m, v) =
+                    unsafe { (value.slice(start, size), m.slice(start, size), v.slice(start, size)) };
+                self.isa().run(Update { value, m, v, grad: &grad[start..][..size], constants });
+            });
+        }
     }
 
     fn sum_of_squares(&self, tensors: &[&AlignedBuf<f32>]) -> f64 {
@@ -65,11 +60,11 @@ pub(crate) struct Constants {
 }
 
 impl Constants {
-    pub(crate) fn new(step: AdamWStep) -> Self {
+    pub(crate) fn new(step: AdamWStep, weight_decay: f32) -> Self {
         let (beta1, beta2) = (f64::from(step.beta1), f64::from(step.beta2));
         let correction = |beta: f64| 1.0 - beta.powf(step.step as f64);
         Constants {
-            keep: (1.0 - f64::from(step.learning_rate) * f64::from(step.weight_decay)) as f32,
+            keep: (1.0 - f64::from(step.learning_rate) * f64::from(weight_decay)) as f32,
             beta1: step.beta1,
             beta2: step.beta2,
             step_size: (f64::from(step.learning_rate) / correction(beta1)) as f32,

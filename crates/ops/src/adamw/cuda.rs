@@ -1,55 +1,102 @@
 //! AdamW on a GPU: launches.
 
-use super::{AdamW, AdamWStep};
+use super::{AdamW, AdamWStep, AdamWTensor};
 use crate::adamw::cpu::Constants;
-use crate::cuda::{CudaBuf, CudaElement, Shape, Source, arguments};
+use crate::cuda::{CudaBuf, CudaElement, Shape, Source, TABLE_ROWS, arguments};
 use crate::{Buffer, Cuda};
 
-pub(crate) const SOURCE: Source =
-    Source { name: "adamw", files: &[include_str!("cuda.cu")], kernels: &["adamw", "sum_of_squares"] };
+pub(crate) const SOURCE: Source = Source {
+    name: "adamw",
+    files: &[include_str!("cuda.cu")],
+    kernels: &["adamw", "sum_of_squares", "clear"],
+};
 
-/// Elements that a block squares: the kernel's.
+/// Elements of a block: the kernels'.
 const BLOCK: usize = 1 << 15;
+
+/// The rows of a table that a kernel over many tensors reads: addresses and constants of each, behind the block at which it
+/// begins. A block finds its tensor by bisection.
+struct Table {
+    rows: Vec<[u64; 6]>,
+    blocks: usize,
+}
+
+impl Table {
+    fn new(len: usize) -> Self {
+        Table { rows: Vec::with_capacity(len), blocks: 0 }
+    }
+
+    /// Adds a tensor of `len` elements.
+    fn push(&mut self, len: usize, words: [u64; 4]) {
+        if len > 0 {
+            let [a, b, c, d] = words;
+            let [begin, len_word] = [self.blocks as u64 | (len as u64) << 32, 0];
+            self.rows.push([begin, a, b, c, d, len_word]);
+            self.blocks += len.div_ceil(BLOCK);
+        }
+    }
+}
 
 impl<E: CudaElement> Cuda<E> {
     /// Queues the sums of squares of blocks of `len` elements at `x` into `partial`; returns how many there are.
     pub(crate) fn square_partials(&self, partial: u64, x: u64, len: usize) -> usize {
-        let blocks = len.div_ceil(BLOCK);
-        self.launch("sum_of_squares", Shape::new(blocks, 1024), arguments![partial, x, len]);
-        blocks
+        let mut table = Table::new(1);
+        table.push(len, [x, 0, 0, 0]);
+        self.launch_table("sum_of_squares", &table, &[partial]);
+        table.blocks
+    }
+
+    /// Starts a kernel over all tensors of a table: `more` follows the table among its arguments.
+    fn launch_table(&self, kernel: &str, table: &Table, more: &[u64]) {
+        assert!(table.rows.len() <= TABLE_ROWS, "{} tensors in one update", table.rows.len());
+        let rows = self.context.table(bytemuck::cast_slice(&table.rows));
+        let mut arguments = vec![rows, table.rows.len() as u64];
+        arguments.extend_from_slice(more);
+        self.launch(kernel, Shape::new(table.blocks, 1024), &arguments);
+    }
+
+    /// Sets tensors of f32 to zero.
+    pub(crate) fn clear_table(&self, tensors: impl Iterator<Item = (u64, usize)>) {
+        let mut table = Table::new(tensors.size_hint().0);
+        tensors.for_each(|(pointer, len)| table.push(len, [pointer, 0, 0, 0]));
+        self.launch_table("clear", &table, &[]);
     }
 }
 
 impl<E: CudaElement> AdamW for Cuda<E> {
-    fn adamw(
-        &self,
-        value: &mut CudaBuf<f32>,
-        m: &mut CudaBuf<f32>,
-        v: &mut CudaBuf<f32>,
-        grad: &CudaBuf<f32>,
-        step: AdamWStep,
-    ) {
-        let len = grad.len();
-        let lens = [value.len(), m.len(), v.len()];
-        assert!(lens == [len; 3], "value, m and v have {lens:?} elements, the gradient {len}");
-        let c = Constants::new(step);
+    fn adamw(&self, tensors: &mut [AdamWTensor<'_, Self>], step: AdamWStep) {
+        let mut table = Table::new(tensors.len());
+        for AdamWTensor { value, m, v, grad, weight_decay } in tensors.iter() {
+            let len = grad.len();
+            let lens = [value.len(), m.len(), v.len()];
+            assert!(lens == [len; 3], "value, m and v have {lens:?} elements, the gradient {len}");
+            table.push(len, [value.pointer(), m.pointer(), v.pointer(), grad.pointer()]);
+            if let Some(row) = table.rows.last_mut().filter(|_| len > 0) {
+                row[5] = u64::from(Constants::new(step, *weight_decay).keep.to_bits());
+            }
+        }
+        let c = Constants::new(step, 0.0);
         let (complement1, complement2) = (1.0 - c.beta1, 1.0 - c.beta2);
-        let arguments = arguments![
-            value, m, v, grad, len, c.keep, c.beta1, c.beta2, complement1, complement2, c.step_size,
-            c.root_correction2, c.epsilon, c.grad_scale
+        let constants = arguments![
+            c.beta1,
+            c.beta2,
+            complement1,
+            complement2,
+            c.step_size,
+            c.root_correction2,
+            c.epsilon,
+            c.grad_scale
         ];
-        self.launch("adamw", Shape::each(len.div_ceil(4)), arguments);
+        self.launch_table("adamw", &table, constants);
     }
 
     fn sum_of_squares(&self, tensors: &[&CudaBuf<f32>]) -> f64 {
-        let blocks: usize = tensors.iter().map(|tensor| tensor.len().div_ceil(BLOCK)).sum();
-        let scratch = self.context.scratch(8 * blocks);
-        let mut done = 0;
-        for tensor in tensors {
-            done += self.square_partials(scratch.at(8 * done), tensor.pointer(), tensor.len());
-        }
-        // The only wait of an update, for all tensors at once.
-        let mut sums = vec![0.0f64; blocks];
+        let mut table = Table::new(tensors.len());
+        tensors.iter().for_each(|tensor| table.push(tensor.len(), [tensor.pointer(), 0, 0, 0]));
+        let scratch = self.context.scratch(8 * table.blocks);
+        self.launch_table("sum_of_squares", &table, &[scratch.at(0)]);
+        // The only wait of an update.
+        let mut sums = vec![0.0f64; table.blocks];
         self.context.read(bytemuck::cast_slice_mut(&mut sums), scratch.at(0));
         sums.iter().sum()
     }

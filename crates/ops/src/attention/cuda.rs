@@ -1,11 +1,11 @@
 //! Attention on a GPU: which kernel a shape goes to.
 //!
-//! Heads of 32, 64 or 128 channels in 16 bits have kernels on tensor cores (FlashAttention-2); everything else goes to
-//! kernels that take any head size and element type. Both are compiled for the head size when it is first met.
+//! Heads of 32, 64 or 128 channels in 16 bits have kernels on tensor cores (FlashAttention-2), and those of 64 channels
+//! others that need Hopper; everything else goes to kernels that take any head size and element type. All are compiled
+//! for the head size when it is first met.
 
 use super::{Attention, AttentionDims, CachedAttentionDims};
 use crate::cuda::{CudaBuf, CudaElement, Shape, Source, arguments};
-use crate::linear::cuda::of_dropout;
 use crate::{Cuda, Dropout};
 
 /// Kernels for any head, then those on tensor cores. They are compiled at the same time.
@@ -35,6 +35,15 @@ pub(crate) const SOURCES: &[Source] = &[
             include_str!("cuda_flash_backward.cuh"),
         ],
         kernels: &["flash_backward", "flash_backward_short"],
+    },
+    Source {
+        name: "flash_hopper",
+        files: &[
+            "#define FLASH_BACKWARD_ONLY",
+            include_str!("cuda_flash.cuh"),
+            include_str!("cuda_flash_hopper.cuh"),
+        ],
+        kernels: &["flash_forward_hopper", "flash_backward_hopper"],
     },
 ];
 
@@ -91,6 +100,13 @@ impl Head {
     }
 }
 
+impl<E: CudaElement> Cuda<E> {
+    /// Whether a head has kernels on warpgroup instructions, which Hopper alone has.
+    fn has_hopper_kernels(&self, head: Head) -> bool {
+        head.is_flash && head.size == 64 && self.context.capability == (9, 0)
+    }
+}
+
 impl<E: CudaElement> Attention for Cuda<E> {
     fn attention_forward(
         &self,
@@ -102,8 +118,12 @@ impl<E: CudaElement> Attention for Cuda<E> {
     ) {
         let AttentionDims { batch, time, heads, head_size } = dims;
         let head = Head::new::<E>(head_size);
-        let [key, threshold, scale] = of_dropout(dropout);
-        if head.is_flash {
+        let [key, threshold, scale] = self.dropout_arguments(dropout);
+        if self.has_hopper_kernels(head) {
+            let shape = Shape::new(batch * heads * time.div_ceil(OWNED), 256).shared(5 * 128 * OWNED);
+            let arguments = arguments![out, lse, qkv, time, heads, key, threshold, scale];
+            self.launch_for_head("flash_forward_hopper", head.variant, shape, arguments);
+        } else if head.is_flash {
             let shape = head.flash(batch * heads, time.div_ceil(OWNED), 384, 0);
             let arguments = arguments![out, lse, qkv, time, heads, key, threshold, scale];
             self.launch_for_head("flash_forward", head.variant, shape, arguments);
@@ -126,17 +146,40 @@ impl<E: CudaElement> Attention for Cuda<E> {
     ) {
         let AttentionDims { batch, time, heads, head_size } = dims;
         let head = Head::new::<E>(head_size);
-        let [key, threshold, scale] = of_dropout(dropout);
+        let [key, threshold, scale] = self.dropout_arguments(dropout);
         if head.is_flash && time <= OWNED {
             let shape = head.flash(batch * heads, 1, 640, 1024);
             let arguments = arguments![dqkv, dout, out, lse, qkv, time, heads, key, threshold, scale];
             return self.launch_for_head("flash_backward_short", head.variant, shape, arguments);
         }
         let rows = batch * heads * time;
-        let scratch = self.context.scratch(4 * rows);
-        let delta = scratch.at(0);
+        // Hopper's kernel gives each block whole heads: too few of them would leave processors idle.
+        let blocks = (batch * heads).min(self.context.num_processors);
+        let is_hopper = self.has_hopper_kernels(head) && 2 * blocks >= self.context.num_processors;
+        let delta_bytes = (4 * rows).next_multiple_of(256);
+        let sums_bytes = if is_hopper { 4 * blocks * time.next_multiple_of(OWNED) * head_size } else { 0 };
+        let scratch = self.context.scratch(delta_bytes + sums_bytes);
+        let (delta, sums) = (scratch.at(0), scratch.at(delta_bytes));
         let arguments = arguments![delta, out, dout, batch, time, heads, head_size];
         self.launch_for_head("attention_delta", head.variant, Shape::each(8 * rows), arguments);
+        if is_hopper {
+            let shape = Shape::new(blocks, 256).shared(14 * 128 * OWNED + 4 * 4 * OWNED);
+            let arguments = arguments![
+                dqkv,
+                dout,
+                lse,
+                delta,
+                sums,
+                qkv,
+                time,
+                heads,
+                batch * heads,
+                key,
+                threshold,
+                scale
+            ];
+            return self.launch_for_head("flash_backward_hopper", head.variant, shape, arguments);
+        }
         // Blocks of keys and blocks of queries take turns.
         if head.is_flash {
             let shape = head.flash(batch * heads, 2 * time.div_ceil(OWNED), 512, 1024);
@@ -144,7 +187,8 @@ impl<E: CudaElement> Attention for Cuda<E> {
             self.launch_for_head("flash_backward", head.variant, shape, arguments);
         } else {
             let shape = head.generic(batch * heads, 2 * time.div_ceil(GENERIC_ROWS), 128, 2048);
-            let arguments = arguments![dqkv, dout, lse, delta, qkv, time, heads, head_size, key, threshold, scale];
+            let arguments =
+                arguments![dqkv, dout, lse, delta, qkv, time, heads, head_size, key, threshold, scale];
             self.launch_for_head("attention_backward", head.variant, shape, arguments);
         }
     }

@@ -193,8 +193,8 @@ struct Mask {
     }
 };
 
-__device__ __forceinline__ Mask mask_of(u64 key, int threshold, float scale_of_kept, int T) {
-    u64 head = slice_key(key, blockIdx.x);
+__device__ __forceinline__ Mask mask_of(u64 key, int threshold, float scale_of_kept, int T, int slice) {
+    u64 head = slice_key(key, slice);
     u32 low = (u32)head, high = (u32)(head >> 32);
     // `mix` compares 24 bits: shifted up, the threshold compares with all 32.
     return {low ^ low >> 16, high ^ high >> 16, (u32)threshold << 8, (u32)T * Mask::SPREAD, scale_of_kept};
@@ -368,7 +368,7 @@ __device__ __forceinline__ void flash_forward_kernel(E* out, float* lse, const E
     const E* q = qkv + (u64)b * T * 3 * channels + h * HS;
     out += (u64)b * T * channels + h * HS;
     lse += (u64)blockIdx.x * T;
-    Mask mask = mask_of(key, threshold, scale_of_kept, T);
+    Mask mask = mask_of(key, threshold, scale_of_kept, T, blockIdx.x);
     if (threshold == 0)
         flash_forward<HS, false>(out, lse, q, q + channels, q + 2 * channels, channels, 3 * channels, 3 * channels, T,
                                  0, first, mask);

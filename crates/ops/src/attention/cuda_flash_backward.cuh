@@ -364,7 +364,7 @@ __device__ __forceinline__ void flash_backward_kernel(E* dqkv, const E* dout, co
                                                       const E* qkv, int T, int NH, u64 key, int threshold,
                                                       float scale_of_kept) {
     Head head = head_of(dqkv, dout, lse, delta, qkv, T, NH, HS);
-    Mask mask = mask_of(key, threshold, scale_of_kept, T);
+    Mask mask = mask_of(key, threshold, scale_of_kept, T, blockIdx.x);
     // The first keys meet the most queries, and the last queries the most keys: those go first.
     int rank = blockIdx.y / 2, tiles = gridDim.y / 2;
     if (blockIdx.y % 2 == 0) {
@@ -388,7 +388,7 @@ __device__ __forceinline__ void flash_backward_short_kernel(E* dqkv, const E* do
                                                             const E* qkv, int T, int NH, u64 key, int threshold,
                                                             float scale_of_kept) {
     Head head = head_of(dqkv, dout, lse, nullptr, qkv, T, NH, HS);
-    Mask mask = mask_of(key, threshold, scale_of_kept, T);
+    Mask mask = mask_of(key, threshold, scale_of_kept, T, blockIdx.x);
     out += head.dout - dout;
     if (threshold == 0)
         flash_backward_short<HS, false>(head, out, mask);

@@ -1,8 +1,8 @@
 //! Attention, its backward pass and its cached form against the reference.
 
 use super::*;
-use crate::Rng;
 use crate::testing::*;
+use crate::{Element, Rng};
 
 fn check<D: Attention>(device: &D, dims: AttentionDims, dropout: Dropout) -> Vec<f32> {
     let AttentionDims { batch, time, heads, head_size } = dims;
@@ -83,4 +83,38 @@ fn equals_the_reference_with_the_same_bits_for_any_threads() {
             }
         }
     });
+}
+
+/// Output and gradient of random inputs, which `E` holds exactly whatever the device computes in.
+fn run<E: Element, D: Attention>(device: &D, dims: AttentionDims, dropout: Dropout) -> [Vec<f32>; 2] {
+    let AttentionDims { batch, time, heads, head_size } = dims;
+    let (rows, channels) = (batch * time, heads * head_size);
+    let mut rng = Rng::new(1);
+    let qkv = upload_act(device, &random::<E>(&mut rng, rows * 3 * channels));
+    let dout = upload_act(device, &random::<E>(&mut rng, rows * channels));
+    let (mut out, mut lse) = (device.zeros(rows * channels), device.zeros(batch * heads * time));
+    device.attention_forward(&mut out, &mut lse, &qkv, dropout, dims);
+    let mut dqkv = device.zeros(rows * 3 * channels);
+    device.attention_backward(&mut dqkv, &dout, &out, &lse, &qkv, dropout, dims);
+    [download_act(device, &out, rows * channels), download_act(device, &dqkv, rows * 3 * channels)]
+}
+
+/// Shapes that are too large for the naive reference, and that a GPU has kernels of their own for: many heads, long rows. The
+/// CPU in f32, which is held to the reference above, stands in for it.
+#[test]
+fn a_gpu_equals_the_cpu_where_it_has_many_heads_with_the_same_bits_each_time() {
+    fn check<E: crate::CudaElement>(device: &crate::Cuda<E>) {
+        for (batch, time) in [(6, 300), (12, 128), (7, 513)] {
+            for dropout in [Dropout::NONE, Dropout::new(0.2, 5, 2)] {
+                let dims = AttentionDims { batch, time, heads: 12, head_size: 64 };
+                let got = run::<E, _>(device, dims, dropout);
+                assert!(got == run::<E, _>(device, dims, dropout), "{} {dims:?}: the same bits", E::NAME);
+                let want = run::<E, _>(&crate::Cpu::<f32>::new(), dims, dropout);
+                let [out, dqkv] = [0, 1].map(|i| relative_error(&got[i], &want[i]));
+                assert!(out < forward_tolerance::<crate::Cuda<E>>(), "{} {dims:?}: {out:e}", E::NAME);
+                assert!(dqkv < gradient_tolerance::<crate::Cuda<E>>(), "{} {dims:?}: {dqkv:e}", E::NAME);
+            }
+        }
+    }
+    on_cuda!(|device| check(device));
 }

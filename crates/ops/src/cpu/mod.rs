@@ -109,6 +109,7 @@ impl<T: Scalar> Buffer for AlignedBuf<T> {
 impl<E: Word> Device for Cpu<E> {
     type Element = E;
     type Buffer<T: Scalar> = AlignedBuf<T>;
+    type Recording = ();
 
     fn zeros<T: Scalar>(&self, len: usize) -> AlignedBuf<T> {
         AlignedBuf::zeros(len)
@@ -120,6 +121,10 @@ impl<E: Word> Device for Cpu<E> {
 
     fn read<T: Scalar>(&self, dst: &mut [T], src: &AlignedBuf<T>) {
         dst.copy_from_slice(&src[..dst.len()]);
+    }
+
+    fn copy<T: Scalar>(&self, dst: &mut AlignedBuf<T>, src: &AlignedBuf<T>) {
+        dst[..src.as_ref().len()].copy_from_slice(src);
     }
 
     fn clear<T: Scalar>(&self, dst: &mut AlignedBuf<T>) {

@@ -44,7 +44,9 @@ pub(crate) fn compile(
         // A folder that cannot be written costs the next start a few seconds, and nothing else.
         let partial = path.with_extension(format!("{}.partial", std::process::id()));
         let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-        let _ = folder.and_then(|()| std::fs::write(&partial, &image)).and_then(|()| std::fs::rename(&partial, &path));
+        let _ = folder
+            .and_then(|()| std::fs::write(&partial, &image))
+            .and_then(|()| std::fs::rename(&partial, &path));
     }
     Ok(image)
 }
@@ -76,7 +78,9 @@ fn architecture((major, minor): (i32, i32)) -> Result<String, CudaError> {
 }
 
 fn run(name: &'static str, text: &str, options: &[String]) -> Result<Image, CudaError> {
-    let no_nul = |text: &str| CString::new(text).map_err(|_| CudaError::Compile { name, log: "it holds a NUL".into() });
+    let no_nul = |text: &str| {
+        CString::new(text).map_err(|_| CudaError::Compile { name, log: "it holds a NUL".into() })
+    };
     let (text, file) = (no_nul(text)?, no_nul(&format!("{name}.cu"))?);
     let options = options.iter().map(|option| no_nul(option)).collect::<Result<Vec<_>, _>>()?;
     let pointers: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
@@ -134,7 +138,8 @@ unsafe fn log(program: nvrtc::nvrtcProgram) -> String {
         }
         let mut log = vec![0u8; size.max(1)];
         let _ = nvrtc::nvrtcGetProgramLog(program, log.as_mut_ptr().cast());
-        CStr::from_bytes_until_nul(&log).map_or_else(|_| "no log".into(), |log| log.to_string_lossy().into_owned())
+        CStr::from_bytes_until_nul(&log)
+            .map_or_else(|_| "no log".into(), |log| log.to_string_lossy().into_owned())
     }
 }
 

@@ -1,15 +1,20 @@
 //! The driver: one card, one stream, its memory, and kernel launches.
 //!
-//! All work of a device goes to one stream in order, so operations need no events between them, and scratch memory that one
-//! has used is free for the next. The host runs ahead of the card; it waits only where it reads. What the driver refuses
-//! after the start is a bug or a broken card, and panics with the driver's words.
+//! Work goes to one stream in order, so operations need no events between them, and scratch memory that one has used is
+//! free for the next. Beside it there is a second lane, for the gradients of weights, which nothing waits for before the
+//! optimizer: while small products leave processors idle, they fill them. What it reads and writes is remembered, and the
+//! first lane waits for it before it touches any of that. The host runs ahead of the card; it waits only where it reads.
+//! What the driver refuses after the start is a bug or a broken card, and panics with the driver's words.
 
 use super::compile::{Image, Source, compile};
+use super::graph::DropoutNode;
 use super::{CudaError, CudaOptions, library};
+use crate::Dropout;
 use cudarc::driver::sys as driver;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, RwLock};
 
 /// Bytes of a staging slot: what a copy to the card may have to go through pinned memory, without waiting for the card.
@@ -17,18 +22,31 @@ const SLOT_BYTES: usize = 1 << 20;
 /// Staging slots: copies that may be under way.
 const NUM_SLOTS: usize = 16;
 
+/// Tensors that one kernel may take: GPT-2 XL has 580.
+pub(crate) const TABLE_ROWS: usize = 4096;
+/// Bytes of a row of a table.
+const TABLE_ROW_BYTES: usize = 48;
+
 /// Loaded kernels by name.
 pub(crate) type Functions = HashMap<&'static str, driver::CUfunction>;
 
 /// A card in use.
 pub(crate) struct Context {
     context: driver::CUcontext,
-    stream: driver::CUstream,
+    streams: [driver::CUstream; 2],
+    /// What the second lane has been given since the first last waited for it.
+    beside: Mutex<Beside>,
     functions: Functions,
     /// Kernels that were compiled for one head size.
     variants: RwLock<HashMap<usize, Functions>>,
     staging: Mutex<Staging>,
-    scratch: Mutex<Scratch>,
+    /// Where tables of tensors are written before the kernel that reads them.
+    table: u64,
+    scratch: [Mutex<Scratch>; 2],
+    /// How often scratch memory has moved: what a recording must have been made after.
+    scratch_generation: AtomicU64,
+    /// What is noted while work is recorded instead of run.
+    recorder: Mutex<Option<Recorder>>,
     pub(crate) name: String,
     pub(crate) capability: (i32, i32),
     /// Streaming multiprocessors.
@@ -42,6 +60,31 @@ pub(crate) struct Context {
 unsafe impl Send for Context {}
 // SAFETY: as above; everything that changes is behind a lock.
 unsafe impl Sync for Context {}
+
+/// Where work is queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    First,
+    Second,
+}
+
+/// What is noted while work is recorded.
+#[derive(Default)]
+struct Recorder {
+    /// The dropouts that were asked for.
+    keys: Vec<Dropout>,
+    nodes: Vec<DropoutNode>,
+}
+
+/// The state of the second lane.
+struct Beside {
+    /// Marks the place in the first lane that the second goes on from.
+    forked: driver::CUevent,
+    /// Marks the end of the second lane's work.
+    done: driver::CUevent,
+    /// Buffers that its work reads or writes; empty if the first lane has waited for all of it.
+    buffers: Vec<u64>,
+}
 
 struct Staging {
     memory: *mut u8,
@@ -148,32 +191,38 @@ impl Context {
         defines: &[String],
     ) -> Result<Self, CudaError> {
         library::open_driver(&options.libraries)?;
-        library::open_nvrtc(&options.libraries)?;
-        library::open_cublaslt(&options.libraries)?;
         let (mut count, mut device) = (0, 0);
         // SAFETY: results are written to live variables; the context stays for the life of the process, as the driver's
         // primary contexts are meant to.
-        let (context, stream) = unsafe {
+        let (context, streams, beside) = unsafe {
             check("cuInit", driver::cuInit(0))?;
             check("cuDeviceGetCount", driver::cuDeviceGetCount(&mut count))?;
             let ordinal = options.ordinal;
             if ordinal >= count as usize {
                 return Err(CudaError::NoDevice { ordinal, count: count as usize });
             }
+            // A machine without a card needs no other library.
+            library::open_nvrtc(&options.libraries)?;
+            library::open_cublaslt(&options.libraries)?;
             check("cuDeviceGet", driver::cuDeviceGet(&mut device, ordinal as i32))?;
             let mut context = std::ptr::null_mut();
             check("cuDevicePrimaryCtxRetain", driver::cuDevicePrimaryCtxRetain(&mut context, device))?;
             check("cuCtxSetCurrent", driver::cuCtxSetCurrent(context))?;
-            let mut stream = std::ptr::null_mut();
-            let flags = driver::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
-            check("cuStreamCreate", driver::cuStreamCreate(&mut stream, flags))?;
-            (context, stream)
+            let mut streams = [std::ptr::null_mut(); 2];
+            for stream in &mut streams {
+                let flags = driver::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+                check("cuStreamCreate", driver::cuStreamCreate(stream, flags))?;
+            }
+            let [forked, done] = [new_event()?, new_event()?];
+            (context, streams, Beside { forked, done, buffers: Vec::new() })
         };
         use driver::CUdevice_attribute_enum as Attribute;
         let attribute = |which| {
             let mut value = 0;
             // SAFETY: value is written.
-            check("cuDeviceGetAttribute", unsafe { driver::cuDeviceGetAttribute(&mut value, which, device) })?;
+            check("cuDeviceGetAttribute", unsafe {
+                driver::cuDeviceGetAttribute(&mut value, which, device)
+            })?;
             Ok::<i32, CudaError>(value)
         };
         let capability = (
@@ -188,23 +237,32 @@ impl Context {
         let max_shared = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         let mut opened = Context {
             context,
-            stream,
+            streams,
+            beside: Mutex::new(beside),
             functions: Functions::new(),
             variants: RwLock::default(),
             staging: Mutex::new(Staging::new()?),
-            scratch: Mutex::new(Scratch { pointer: 0, bytes: 0 }),
+            table: 0,
+            scratch: [(); 2].map(|()| Mutex::new(Scratch { pointer: 0, bytes: 0 })),
+            scratch_generation: AtomicU64::new(0),
+            recorder: Mutex::new(None),
             name,
             capability,
             num_processors,
             max_shared,
             cache: options.cache_dir.clone(),
         };
+        opened.table = opened.allocate(TABLE_ROWS * TABLE_ROW_BYTES);
         opened.functions = opened.load(sources, defines)?;
         Ok(opened)
     }
 
     /// Compiles and loads kernels. Sources compile at the same time: the first start takes as long as the largest.
-    pub(crate) fn load(&self, sources: &'static [Source], defines: &[String]) -> Result<Functions, CudaError> {
+    pub(crate) fn load(
+        &self,
+        sources: &'static [Source],
+        defines: &[String],
+    ) -> Result<Functions, CudaError> {
         let compile = |source| compile(source, defines, self.capability, self.cache.as_deref());
         let images: Vec<Result<Image, CudaError>> = std::thread::scope(|scope| {
             let threads: Vec<_> = sources.iter().map(|source| scope.spawn(move || compile(source))).collect();
@@ -224,42 +282,87 @@ impl Context {
         require("cuCtxSetCurrent", unsafe { driver::cuCtxSetCurrent(self.context) });
     }
 
-    /// The stream, for libraries.
-    pub(crate) fn stream(&self) -> driver::CUstream {
-        self.stream
+    /// A lane's stream, for libraries.
+    pub(crate) fn stream(&self, lane: Lane) -> driver::CUstream {
+        self.streams[lane as usize]
     }
 
-    /// Starts a kernel.
-    pub(crate) fn launch(&self, kernel: &str, shape: Shape, arguments: &[u64]) {
-        let function = self.functions.get(kernel).unwrap_or_else(|| panic!("there is no kernel {kernel}"));
-        self.start(*function, kernel, shape, arguments);
+    /// Lets the second lane go on from here: what it is given next may read what was queued so far. `buffers` are those that
+    /// its next work reads or writes.
+    pub(crate) fn fork(&self, buffers: &[u64]) {
+        let mut beside = self.beside.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        beside.buffers.extend_from_slice(buffers);
+        self.bind();
+        // SAFETY: events and streams exist.
+        unsafe {
+            require("cuEventRecord", driver::cuEventRecord(beside.forked, self.streams[0]));
+            require("cuStreamWaitEvent", driver::cuStreamWaitEvent(self.streams[1], beside.forked, 0));
+        }
     }
 
-    /// Starts a kernel of a variant, which is loaded the first time. Panics with the compiler's words if it does not
-    /// compile, which the tests rule out.
-    pub(crate) fn launch_variant(
+    /// Makes the first lane wait for the second if that reads or writes any of `buffers`.
+    pub(crate) fn join_for(&self, buffers: &[u64]) {
+        let mut beside = self.beside.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if buffers.iter().any(|buffer| beside.buffers.contains(buffer)) {
+            self.wait_for(&mut beside);
+        }
+    }
+
+    /// Makes the first lane wait for the second, if it has been given anything.
+    pub(crate) fn join(&self) {
+        let mut beside = self.beside.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if !beside.buffers.is_empty() {
+            self.wait_for(&mut beside);
+        }
+    }
+
+    fn wait_for(&self, beside: &mut Beside) {
+        self.bind();
+        // SAFETY: events and streams exist.
+        unsafe {
+            require("cuEventRecord", driver::cuEventRecord(beside.done, self.streams[1]));
+            require("cuStreamWaitEvent", driver::cuStreamWaitEvent(self.streams[0], beside.done, 0));
+        }
+        beside.buffers.clear();
+    }
+
+    /// A kernel.
+    pub(crate) fn function(&self, kernel: &str) -> driver::CUfunction {
+        *self.functions.get(kernel).unwrap_or_else(|| panic!("there is no kernel {kernel}"))
+    }
+
+    /// A kernel of a variant, which is loaded the first time. Panics with the compiler's words if it does not compile, which
+    /// the tests rule out.
+    pub(crate) fn function_of_variant(
         &self,
         kernel: &str,
         variant: usize,
         load: impl FnOnce() -> Result<Functions, CudaError>,
-        shape: Shape,
-        arguments: &[u64],
-    ) {
+    ) -> driver::CUfunction {
         let find = || {
             let variants = self.variants.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-            variants.get(&variant).map(|functions| *functions.get(kernel).unwrap_or_else(|| panic!("no kernel {kernel}")))
+            variants
+                .get(&variant)
+                .map(|functions| *functions.get(kernel).unwrap_or_else(|| panic!("no kernel {kernel}")))
         };
-        let function = find().unwrap_or_else(|| {
+        find().unwrap_or_else(|| {
             let functions = load().unwrap_or_else(|error| panic!("{error}"));
             let mut variants = self.variants.write().unwrap_or_else(|poisoned| poisoned.into_inner());
             variants.insert(variant, functions);
             drop(variants);
             find().unwrap_or_else(|| panic!("no kernel {kernel}"))
-        });
-        self.start(function, kernel, shape, arguments);
+        })
     }
 
-    fn start(&self, function: driver::CUfunction, kernel: &str, shape: Shape, arguments: &[u64]) {
+    /// Starts a kernel. Whether the lanes must wait for each other is the caller's to say.
+    pub(crate) fn start(
+        &self,
+        lane: Lane,
+        function: driver::CUfunction,
+        kernel: &str,
+        shape: Shape,
+        arguments: &[u64],
+    ) {
         let (x, y, z) = shape.grid;
         if x * y * z == 0 {
             return;
@@ -280,19 +383,116 @@ impl Context {
                 1,
                 1,
                 shape.shared_bytes as u32,
-                self.stream,
+                self.streams[lane as usize],
                 pointers.as_mut_ptr(),
                 std::ptr::null_mut(),
             )
         };
         require(kernel, result);
+        self.note_kernel(lane, function, shape, arguments);
+    }
+
+    /// Notes that the next launches may take this dropout's key, which another step has another of.
+    pub(crate) fn note_dropout(&self, dropout: Dropout) {
+        let mut recorder = self.recorder.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(recorder) = recorder.as_mut().filter(|_| dropout.is_active()) {
+            recorder.keys.push(dropout);
+        }
+    }
+
+    /// Notes a kernel that was just recorded, if it takes the key of a dropout.
+    fn note_kernel(&self, lane: Lane, function: driver::CUfunction, shape: Shape, arguments: &[u64]) {
+        let mut recorder = self.recorder.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let Some(recorder) = recorder.as_mut() else { return };
+        // A key is 64 hashed bits: no address or size equals one.
+        let key_of =
+            |argument: &u64| recorder.keys.iter().find(|dropout| dropout.parts().0 == *argument).copied();
+        let found =
+            arguments.iter().enumerate().find_map(|(index, argument)| Some((index, key_of(argument)?)));
+        if let Some((index, dropout)) = found {
+            let node = self.last_node(lane);
+            recorder.nodes.push(DropoutNode {
+                node,
+                function,
+                shape,
+                arguments: arguments.to_vec(),
+                index,
+                dropout,
+            });
+        }
+    }
+
+    /// The node that was recorded last in a lane: the one that its next would depend on.
+    fn last_node(&self, lane: Lane) -> driver::CUgraphNode {
+        let mut status = driver::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        let (mut id, mut graph, mut nodes, mut count) = (0, std::ptr::null_mut(), std::ptr::null(), 0);
+        // SAFETY: all are written; the nodes are read before the stream is used again.
+        unsafe {
+            let known = driver::cuStreamGetCaptureInfo_v3(
+                self.streams[lane as usize],
+                &mut status,
+                &mut id,
+                &mut graph,
+                &mut nodes,
+                std::ptr::null_mut(),
+                &mut count,
+            );
+            require("cuStreamGetCaptureInfo", known);
+            assert!(count == 1, "a kernel leaves one node to depend on, got {count}");
+            *nodes
+        }
+    }
+
+    /// How often scratch memory has moved.
+    pub(crate) fn scratch_generation(&self) -> u64 {
+        self.scratch_generation.load(Ordering::Relaxed)
+    }
+
+    /// Whether the driver is new enough to record: 12.3.
+    pub(crate) fn can_record(&self) -> bool {
+        // SAFETY: the driver was opened.
+        unsafe { driver::culib().get::<*const c_void>(b"cuStreamGetCaptureInfo_v3").is_ok() }
+    }
+
+    /// Records what `queue` queues, without running it.
+    pub(crate) fn record(&self, mut queue: impl FnMut()) -> (driver::CUgraphExec, Vec<DropoutNode>) {
+        self.join();
+        self.bind();
+        let recorder = || self.recorder.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        *recorder() = Some(Recorder::default());
+        let mode = driver::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream exists, and what is queued allocates nothing and waits for nothing.
+        require("cuStreamBeginCapture", unsafe { driver::cuStreamBeginCapture_v2(self.streams[0], mode) });
+        queue();
+        // The second lane's work must end in the first's.
+        self.join();
+        let (mut graph, mut executable) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: both are written; the graph is not needed once it is instantiated.
+        unsafe {
+            require("cuStreamEndCapture", driver::cuStreamEndCapture(self.streams[0], &mut graph));
+            require("cuGraphInstantiate", driver::cuGraphInstantiateWithFlags(&mut executable, graph, 0));
+            // Its nodes are the names by which arguments are changed, so it stays.
+        }
+        let noted = recorder().take().unwrap_or_default();
+        (executable, noted.nodes)
+    }
+
+    /// The first lane's stream.
+    pub(crate) fn first_stream(&self) -> driver::CUstream {
+        self.streams[0]
+    }
+
+    /// As [`require`].
+    pub(crate) fn require(call: &str, result: driver::CUresult) {
+        require(call, result);
     }
 
     /// Waits until all work is done.
     pub(crate) fn synchronize(&self) {
+        self.join();
         self.bind();
         // SAFETY: the stream exists.
-        require("cuStreamSynchronize", unsafe { driver::cuStreamSynchronize(self.stream) });
+        require("cuStreamSynchronize", unsafe { driver::cuStreamSynchronize(self.streams[0]) });
     }
 
     /// Memory; its content is whatever was there. `None` if there is not so much.
@@ -338,9 +538,10 @@ impl Context {
         if bytes == 0 {
             return;
         }
+        self.join();
         self.bind();
         // SAFETY: the caller's buffer has so many bytes.
-        require("cuMemsetD8Async", unsafe { driver::cuMemsetD8Async(pointer, 0, bytes, self.stream) });
+        require("cuMemsetD8Async", unsafe { driver::cuMemsetD8Async(pointer, 0, bytes, self.streams[0]) });
     }
 
     /// Copies to the card. Small copies go through pinned memory and return at once.
@@ -348,6 +549,7 @@ impl Context {
         if bytes.is_empty() {
             return;
         }
+        self.join();
         self.bind();
         let mut staging = self.staging.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         // SAFETY: source and destination have so many bytes; the source lives until the copy is done: a slot is waited for
@@ -359,15 +561,40 @@ impl Context {
                 require("cuEventSynchronize", driver::cuEventSynchronize(staging.events[slot]));
                 let source = staging.memory.add(slot * SLOT_BYTES);
                 std::ptr::copy_nonoverlapping(bytes.as_ptr(), source, bytes.len());
-                let copied = driver::cuMemcpyHtoDAsync_v2(pointer, source.cast(), bytes.len(), self.stream);
+                let copied =
+                    driver::cuMemcpyHtoDAsync_v2(pointer, source.cast(), bytes.len(), self.streams[0]);
                 require("cuMemcpyHtoDAsync", copied);
-                require("cuEventRecord", driver::cuEventRecord(staging.events[slot], self.stream));
+                require("cuEventRecord", driver::cuEventRecord(staging.events[slot], self.streams[0]));
             } else {
-                let copied = driver::cuMemcpyHtoDAsync_v2(pointer, bytes.as_ptr().cast(), bytes.len(), self.stream);
+                let copied = driver::cuMemcpyHtoDAsync_v2(
+                    pointer,
+                    bytes.as_ptr().cast(),
+                    bytes.len(),
+                    self.streams[0],
+                );
                 require("cuMemcpyHtoDAsync", copied);
-                require("cuStreamSynchronize", driver::cuStreamSynchronize(self.stream));
+                require("cuStreamSynchronize", driver::cuStreamSynchronize(self.streams[0]));
             }
         }
+    }
+
+    /// Copies within the card.
+    pub(crate) fn copy(&self, to: u64, from: u64, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        self.join();
+        self.bind();
+        // SAFETY: both buffers have so many bytes.
+        let copied = unsafe { driver::cuMemcpyDtoDAsync_v2(to, from, bytes, self.streams[0]) };
+        require("cuMemcpyDtoDAsync", copied);
+    }
+
+    /// Writes a table for the next kernel, and returns its address. The stream keeps it from being overwritten too early.
+    pub(crate) fn table(&self, bytes: &[u8]) -> u64 {
+        assert!(bytes.len() <= TABLE_ROWS * TABLE_ROW_BYTES, "a table of {} bytes", bytes.len());
+        self.write(self.table, bytes);
+        self.table
     }
 
     /// Copies from the card; waits for all work before.
@@ -375,45 +602,59 @@ impl Context {
         if bytes.is_empty() {
             return;
         }
+        self.join();
         self.bind();
         // SAFETY: both have so many bytes; the stream is waited for before anyone looks.
         unsafe {
-            let copied = driver::cuMemcpyDtoHAsync_v2(bytes.as_mut_ptr().cast(), pointer, bytes.len(), self.stream);
+            let copied = driver::cuMemcpyDtoHAsync_v2(
+                bytes.as_mut_ptr().cast(),
+                pointer,
+                bytes.len(),
+                self.streams[0],
+            );
             require("cuMemcpyDtoHAsync", copied);
-            require("cuStreamSynchronize", driver::cuStreamSynchronize(self.stream));
+            require("cuStreamSynchronize", driver::cuStreamSynchronize(self.streams[0]));
         }
     }
 
     /// Scratch memory of at least `bytes`, with any content, for as long as an operation queues its work. The next operation
-    /// gets the same memory, which is right because the stream runs them in order.
-    pub(crate) fn scratch(&self, bytes: usize) -> ScratchMemory<'_> {
-        let mut scratch = self.scratch.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    /// of the lane gets the same memory, which is right because a stream runs them in order.
+    pub(crate) fn scratch_on(&self, lane: Lane, bytes: usize) -> ScratchMemory<'_> {
+        let mut scratch = self.scratch[lane as usize].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if scratch.bytes < bytes {
             if scratch.bytes > 0 {
                 self.synchronize();
                 self.free(scratch.pointer);
                 *scratch = Scratch { pointer: 0, bytes: 0 };
             }
+            self.scratch_generation.fetch_add(1, Ordering::Relaxed);
             let bytes = bytes.next_multiple_of(1 << 20);
             *scratch = Scratch { pointer: self.allocate(bytes), bytes };
         }
         ScratchMemory(scratch)
     }
 
-    /// Seconds that the card takes for what `queue` queues.
+    /// Scratch memory of the first lane.
+    pub(crate) fn scratch(&self, bytes: usize) -> ScratchMemory<'_> {
+        self.scratch_on(Lane::First, bytes)
+    }
+
+    /// Seconds that the card takes for what `queue` queues in the first lane.
     pub(crate) fn time(&self, queue: impl FnOnce()) -> f64 {
+        self.join();
         self.bind();
         let (mut start, mut end, mut milliseconds) = (std::ptr::null_mut(), std::ptr::null_mut(), 0.0);
         // SAFETY: events are created before use and destroyed after it.
         unsafe {
             require("cuEventCreate", driver::cuEventCreate(&mut start, 0));
             require("cuEventCreate", driver::cuEventCreate(&mut end, 0));
-            require("cuEventRecord", driver::cuEventRecord(start, self.stream));
+            require("cuEventRecord", driver::cuEventRecord(start, self.streams[0]));
             queue();
-            require("cuEventRecord", driver::cuEventRecord(end, self.stream));
+            require("cuEventRecord", driver::cuEventRecord(end, self.streams[0]));
             require("cuEventSynchronize", driver::cuEventSynchronize(end));
             // The bindings know the name of driver 12.8 and later only; this one is in all.
-            let elapsed = driver::culib().get::<ElapsedTime>(b"cuEventElapsedTime").expect("every driver has it");
+            let elapsed =
+                driver::culib().get::<ElapsedTime>(b"cuEventElapsedTime").expect("every driver has it");
             require("cuEventElapsedTime", elapsed(&mut milliseconds, start, end));
             let _ = (driver::cuEventDestroy_v2(start), driver::cuEventDestroy_v2(end));
         }
@@ -429,22 +670,23 @@ impl Staging {
         unsafe {
             check("cuMemAllocHost", driver::cuMemAllocHost_v2(&mut memory, NUM_SLOTS * SLOT_BYTES))?;
             for _ in 0..NUM_SLOTS {
-                let mut event = std::ptr::null_mut();
-                let flags = driver::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
-                check("cuEventCreate", driver::cuEventCreate(&mut event, flags))?;
-                events.push(event);
+                events.push(new_event()?);
             }
         }
         Ok(Staging { memory: memory.cast(), events, next: 0 })
     }
 }
 
-fn load(
-    source: &Source,
-    image: &[u8],
-    max_shared: i32,
-    functions: &mut Functions,
-) -> Result<(), CudaError> {
+/// An event without a time.
+fn new_event() -> Result<driver::CUevent, CudaError> {
+    let mut event = std::ptr::null_mut();
+    let flags = driver::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+    // SAFETY: event is written.
+    check("cuEventCreate", unsafe { driver::cuEventCreate(&mut event, flags) })?;
+    Ok(event)
+}
+
+fn load(source: &Source, image: &[u8], max_shared: i32, functions: &mut Functions) -> Result<(), CudaError> {
     let mut module = std::ptr::null_mut();
     // PTX is text, which must end with a NUL; machine code does not mind one.
     let mut image = image.to_vec();
@@ -452,12 +694,14 @@ fn load(
     // SAFETY: the image is whole, and copied by the driver.
     check("cuModuleLoadData", unsafe { driver::cuModuleLoadData(&mut module, image.as_ptr().cast()) })?;
     for kernel in source.kernels {
-        let name = CString::new(*kernel).map_err(|_| CudaError::Compile { name: source.name, log: "a NUL".into() })?;
+        let name = CString::new(*kernel)
+            .map_err(|_| CudaError::Compile { name: source.name, log: "a NUL".into() })?;
         let mut function = std::ptr::null_mut();
         // SAFETY: the module was loaded; the attribute only raises what a launch may ask for.
         unsafe {
             check("cuModuleGetFunction", driver::cuModuleGetFunction(&mut function, module, name.as_ptr()))?;
-            let attribute = driver::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let attribute =
+                driver::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             let mut fixed = 0;
             let which = driver::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
             check("cuFuncGetAttribute", driver::cuFuncGetAttribute(&mut fixed, which, function))?;
@@ -472,7 +716,8 @@ fn device_name(device: driver::CUdevice) -> Result<String, CudaError> {
     let mut name = [0u8; 256];
     // SAFETY: the buffer has the length that is given.
     check("cuDeviceGetName", unsafe { driver::cuDeviceGetName(name.as_mut_ptr().cast(), 256, device) })?;
-    Ok(CStr::from_bytes_until_nul(&name).map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned()))
+    Ok(CStr::from_bytes_until_nul(&name)
+        .map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned()))
 }
 
 fn check(call: &'static str, result: driver::CUresult) -> Result<(), CudaError> {

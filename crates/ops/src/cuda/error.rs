@@ -63,7 +63,10 @@ impl fmt::Display for CudaError {
                 write!(f, "there is no GPU {ordinal}: the driver finds {count}, numbered from 0")
             }
             CudaError::TooOld { name, capability: (major, minor) } => {
-                write!(f, "{name} has compute capability {major}.{minor}; 8.0 (Ampere) is the least that works")
+                write!(
+                    f,
+                    "{name} has compute capability {major}.{minor}; 8.0 (Ampere) is the least that works"
+                )
             }
             CudaError::Compile { name, log } => write!(f, "{name} does not compile: {log}"),
             CudaError::Driver { call, message } => write!(f, "{call}: {message}"),

@@ -64,13 +64,17 @@ impl LibraryPaths {
         let mut folders = Vec::new();
         for root in &self.roots {
             folders.push(root.clone());
-            folders.extend(["lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"].map(|lib| root.join(lib)));
+            folders.extend(
+                ["lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"]
+                    .map(|lib| root.join(lib)),
+            );
             let packages = children(&root.join("lib"), "python3")
                 .into_iter()
                 .flat_map(|python| [python.join("site-packages"), python.join("dist-packages")])
                 .chain([root.join("site-packages"), root.clone()]);
             for package in packages {
-                folders.extend(children(&package.join("nvidia"), "").into_iter().map(|part| part.join("lib")));
+                folders
+                    .extend(children(&package.join("nvidia"), "").into_iter().map(|part| part.join("lib")));
             }
         }
         folders.retain(|folder| folder.is_dir());
@@ -126,7 +130,9 @@ fn open(wanted: &'static Wanted, paths: &LibraryPaths) -> Result<(), CudaError> 
                 opened.push(wanted.what);
                 return Ok(());
             }
-            Err(error) if candidate.is_absolute() => problems.push(format!("{}: {error}", candidate.display())),
+            Err(error) if candidate.is_absolute() => {
+                problems.push(format!("{}: {error}", candidate.display()))
+            }
             Err(_) => {}
         }
     }
@@ -159,7 +165,12 @@ mod tests {
         // A file that is no library is passed over, and named if nothing else is found.
         let fake = root.join("lib64/libeyas-none.so");
         std::fs::write(&fake, "not a library").expect("a file");
-        let none = Box::leak(Box::new(Wanted { what: "nothing", names: &["libeyas-none.so"], companion: None, hint: "none" }));
+        let none = Box::leak(Box::new(Wanted {
+            what: "nothing",
+            names: &["libeyas-none.so"],
+            companion: None,
+            hint: "none",
+        }));
         let error = open(none, &paths).expect_err("it is no library").to_string();
         assert!(error.contains("libeyas-none.so") && error.contains(&root.display().to_string()), "{error}");
         std::fs::remove_dir_all(root).expect("removed");

@@ -10,12 +10,14 @@
 mod compile;
 mod context;
 mod error;
+mod graph;
 mod library;
 mod matmul;
 
 pub(crate) use compile::Source;
-pub(crate) use context::{Argument, ScratchMemory, Shape, arguments};
+pub(crate) use context::{Argument, Lane, ScratchMemory, Shape, TABLE_ROWS, arguments};
 pub use error::CudaError;
+pub use graph::Recording;
 pub use library::LibraryPaths;
 pub(crate) use matmul::{Epilogue, Kind, Operands, Product};
 
@@ -120,28 +122,51 @@ impl<E: CudaElement> Cuda<E> {
         (false, _) => Kind::F16,
     };
 
+    /// Starts a kernel, after everything that was queued before.
     pub(crate) fn launch(&self, kernel: &str, shape: Shape, arguments: &[u64]) {
-        self.context.launch(kernel, shape, arguments);
+        self.context.join();
+        self.launch_on(Lane::First, kernel, shape, arguments);
     }
 
-    /// Starts a kernel that was compiled for one head size; 0 for any.
+    /// Starts a kernel after what was queued in its lane before. In the first lane the caller sees to it that the second
+    /// touches nothing that the kernel does: see [`Context::join_for`].
+    pub(crate) fn launch_on(&self, lane: Lane, kernel: &str, shape: Shape, arguments: &[u64]) {
+        self.context.start(lane, self.context.function(kernel), kernel, shape, arguments);
+    }
+
+    /// As [`launch`](Self::launch), with a kernel that was compiled for one head size; 0 for any.
     pub(crate) fn launch_for_head(&self, kernel: &str, head_size: usize, shape: Shape, arguments: &[u64]) {
+        self.context.join();
         let load = || {
             let sources = crate::attention::cuda::sources(head_size, E::IS_F32);
             self.context.load(sources, &crate::attention::cuda::head_defines(E::DEFINE, head_size))
         };
-        self.context.launch_variant(kernel, head_size, load, shape, arguments);
+        let function = self.context.function_of_variant(kernel, head_size, load);
+        self.context.start(Lane::First, function, kernel, shape, arguments);
     }
 
-    /// Runs a product; false where cuBLASLt has no algorithm for it.
+    /// Runs a product, after everything that was queued before; false where cuBLASLt has no algorithm for it.
     #[must_use]
     pub(crate) fn try_product(&self, product: Product, operands: Operands) -> bool {
-        self.matmul.run(&self.context, product, operands)
+        self.context.join();
+        self.matmul.run(&self.context, Lane::First, product, operands)
     }
 
-    /// Runs a product without an epilogue.
+    /// Runs a product without an epilogue, after everything that was queued before.
     pub(crate) fn product(&self, product: Product, operands: Operands) {
-        self.matmul.plain(&self.context, product, operands);
+        self.context.join();
+        self.product_on(Lane::First, product, operands);
+    }
+
+    /// Runs a product after what was queued in its lane before; false where cuBLASLt has no algorithm for it.
+    #[must_use]
+    pub(crate) fn try_product_on(&self, lane: Lane, product: Product, operands: Operands) -> bool {
+        self.matmul.run(&self.context, lane, product, operands)
+    }
+
+    /// Runs a product without an epilogue after what was queued in its lane before.
+    pub(crate) fn product_on(&self, lane: Lane, product: Product, operands: Operands) {
+        self.matmul.plain(&self.context, lane, product, operands);
     }
 
     fn measure_peak_flops(&self) -> f64 {
@@ -211,6 +236,7 @@ impl<T> Drop for CudaBuf<T> {
 impl<E: CudaElement> Device for Cuda<E> {
     type Element = E;
     type Buffer<T: Scalar> = CudaBuf<T>;
+    type Recording = Recording;
 
     fn zeros<T: Scalar>(&self, len: usize) -> CudaBuf<T> {
         let bytes = len * size_of::<T>();
@@ -233,6 +259,10 @@ impl<E: CudaElement> Device for Cuda<E> {
         self.context.clear(dst.pointer, dst.len * size_of::<T>());
     }
 
+    fn clear_all(&self, dsts: &mut [&mut CudaBuf<f32>]) {
+        self.clear_table(dsts.iter().map(|dst| (dst.pointer, dst.len)));
+    }
+
     fn num_threads(&self) -> usize {
         self.context.num_processors
     }
@@ -240,7 +270,26 @@ impl<E: CudaElement> Device for Cuda<E> {
     fn describe(&self) -> String {
         let (major, minor) = self.context.capability;
         let gibibytes = self.context.memory().1 as f64 / f64::from(1 << 30);
-        format!("CUDA, {}, {gibibytes:.0} GiB, compute capability {major}.{minor}, {}", self.context.name, E::NAME)
+        format!(
+            "CUDA, {}, {gibibytes:.0} GiB, compute capability {major}.{minor}, {}",
+            self.context.name,
+            E::NAME
+        )
+    }
+
+    fn replay(
+        &self,
+        recording: &mut Recording,
+        signature: u64,
+        dropout_key: Option<u64>,
+        queue: impl FnMut(),
+    ) {
+        recording.replay(&self.context, signature, dropout_key, queue);
+    }
+
+    fn copy<T: Scalar>(&self, dst: &mut CudaBuf<T>, src: &CudaBuf<T>) {
+        assert!(src.len <= dst.len, "{} elements into a buffer of {}", src.len, dst.len);
+        self.context.copy(dst.pointer, src.pointer, src.len * size_of::<T>());
     }
 
     fn peak_flops(&self) -> f64 {
@@ -271,7 +320,11 @@ pub(crate) fn test_paths() -> LibraryPaths {
 #[cfg(test)]
 pub(crate) fn test_device<E: CudaElement>() -> Result<Cuda<E>, CudaError> {
     // Kernels are kept between tests, each of which opens the card for itself.
-    Cuda::open(&CudaOptions { libraries: test_paths(), cache_dir: Some(test_cache()), ..CudaOptions::default() })
+    Cuda::open(&CudaOptions {
+        libraries: test_paths(),
+        cache_dir: Some(test_cache()),
+        ..CudaOptions::default()
+    })
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use super::matmul::naive;
 use super::*;
-use crate::testing::*;
 use crate::Rng;
+use crate::testing::*;
 
 #[test]
 fn copies_go_through_and_memory_is_cleared() {
@@ -41,7 +41,7 @@ fn check<E: CudaElement>(device: &Cuda<E>, product: Product) {
             let run = |d: u64| {
                 let operands = Operands { d, c: d, a: a.pointer(), b: b.pointer(), bias: 0, aux: 0 };
                 match is_naive {
-                    true => naive(&device.context, product, operands),
+                    true => naive(&device.context, Lane::First, product, operands),
                     false => device.product(product, operands),
                 }
             };
@@ -67,7 +67,9 @@ fn products_equal_the_plain_kernel() {
         let kind = kind_of(device);
         for (m, n, k) in [(1, 1, 1), (33, 1, 7), (5, 3, 36), (64, 128, 96), (72, 40, 264)] {
             for (transpose_a, transpose_b) in [(false, false), (true, false), (false, true)] {
-                for (output, accumulate) in [(kind, false), (kind, true), (Kind::F32, true), (Kind::F32, false)] {
+                for (output, accumulate) in
+                    [(kind, false), (kind, true), (Kind::F32, true), (Kind::F32, false)]
+                {
                     let epilogue = Epilogue::None;
                     let operands = kind;
                     check(

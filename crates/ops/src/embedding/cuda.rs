@@ -2,7 +2,6 @@
 
 use super::{Embedding, EmbeddingDims};
 use crate::cuda::{CudaBuf, CudaElement, ScratchMemory, Shape, Source, arguments};
-use crate::linear::cuda::of_dropout;
 use crate::{Cuda, Dropout};
 
 pub(crate) const SOURCE: Source = Source {
@@ -56,7 +55,8 @@ impl<E: CudaElement> Cuda<E> {
         let mut from = (tokens, 0);
         let bits = usize::BITS - vocab_size.saturating_sub(1).leading_zeros();
         for pass in 0..bits.div_ceil(8).max(1) {
-            let (shift, to) = (8 * pass, (scratch.keys[pass as usize % 2], scratch.positions[pass as usize % 2]));
+            let (shift, to) =
+                (8 * pass, (scratch.keys[pass as usize % 2], scratch.positions[pass as usize % 2]));
             let counts = scratch.counts;
             self.launch("sort_count", Shape::new(tiles, 256), arguments![counts, from.0, rows, tiles, shift]);
             self.launch("sort_scan", Shape::new(1, 1024), arguments![counts, DIGITS * tiles]);
@@ -80,10 +80,9 @@ impl<E: CudaElement> Embedding for Cuda<E> {
     ) {
         let EmbeddingDims { batch, time, channels, start, .. } = dims;
         let width = if channels.is_multiple_of(4) { 4 } else { 1 };
-        let [key, threshold, scale] = of_dropout(dropout);
-        let arguments = arguments![
-            out, tokens, wte, wpe, batch * time, time, channels, start, key, threshold, scale
-        ];
+        let [key, threshold, scale] = self.dropout_arguments(dropout);
+        let arguments =
+            arguments![out, tokens, wte, wpe, batch * time, time, channels, start, key, threshold, scale];
         self.launch("embedding_forward", Shape::each(batch * time * channels / width), arguments);
     }
 
@@ -98,7 +97,7 @@ impl<E: CudaElement> Embedding for Cuda<E> {
     ) {
         let EmbeddingDims { batch, time, channels, vocab_size, start } = dims;
         let rows = batch * time;
-        let [key, threshold, scale] = of_dropout(dropout);
+        let [key, threshold, scale] = self.dropout_arguments(dropout);
         let scratch = self.embedding_scratch(rows, channels);
         let (keys, positions) = self.sort(tokens.pointer(), &scratch, rows, vocab_size);
         let width = 16 / size_of::<E>();

@@ -45,11 +45,58 @@ __device__ __forceinline__ void forward(E* out, float* mean, float* rstd, const 
     }
 }
 
+// The same for C = 32 VEC COUNT at most: the row stays in registers between its three readings.
+template <int COUNT>
+__device__ __forceinline__ void forward_in_registers(E* out, float* mean, float* rstd, const E* x, const float* weight,
+                                                     const float* bias, int rows, int channels, float epsilon) {
+    const int lane = threadIdx.x % 32, row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    if (row >= rows) return;
+    x += (u64)row * channels;
+    out += (u64)row * channels;
+    Vec v[COUNT];
+    float sum = 0.0f, squares = 0.0f;
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i)
+        if ((i * 32 + lane) * VEC < channels) v[i] = *(const Vec*)(x + (i * 32 + lane) * VEC);
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i)
+        if ((i * 32 + lane) * VEC < channels)
+#pragma unroll
+            for (int j = 0; j < VEC; ++j) sum += to_f32(v[i].x[j]);
+    const float m = warp_sum(sum) / channels;
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i)
+        if ((i * 32 + lane) * VEC < channels)
+#pragma unroll
+            for (int j = 0; j < VEC; ++j) squares += (to_f32(v[i].x[j]) - m) * (to_f32(v[i].x[j]) - m);
+    const float r = 1.0f / sqrtf(warp_sum(squares) / channels + epsilon);
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+        const int c = (i * 32 + lane) * VEC;
+        if (c >= channels) continue;
+        float w[VEC], b[VEC];
+        load_floats(w, weight + c);
+        load_floats(b, bias + c);
+#pragma unroll
+        for (int j = 0; j < VEC; ++j) v[i].x[j] = from_f32((to_f32(v[i].x[j]) - m) * r * w[j] + b[j]);
+        *(Vec*)(out + c) = v[i];
+    }
+    if (lane == 0) {
+        mean[row] = m;
+        rstd[row] = r;
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(256)
     layernorm_forward(E* out, float* mean, float* rstd, const E* x, const float* weight, const float* bias, int rows,
                       int channels, float epsilon) {
-    if (is_vectorizable(channels)) forward<VEC>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
-    else forward<1>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
+    const int count = (channels + 32 * VEC - 1) / (32 * VEC);
+    if (!is_vectorizable(channels)) forward<1>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
+    else if (count == 1) forward_in_registers<1>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
+    else if (count == 2) forward_in_registers<2>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
+    else if (count == 3) forward_in_registers<3>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
+    else if (count == 4) forward_in_registers<4>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
+    else forward<VEC>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
 }
 
 // dx of one row: dx += rstd (g - mean(g) - n mean(g n)), g = dout weight. g is rounded the same way wherever it is used: where

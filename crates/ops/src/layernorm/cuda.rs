@@ -2,7 +2,7 @@
 
 use super::{LayerNorm, LayerNormDims};
 use crate::Cuda;
-use crate::cuda::{CudaBuf, CudaElement, Shape, Source, arguments};
+use crate::cuda::{CudaBuf, CudaElement, Lane, Shape, Source, arguments};
 
 pub(crate) const SOURCE: Source = Source {
     name: "layernorm",
@@ -54,6 +54,7 @@ impl<E: CudaElement> LayerNorm for Cuda<E> {
         dims: LayerNormDims,
     ) {
         let LayerNormDims { rows, channels, .. } = dims;
+        self.context.join_for(&[dx.pointer(), dweight.pointer(), dbias.pointer()]);
         let width = 16 / size_of::<E>();
         let count = channels.div_ceil(32 * width);
         let is_fused = channels.is_multiple_of(width) && count <= 4;
@@ -65,19 +66,24 @@ impl<E: CudaElement> LayerNorm for Cuda<E> {
         let scratch = self.context.scratch(8 * num_partials * channels);
         let partial = scratch.at(0);
         if is_fused {
-            let kernel = ["layernorm_backward_1", "layernorm_backward_2", "layernorm_backward_3", "layernorm_backward_4"];
+            let kernel = [
+                "layernorm_backward_1",
+                "layernorm_backward_2",
+                "layernorm_backward_3",
+                "layernorm_backward_4",
+            ];
             let shape = Shape::new(num_partials, 32 * WARPS).shared(4 * WARPS * channels);
             let arguments = arguments![dx, partial, dout, mean, rstd, x, weight, rows, channels];
-            self.launch(kernel[count - 1], shape, arguments);
+            self.launch_on(Lane::First, kernel[count - 1], shape, arguments);
         } else {
             let shape = Shape::each(channels).by(num_partials, 1);
             let arguments = arguments![partial, dout, mean, rstd, x, rows, channels, chunk_rows];
-            self.launch("layernorm_parameters", shape, arguments);
+            self.launch_on(Lane::First, "layernorm_parameters", shape, arguments);
             let shape = Shape::new(rows.div_ceil(WARPS), 32 * WARPS);
             let arguments = arguments![dx, dout, mean, rstd, x, weight, rows, channels];
-            self.launch("layernorm_backward_any", shape, arguments);
+            self.launch_on(Lane::First, "layernorm_backward_any", shape, arguments);
         }
-        self.sum_partials(dweight, partial, num_partials, 2 * channels, channels);
-        self.sum_partials(dbias, scratch.at(4 * channels), num_partials, 2 * channels, channels);
+        let outputs = [dweight.pointer(), dbias.pointer()];
+        self.sum_partials(Lane::First, outputs, partial, num_partials, 2 * channels, channels);
     }
 }

@@ -156,11 +156,13 @@ extern "C" __global__ void __launch_bounds__(256)
     column_partials<1>(partial, x, rows, cols, chunk_rows);
 }
 
-// Second: out (cols) += the sum of partial (count, cols), whose rows lie `stride` apart. Blocks of 32 x 16 threads.
+// Second: the sum of partial, whose `count` rows lie `stride` apart, is added to one or two outputs of `cols` columns that
+// follow each other in a row. Blocks of 32 x 16 threads; blockIdx.y is the output.
 extern "C" __global__ void __launch_bounds__(512)
-    sum_partials(float* out, const float* partial, int count, int stride, int cols) {
+    sum_partials(float* first, float* second, const float* partial, int count, int stride, int cols) {
     __shared__ float shared[16][33];
     const int lane = threadIdx.x % 32, part = threadIdx.x / 32, col = blockIdx.x * 32 + lane;
+    partial += blockIdx.y * cols;
     float sum = 0.0f;
     if (col < cols)
         for (int i = part; i < count; i += 16) sum += partial[(u64)i * stride + col];
@@ -170,6 +172,6 @@ extern "C" __global__ void __launch_bounds__(512)
         float total = 0.0f;
 #pragma unroll
         for (int p = 0; p < 16; ++p) total += shared[p][lane];
-        out[col] += total;
+        (blockIdx.y == 0 ? first : second)[col] += total;
     }
 }

@@ -4,9 +4,9 @@
 //! is the number of outputs and n that of rows. What the library has no fused form of, a kernel does after the product.
 
 use super::{Linear, LinearDims, Storage, Use};
-use crate::cuda::{CudaBuf, CudaElement, Epilogue, Kind, Operands, Product, Shape, Source, arguments};
+use crate::cuda::{CudaBuf, CudaElement, Epilogue, Kind, Lane, Operands, Product, Shape, Source, arguments};
 use crate::{Buffer, Cuda, Device, Dropout};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) const SOURCE: Source = Source {
     name: "linear",
@@ -32,9 +32,10 @@ pub struct CudaWeights<E> {
     inputs: usize,
     outputs: usize,
     storage: Storage,
-    /// cuBLASLt adds a bias of the output's type only. Made again at the first use after the weights changed.
+    /// cuBLASLt adds a bias of the output's type only, so there is a copy of it too.
     bias: CudaBuf<E>,
-    is_bias_stale: AtomicBool,
+    /// The address of what it is a copy of, 0 before the first use.
+    bias_master: AtomicU64,
 }
 
 impl<E> CudaWeights<E> {
@@ -45,7 +46,12 @@ impl<E> CudaWeights<E> {
 }
 
 /// A layer's forward product in cuBLASLt's terms.
-fn forward<E: CudaElement>(weights: &CudaWeights<E>, dims: LinearDims, epilogue: Epilogue, add: bool) -> Product {
+fn forward<E: CudaElement>(
+    weights: &CudaWeights<E>,
+    dims: LinearDims,
+    epilogue: Epilogue,
+    add: bool,
+) -> Product {
     Product {
         m: dims.outputs,
         n: dims.rows,
@@ -60,20 +66,31 @@ fn forward<E: CudaElement>(weights: &CudaWeights<E>, dims: LinearDims, epilogue:
 }
 
 impl<E: CudaElement> Cuda<E> {
-    /// dW += x^T dout and dx = dout W^T, the latter with an epilogue; false if that epilogue is not to be had, with dx
-    /// plain instead.
-    fn products_backward(
+    /// The whole backward pass: dx = dout W^T, through the GELU where `pre` is given, in the first lane; beside it, in the
+    /// second, dW += x^T dout and dbias += the sum over the rows of dout.
+    fn backward(
         &self,
         dx: &mut CudaBuf<E>,
         dweights: &mut CudaBuf<f32>,
+        dbias: &mut CudaBuf<f32>,
         dout: &CudaBuf<E>,
         x: &CudaBuf<E>,
         pre: Option<&CudaBuf<E>>,
         weights: &CudaWeights<E>,
         dims: LinearDims,
-    ) -> bool {
+    ) {
         let LinearDims { rows, inputs, outputs } = dims;
-        let of_x = Product {
+        self.context.join_for(&[dx.pointer()]);
+        self.context.fork(&[dout.pointer(), x.pointer(), dweights.pointer(), dbias.pointer()]);
+        self.weights_backward(
+            Lane::Second,
+            [dweights.pointer(), dout.pointer(), x.pointer()],
+            weights.storage,
+            dims,
+        );
+        self.add_column_sums(Lane::Second, dbias, dout, rows, outputs);
+
+        let plain = Product {
             m: inputs,
             n: rows,
             k: outputs,
@@ -85,30 +102,28 @@ impl<E: CudaElement> Cuda<E> {
             epilogue: Epilogue::None,
         };
         let (a, b) = (weights.copy.pointer(), dout.pointer());
-        let operands = Operands { d: dx.pointer(), c: 0, a, b, bias: 0, aux: pre.map_or(0, CudaBuf::pointer) };
-        let fused = Product { epilogue: Epilogue::GeluBackward, ..of_x };
-        let is_fused = pre.is_some() && !E::IS_F32 && self.try_product(fused, operands);
-        if !is_fused {
-            self.product(of_x, operands);
+        let operands =
+            Operands { d: dx.pointer(), c: 0, a, b, bias: 0, aux: pre.map_or(0, CudaBuf::pointer) };
+        let fused = Product { epilogue: Epilogue::GeluBackward, ..plain };
+        match pre {
+            None => self.product_on(Lane::First, plain, operands),
+            Some(_) if !E::IS_F32 && self.try_product_on(Lane::First, fused, operands) => {}
+            Some(pre) => {
+                self.product_on(Lane::First, plain, operands);
+                let len = rows * inputs;
+                self.launch_on(Lane::First, "gelu_backward", vectors::<E>(len), arguments![dx, pre, len]);
+            }
         }
-        self.weights_backward(dweights, dout, x, weights.storage, dims);
-        is_fused
     }
 
-    /// dW += x^T dout, as the master is stored.
+    /// dW += x^T dout, as the master is stored; by address.
     pub(crate) fn weights_backward(
         &self,
-        dweights: &mut CudaBuf<f32>,
-        dout: &CudaBuf<E>,
-        x: &CudaBuf<E>,
+        lane: Lane,
+        [dweights, dout, x]: [u64; 3],
         storage: Storage,
         dims: LinearDims,
     ) {
-        self.weights_backward_at(dweights.pointer(), dout.pointer(), x.pointer(), storage, dims);
-    }
-
-    /// The same by address.
-    pub(crate) fn weights_backward_at(&self, dweights: u64, dout: u64, x: u64, storage: Storage, dims: LinearDims) {
         let LinearDims { rows, inputs, outputs } = dims;
         // Column-major, a gradient (inputs, outputs) is dout^T x, and one of (outputs, inputs) is x^T dout.
         let (m, n, a, b) = match storage {
@@ -126,7 +141,7 @@ impl<E: CudaElement> Cuda<E> {
             accumulate: true,
             epilogue: Epilogue::None,
         };
-        self.product(product, Operands { d: dweights, c: dweights, a, b, bias: 0, aux: 0 });
+        self.product_on(lane, product, Operands { d: dweights, c: dweights, a, b, bias: 0, aux: 0 });
     }
 
     /// The bias in the type that cuBLASLt wants; f32 is what it is.
@@ -134,34 +149,50 @@ impl<E: CudaElement> Cuda<E> {
         if E::IS_F32 {
             return bias.pointer();
         }
-        // A change of the bias comes with a call of `pack`.
-        if weights.is_bias_stale.swap(false, Ordering::Relaxed) {
-            self.convert(&weights.bias, bias, weights.outputs);
+        if weights.bias_master.swap(bias.pointer(), Ordering::Relaxed) != bias.pointer() {
+            self.convert(&weights.bias, bias.pointer(), weights.outputs);
         }
         weights.bias.pointer()
     }
 
-    fn convert(&self, out: &CudaBuf<E>, master: &CudaBuf<f32>, len: usize) {
+    fn convert(&self, out: &CudaBuf<E>, master: u64, len: usize) {
         self.launch("convert", vectors::<E>(len), arguments![out, master, len]);
     }
 
+    /// A dropout's key, threshold and factor, as kernels take them.
+    pub(crate) fn dropout_arguments(&self, dropout: Dropout) -> [u64; 3] {
+        self.context.note_dropout(dropout);
+        let (key, threshold, scale) = dropout.parts();
+        let [a, b, c] = arguments![key, threshold, scale];
+        [*a, *b, *c]
+    }
+
     /// Adds the sum over the rows of `x` (rows, cols) to `out` (cols).
-    pub(crate) fn add_column_sums(&self, out: &mut CudaBuf<f32>, x: &CudaBuf<E>, rows: usize, cols: usize) {
+    fn add_column_sums(&self, lane: Lane, out: &mut CudaBuf<f32>, x: &CudaBuf<E>, rows: usize, cols: usize) {
         let chunk_rows = chunk_rows(rows);
         let chunks = rows.div_ceil(chunk_rows);
-        let scratch = self.context.scratch(4 * chunks * cols);
+        let scratch = self.context.scratch_on(lane, 4 * chunks * cols);
         let partial = scratch.at(0);
         let width = if cols.is_multiple_of(16 / size_of::<E>()) { 16 / size_of::<E>() } else { 1 };
         let kernel = if width == 1 { "column_sums_scalar" } else { "column_sums" };
         let shape = Shape::new(cols.div_ceil(32 * width), 256).by(chunks, 1);
-        self.launch(kernel, shape, arguments![partial, x, rows, cols, chunk_rows]);
-        self.sum_partials(out, partial, chunks, cols, cols);
+        self.launch_on(lane, kernel, shape, arguments![partial, x, rows, cols, chunk_rows]);
+        self.sum_partials(lane, [out.pointer(), 0], partial, chunks, cols, cols);
     }
 
-    /// Adds the sum of `count` rows of f32 at `partial`, which lie `stride` apart, to `out` (cols).
-    pub(crate) fn sum_partials(&self, out: &mut CudaBuf<f32>, partial: u64, count: usize, stride: usize, cols: usize) {
-        let shape = Shape::new(cols.div_ceil(32), 512);
-        self.launch("sum_partials", shape, arguments![out, partial, count, stride, cols]);
+    /// Adds the sum of `count` rows of f32 at `partial`, which lie `stride` apart, to one or two outputs (cols) that follow
+    /// each other in a row; 0 is no output.
+    pub(crate) fn sum_partials(
+        &self,
+        lane: Lane,
+        [first, second]: [u64; 2],
+        partial: u64,
+        count: usize,
+        stride: usize,
+        cols: usize,
+    ) {
+        let shape = Shape::new(cols.div_ceil(32), 512).by(if second == 0 { 1 } else { 2 }, 1);
+        self.launch_on(lane, "sum_partials", shape, arguments![first, second, partial, count, stride, cols]);
     }
 }
 
@@ -176,13 +207,6 @@ fn chunk_rows(rows: usize) -> usize {
     rows.div_ceil(128).max(32)
 }
 
-/// A dropout's key, threshold and factor, as kernels take them.
-pub(crate) fn of_dropout(dropout: Dropout) -> [u64; 3] {
-    let (key, threshold, scale) = dropout.parts();
-    let [a, b, c] = arguments![key, threshold, scale];
-    [*a, *b, *c]
-}
-
 impl<E: CudaElement> Linear for Cuda<E> {
     type Weights = CudaWeights<E>;
 
@@ -194,7 +218,7 @@ impl<E: CudaElement> Linear for Cuda<E> {
             outputs,
             storage,
             bias: self.zeros(if E::IS_F32 { 0 } else { outputs }),
-            is_bias_stale: AtomicBool::new(true),
+            bias_master: AtomicU64::new(0),
         }
     }
 
@@ -212,8 +236,11 @@ impl<E: CudaElement> Linear for Cuda<E> {
 
     fn pack(&self, weights: &mut CudaWeights<E>, master: &CudaBuf<f32>) {
         assert_eq!(master.len(), weights.inputs * weights.outputs, "a master of the copy's shape");
-        self.convert(&weights.copy, master, master.len());
-        weights.is_bias_stale.store(true, Ordering::Relaxed);
+        self.convert(&weights.copy, master.pointer(), master.len());
+        let bias = *weights.bias_master.get_mut();
+        if bias != 0 && !E::IS_F32 {
+            self.convert(&weights.bias, bias, weights.outputs);
+        }
     }
 
     fn linear_forward(
@@ -274,7 +301,7 @@ impl<E: CudaElement> Linear for Cuda<E> {
         }
         self.linear_forward(out, x, weights, bias, dims);
         let len = dims.rows * dims.outputs;
-        let [key, threshold, scale] = of_dropout(dropout);
+        let [key, threshold, scale] = self.dropout_arguments(dropout);
         let shape = vectors::<E>(len);
         self.launch("residual_dropout", shape, arguments![out, residual, len, key, threshold, scale]);
     }
@@ -290,8 +317,7 @@ impl<E: CudaElement> Linear for Cuda<E> {
         dims: LinearDims,
     ) {
         check(weights, dims, x, dout);
-        self.products_backward(dx, dweights, dout, x, None, weights, dims);
-        self.add_column_sums(dbias, dout, dims.rows, dims.outputs);
+        self.backward(dx, dweights, dbias, dout, x, None, weights, dims);
     }
 
     fn linear_gelu_backward(
@@ -306,16 +332,12 @@ impl<E: CudaElement> Linear for Cuda<E> {
         dims: LinearDims,
     ) {
         check(weights, dims, x, dout);
-        if !self.products_backward(dpre, dweights, dout, x, Some(pre), weights, dims) {
-            let len = dims.rows * dims.inputs;
-            self.launch("gelu_backward", vectors::<E>(len), arguments![dpre, pre, len]);
-        }
-        self.add_column_sums(dbias, dout, dims.rows, dims.outputs);
+        self.backward(dpre, dweights, dbias, dout, x, Some(pre), weights, dims);
     }
 
     fn dropout_backward(&self, out: &mut CudaBuf<E>, dout: &CudaBuf<E>, dropout: Dropout, dims: LinearDims) {
         let len = dims.rows * dims.outputs;
-        let [key, threshold, scale] = of_dropout(dropout);
+        let [key, threshold, scale] = self.dropout_arguments(dropout);
         self.launch("dropout_backward", vectors::<E>(len), arguments![out, dout, len, key, threshold, scale]);
     }
 }

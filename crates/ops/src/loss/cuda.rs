@@ -4,7 +4,7 @@
 //! evaluation has them in f32.
 
 use super::{Loss, LossDims};
-use crate::cuda::{CudaBuf, CudaElement, Epilogue, Kind, Operands, Product, Shape, Source, arguments};
+use crate::cuda::{CudaBuf, CudaElement, Epilogue, Kind, Lane, Operands, Product, Shape, Source, arguments};
 use crate::linear::cuda::CudaWeights;
 use crate::{Cuda, LinearDims, Storage};
 
@@ -24,7 +24,15 @@ fn block_rows(dims: LossDims, bytes: usize) -> usize {
 
 impl<E: CudaElement> Cuda<E> {
     /// logits (rows, V) = x W^T of `rows` rows at `x`.
-    fn head_product(&self, logits: u64, kind: Kind, x: u64, head: &CudaWeights<E>, rows: usize, dims: LossDims) {
+    fn head_product(
+        &self,
+        logits: u64,
+        kind: Kind,
+        x: u64,
+        head: &CudaWeights<E>,
+        rows: usize,
+        dims: LossDims,
+    ) {
         let product = Product {
             m: dims.vocab_size,
             n: rows,
@@ -43,7 +51,11 @@ impl<E: CudaElement> Cuda<E> {
 impl<E: CudaElement> Loss for Cuda<E> {
     fn loss_scratch_bytes(&self, dims: LossDims) -> usize {
         // An evaluation's logits are f32.
-        [size_of::<E>(), 4].map(|bytes| bytes * block_rows(dims, bytes) * dims.vocab_size).into_iter().max().unwrap_or(0)
+        [size_of::<E>(), 4]
+            .map(|bytes| bytes * block_rows(dims, bytes) * dims.vocab_size)
+            .into_iter()
+            .max()
+            .unwrap_or(0)
     }
 
     fn loss_forward(
@@ -64,7 +76,8 @@ impl<E: CudaElement> Loss for Cuda<E> {
             let x = at(x.pointer(), size_of::<E>() * dims.channels);
             self.head_product(logits, Kind::F32, x, head, rows, dims);
             let (losses, predictions) = (at(losses.pointer(), 4), at(predictions.pointer(), 4));
-            let arguments = arguments![losses, predictions, logits, at(targets.pointer(), 4), dims.vocab_size];
+            let arguments =
+                arguments![losses, predictions, logits, at(targets.pointer(), 4), dims.vocab_size];
             self.launch("loss_forward", Shape::new(rows, 1024), arguments);
         }
     }
@@ -106,7 +119,7 @@ impl<E: CudaElement> Loss for Cuda<E> {
             };
             self.product(of_x, Operands { d: dx, c: 0, a: head.matrix(), b: logits, bias: 0, aux: 0 });
             let layer = LinearDims { rows, inputs: channels, outputs: vocab_size };
-            self.weights_backward_at(dhead.pointer(), logits, x, Storage::OutputsInputs, layer);
+            self.weights_backward(Lane::First, [dhead.pointer(), logits, x], Storage::OutputsInputs, layer);
         }
     }
 

@@ -28,8 +28,14 @@ impl<E: CudaElement> Cuda<E> {
     fn muon_scratch(&self, dims: MuonDims) -> Scratch<'_> {
         let (rows, width) = (dims.rows, dims.cols / dims.pieces);
         let (element, m) = (size_of::<E>(), rows.min(width));
-        let sizes =
-            [4 * rows * dims.cols, 4 * rows * width, 8 * (rows * width).div_ceil(1 << 15), element * rows * width, element * m * m, element * m * m];
+        let sizes = [
+            4 * rows * dims.cols,
+            4 * rows * width,
+            8 * (rows * width).div_ceil(1 << 15),
+            element * rows * width,
+            element * m * m,
+            element * m * m,
+        ];
         let mut offsets = [0; 6];
         let mut total = 0;
         for (offset, size) in offsets.iter_mut().zip(sizes) {

@@ -115,8 +115,8 @@ fn reference(value: &mut [f64], momentum: &mut [f64], grad: &[f64], step: MuonSt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::*;
     use crate::Rng;
+    use crate::testing::*;
 
     fn check<D: Muon>(device: &D, dims: MuonDims) -> Vec<f32> {
         // 16 bits round X at each of five steps that stretch small singular values 3.4-fold.

@@ -158,6 +158,7 @@ mod tests {
 
     /// Needs no GPU: NVRTC compiles for any card.
     #[test]
+    #[expect(clippy::print_stdout, reason = "a test that skips says so")]
     fn every_kernel_compiles_for_every_architecture() {
         if let Err(error) = library::open_nvrtc(&test_paths()) {
             println!("skipped: {error}");

@@ -131,7 +131,7 @@ fn open(wanted: &'static Wanted, paths: &LibraryPaths) -> Result<(), CudaError> 
                 return Ok(());
             }
             Err(error) if candidate.is_absolute() => {
-                problems.push(format!("{}: {error}", candidate.display()))
+                problems.push(format!("{}: {error}", candidate.display()));
             }
             Err(_) => {}
         }

@@ -43,9 +43,11 @@ pub(crate) enum Epilogue {
     BiasGelu,
     /// Times GELU's derivative at the auxiliary input.
     GeluBackward,
+    /// The sum of op(a) over k, for each row, is stored as the bias: a bias's gradient where a is an output's.
+    BiasGradient,
 }
 
-/// A product d = op(a) op(b) + beta c, all column-major and without gaps: d and c (m, n), op(a) (m, k), op(b) (k, n).
+/// A product d = op(a) op(b) + beta c, all column-major: d and c (m, n), op(a) (m, k), op(b) (k, n).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Product {
     pub(crate) m: usize,
@@ -62,6 +64,8 @@ pub(crate) struct Product {
     /// Whether c is added: beta is 1, else 0.
     pub(crate) accumulate: bool,
     pub(crate) epilogue: Epilogue,
+    /// Elements from one column of b, and of c and d, to the next; 0 where there is no gap.
+    pub(crate) strides: (usize, usize),
 }
 
 /// Addresses of a product's operands. `c` is ignored without `accumulate`, `bias` and `aux` without their epilogues.
@@ -75,6 +79,9 @@ pub(crate) struct Operands {
     pub(crate) aux: u64,
 }
 
+/// A place where one fused product or two separate steps do the same: what it is, and its sizes.
+pub(crate) type Place = (&'static str, usize, usize, usize);
+
 /// cuBLASLt, and what it was found to do best.
 pub(crate) struct Matmul {
     handle: lt::cublasLtHandle_t,
@@ -83,6 +90,8 @@ pub(crate) struct Matmul {
     /// Whether f32 products may round their operands to TF32.
     tf32: bool,
     plans: Mutex<HashMap<Product, Option<Plan>>>,
+    /// Where the fused form is the faster one.
+    fused: Mutex<HashMap<Place, bool>>,
     choices: Mutex<Choices>,
 }
 
@@ -119,6 +128,7 @@ impl Matmul {
             workspaces: [(); 2].map(|()| context.allocate(WORKSPACE_BYTES)),
             tf32,
             plans: Mutex::default(),
+            fused: Mutex::default(),
             choices: Mutex::new(Choices::load(path)),
         }
     }
@@ -137,6 +147,24 @@ impl Matmul {
         let status = self.call(context, lane, plan, &plan.algorithm, product, operands);
         require("cublasLtMatmul", status);
         true
+    }
+
+    /// Whether a place takes its fused form: what an earlier run found, or what `measure` says of the seconds of the fused
+    /// form, `None` if it is not to be had, and of the separate one. Fused must be clearly faster, so that noise does not
+    /// decide.
+    pub(crate) fn is_fused(&self, place: Place, measure: impl FnOnce() -> (Option<f64>, f64)) -> bool {
+        let mut fused = self.fused.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        *fused.entry(place).or_insert_with(|| {
+            let key = format!("{place:?} tf32 {}", self.tf32);
+            let choices = || self.choices.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let kept = choices().by_product.get(&key).map(|words| words[0] == 1);
+            kept.unwrap_or_else(|| {
+                let (together, separate) = measure();
+                let is_fused = together.is_some_and(|together| together < 0.97 * separate);
+                choices().keep(key, [u64::from(is_fused), 0, 0, 0, 0, 0, 0, 0]);
+                is_fused
+            })
+        })
     }
 
     /// Runs a product that has no epilogue, on cuBLASLt or, where it has no algorithm, by a plain kernel.
@@ -158,7 +186,7 @@ impl Matmul {
     ) -> lt::cublasStatus_t {
         use lt::cublasLtMatmulDescAttributes_t as Attribute;
         let (one, beta) = (1.0f32, if product.accumulate { 1.0f32 } else { 0.0 });
-        if matches!(product.epilogue, Epilogue::Bias | Epilogue::BiasGelu) {
+        if matches!(product.epilogue, Epilogue::Bias | Epilogue::BiasGelu | Epilogue::BiasGradient) {
             plan.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &operands.bias);
         }
         if matches!(product.epilogue, Epilogue::BiasGelu | Epilogue::GeluBackward) {
@@ -272,7 +300,7 @@ impl Matmul {
     ) -> Option<lt::cublasLtMatmulAlgo_t> {
         // The operands may come from the other lane.
         context.synchronize();
-        let bytes = product.m * product.n * product.output.bytes();
+        let bytes = product.strides.1.max(product.m) * product.n * product.output.bytes();
         let d = context.try_allocate(bytes)?;
         context.clear(d, bytes);
         let aux = match product.epilogue {
@@ -325,11 +353,11 @@ impl Plan {
         let operation = |transpose: bool| i32::from(transpose);
         let stored =
             |transpose: bool, rows: usize, cols: usize| if transpose { (cols, rows) } else { (rows, cols) };
-        let Product { m, n, k, transpose_a, transpose_b, operands, output, epilogue, .. } = product;
+        let Product { m, n, k, transpose_a, transpose_b, operands, output, epilogue, strides, .. } = product;
         let layouts = [
-            layout(operands, stored(transpose_a, m, k)),
-            layout(operands, stored(transpose_b, k, n)),
-            layout(output, (m, n)),
+            layout(operands, stored(transpose_a, m, k), 0),
+            layout(operands, stored(transpose_b, k, n), strides.0),
+            layout(output, (m, n), strides.1),
         ];
         let algorithm = lt::cublasLtMatmulAlgo_t { data: [0; 8] };
         let plan = Plan { description, layouts, algorithm };
@@ -340,11 +368,12 @@ impl Plan {
             Epilogue::Bias => lt::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
             Epilogue::BiasGelu => lt::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
             Epilogue::GeluBackward => lt::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DGELU,
+            Epilogue::BiasGradient => lt::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BGRADA,
         };
         plan.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &fused);
         // The heuristic wants to know them; each call sets its own. 256 is as aligned as any buffer.
         let somewhere = 256u64;
-        if matches!(epilogue, Epilogue::Bias | Epilogue::BiasGelu) {
+        if matches!(epilogue, Epilogue::Bias | Epilogue::BiasGelu | Epilogue::BiasGradient) {
             plan.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &somewhere);
         }
         if matches!(epilogue, Epilogue::BiasGelu | Epilogue::GeluBackward) {
@@ -368,11 +397,17 @@ impl Plan {
     }
 }
 
-fn layout(kind: Kind, (rows, cols): (usize, usize)) -> lt::cublasLtMatrixLayout_t {
+fn layout(kind: Kind, (rows, cols): (usize, usize), stride: usize) -> lt::cublasLtMatrixLayout_t {
     let mut layout = std::ptr::null_mut();
     // SAFETY: the layout is written.
     let status = unsafe {
-        lt::cublasLtMatrixLayoutCreate(&mut layout, kind.data_type(), rows as u64, cols as u64, rows as i64)
+        lt::cublasLtMatrixLayoutCreate(
+            &mut layout,
+            kind.data_type(),
+            rows as u64,
+            cols as u64,
+            stride.max(rows) as i64,
+        )
     };
     require("cublasLtMatrixLayoutCreate", status);
     layout
@@ -428,7 +463,8 @@ impl Choices {
 
 /// The product by a kernel that takes any size: the reference, and the way out where cuBLASLt has none.
 pub(crate) fn naive(context: &Context, lane: Lane, product: Product, operands: Operands) {
-    let Product { m, n, k, transpose_a, transpose_b, operands: kind, output, accumulate, .. } = product;
+    let Product { m, n, k, transpose_a, transpose_b, operands: kind, output, accumulate, strides, .. } =
+        product;
     let kernel = if kind != Kind::F32 && output == Kind::F32 { "matmul_wide" } else { "matmul" };
     let shape = Shape::new(m.div_ceil(16), 256).by(n.div_ceil(16), 1);
     let Operands { d, c, a, b, .. } = operands;
@@ -447,7 +483,9 @@ pub(crate) fn naive(context: &Context, lane: Lane, product: Product, operands: O
             k,
             i32::from(transpose_a),
             i32::from(transpose_b),
-            i32::from(accumulate)
+            i32::from(accumulate),
+            strides.0.max(if transpose_b { n } else { k }),
+            strides.1.max(m)
         ],
     );
 }

@@ -19,7 +19,7 @@ pub(crate) use context::{Argument, Lane, ScratchMemory, Shape, TABLE_ROWS, argum
 pub use error::CudaError;
 pub use graph::Recording;
 pub use library::LibraryPaths;
-pub(crate) use matmul::{Epilogue, Kind, Operands, Product};
+pub(crate) use matmul::{Epilogue, Kind, Operands, Place, Product};
 
 use crate::device::{Buffer, Device, Scalar};
 use crate::element::{Bf16, Element, F16};
@@ -169,6 +169,25 @@ impl<E: CudaElement> Cuda<E> {
         self.matmul.plain(&self.context, lane, product, operands);
     }
 
+    /// Whether a place takes its fused form; see [`Matmul::is_fused`]. Both are run a few times where that is not known.
+    pub(crate) fn is_fused(&self, place: Place, fused: impl Fn() -> bool, separate: impl Fn()) -> bool {
+        self.matmul.is_fused(place, || {
+            self.synchronize();
+            let best = |run: &dyn Fn()| {
+                run();
+                self.synchronize();
+                let run = || (0..3).for_each(|_| run());
+                (0..3).map(|_| self.context.time(run)).fold(f64::INFINITY, f64::min)
+            };
+            let together = fused().then(|| {
+                best(&|| {
+                    let _ = fused();
+                })
+            });
+            (together, best(&separate))
+        })
+    }
+
     fn measure_peak_flops(&self) -> f64 {
         // Large enough for every processor, small enough for any card.
         let n = if E::IS_F32 { 4096 } else { 8192 };
@@ -188,6 +207,7 @@ impl<E: CudaElement> Cuda<E> {
             output: Self::KIND,
             accumulate: false,
             epilogue: Epilogue::None,
+            strides: (0, 0),
         };
         let operands = Operands { d: d.pointer(), c: 0, a: a.pointer(), b: b.pointer(), bias: 0, aux: 0 };
         let run = || self.product(product, operands);

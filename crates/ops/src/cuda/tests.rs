@@ -74,7 +74,18 @@ fn products_equal_the_plain_kernel() {
                     let operands = kind;
                     check(
                         device,
-                        Product { m, n, k, transpose_a, transpose_b, operands, output, accumulate, epilogue },
+                        Product {
+                            m,
+                            n,
+                            k,
+                            transpose_a,
+                            transpose_b,
+                            operands,
+                            output,
+                            accumulate,
+                            epilogue,
+                            strides: (0, 0),
+                        },
                     );
                 }
             }

@@ -62,6 +62,7 @@ fn forward<E: CudaElement>(
         output: Cuda::<E>::KIND,
         accumulate: add,
         epilogue,
+        strides: (0, 0),
     }
 }
 
@@ -81,16 +82,7 @@ impl<E: CudaElement> Cuda<E> {
     ) {
         let LinearDims { rows, inputs, outputs } = dims;
         self.context.join_for(&[dx.pointer()]);
-        self.context.fork(&[dout.pointer(), x.pointer(), dweights.pointer(), dbias.pointer()]);
-        self.weights_backward(
-            Lane::Second,
-            [dweights.pointer(), dout.pointer(), x.pointer()],
-            weights.storage,
-            dims,
-        );
-        self.add_column_sums(Lane::Second, dbias, dout, rows, outputs);
-
-        let plain = Product {
+        let product = Product {
             m: inputs,
             n: rows,
             k: outputs,
@@ -100,24 +92,87 @@ impl<E: CudaElement> Cuda<E> {
             output: Self::KIND,
             accumulate: false,
             epilogue: Epilogue::None,
+            strides: (0, 0),
         };
         let (a, b) = (weights.copy.pointer(), dout.pointer());
         let operands =
             Operands { d: dx.pointer(), c: 0, a, b, bias: 0, aux: pre.map_or(0, CudaBuf::pointer) };
-        let fused = Product { epilogue: Epilogue::GeluBackward, ..plain };
-        match pre {
-            None => self.product_on(Lane::First, plain, operands),
-            Some(_) if !E::IS_F32 && self.try_product_on(Lane::First, fused, operands) => {}
-            Some(pre) => {
-                self.product_on(Lane::First, plain, operands);
-                let len = rows * inputs;
-                self.launch_on(Lane::First, "gelu_backward", vectors::<E>(len), arguments![dx, pre, len]);
+        let through_gelu = Product { epilogue: Epilogue::GeluBackward, ..product };
+        let fused = || self.try_product_on(Lane::First, through_gelu, operands);
+        let separate = || {
+            self.product_on(Lane::First, product, operands);
+            if let Some(pre) = pre {
+                let (to, len) = (dx.pointer(), rows * inputs);
+                self.launch_on(Lane::First, "gelu_backward", vectors::<E>(len), arguments![to, pre, len]);
             }
+        };
+        let is_fused = pre.is_some()
+            && !E::IS_F32
+            && self.is_fused(("gelu backward", rows, inputs, outputs), fused, separate);
+
+        let of_bias = self.has_fused_bias_gradient(dweights, dbias, dout, x, weights.storage, dims);
+        self.context.fork(&[dout.pointer(), x.pointer(), dweights.pointer(), dbias.pointer()]);
+        let addresses = [dweights.pointer(), dout.pointer(), x.pointer()];
+        if of_bias {
+            let _ = self.weights_and_bias_backward(Lane::Second, addresses, dbias.pointer(), dims);
+        } else {
+            self.weights_backward(Lane::Second, addresses, weights.storage, dims);
+            self.add_column_sums(Lane::Second, dbias.pointer(), dout, rows, outputs);
+        }
+        if !(is_fused && fused()) {
+            separate();
         }
     }
 
+    /// Whether the bias's gradient comes out of the weights' product. Where that is not known yet both forms run, on
+    /// gradients of their own.
+    fn has_fused_bias_gradient(
+        &self,
+        dweights: &CudaBuf<f32>,
+        dbias: &CudaBuf<f32>,
+        dout: &CudaBuf<E>,
+        x: &CudaBuf<E>,
+        storage: Storage,
+        dims: LinearDims,
+    ) -> bool {
+        let LinearDims { rows, inputs, outputs } = dims;
+        if E::IS_F32 || storage != Storage::InputsOutputs {
+            return false;
+        }
+        let own = std::cell::OnceCell::new();
+        let own = || own.get_or_init(|| [self.zeros::<f32>(dweights.len()), self.zeros::<f32>(dbias.len())]);
+        let addresses = || [own()[0].pointer(), dout.pointer(), x.pointer()];
+        let fused = || self.weights_and_bias_backward(Lane::First, addresses(), own()[1].pointer(), dims);
+        let separate = || {
+            self.weights_backward(Lane::First, addresses(), storage, dims);
+            self.add_column_sums(Lane::First, own()[1].pointer(), dout, rows, outputs);
+        };
+        self.is_fused(("bias gradient", rows, inputs, outputs), fused, separate)
+    }
+
+    /// dW += x^T dout and dbias += the sums over the rows of dout, of a matrix (inputs, outputs), in one product; false if
+    /// cuBLASLt has none.
+    fn weights_and_bias_backward(
+        &self,
+        lane: Lane,
+        [dweights, dout, x]: [u64; 3],
+        dbias: u64,
+        dims: LinearDims,
+    ) -> bool {
+        let LinearDims { rows, inputs, outputs } = dims;
+        let product =
+            Product { epilogue: Epilogue::BiasGradient, ..weights_product::<E>(outputs, inputs, rows) };
+        let scratch = self.context.scratch_on(lane, 4 * outputs);
+        let operands = Operands { d: dweights, c: dweights, a: dout, b: x, bias: scratch.at(0), aux: 0 };
+        if !self.try_product_on(lane, product, operands) {
+            return false;
+        }
+        self.sum_partials(lane, [dbias, 0], scratch.at(0), 1, outputs, outputs);
+        true
+    }
+
     /// dW += x^T dout, as the master is stored; by address.
-    pub(crate) fn weights_backward(
+    fn weights_backward(
         &self,
         lane: Lane,
         [dweights, dout, x]: [u64; 3],
@@ -130,17 +185,7 @@ impl<E: CudaElement> Cuda<E> {
             Storage::InputsOutputs => (outputs, inputs, dout, x),
             Storage::OutputsInputs => (inputs, outputs, x, dout),
         };
-        let product = Product {
-            m,
-            n,
-            k: rows,
-            transpose_a: false,
-            transpose_b: true,
-            operands: Self::KIND,
-            output: Kind::F32,
-            accumulate: true,
-            epilogue: Epilogue::None,
-        };
+        let product = weights_product::<E>(m, n, rows);
         self.product_on(lane, product, Operands { d: dweights, c: dweights, a, b, bias: 0, aux: 0 });
     }
 
@@ -167,8 +212,8 @@ impl<E: CudaElement> Cuda<E> {
         [*a, *b, *c]
     }
 
-    /// Adds the sum over the rows of `x` (rows, cols) to `out` (cols).
-    fn add_column_sums(&self, lane: Lane, out: &mut CudaBuf<f32>, x: &CudaBuf<E>, rows: usize, cols: usize) {
+    /// Adds the sum over the rows of `x` (rows, cols) to the f32 at `out` (cols).
+    fn add_column_sums(&self, lane: Lane, out: u64, x: &CudaBuf<E>, rows: usize, cols: usize) {
         let chunk_rows = chunk_rows(rows);
         let chunks = rows.div_ceil(chunk_rows);
         let scratch = self.context.scratch_on(lane, 4 * chunks * cols);
@@ -177,7 +222,7 @@ impl<E: CudaElement> Cuda<E> {
         let kernel = if width == 1 { "column_sums_scalar" } else { "column_sums" };
         let shape = Shape::new(cols.div_ceil(32 * width), 256).by(chunks, 1);
         self.launch_on(lane, kernel, shape, arguments![partial, x, rows, cols, chunk_rows]);
-        self.sum_partials(lane, [out.pointer(), 0], partial, chunks, cols, cols);
+        self.sum_partials(lane, [out, 0], partial, chunks, cols, cols);
     }
 
     /// Adds the sum of `count` rows of f32 at `partial`, which lie `stride` apart, to one or two outputs (cols) that follow
@@ -193,6 +238,22 @@ impl<E: CudaElement> Cuda<E> {
     ) {
         let shape = Shape::new(cols.div_ceil(32), 512).by(if second == 0 { 1 } else { 2 }, 1);
         self.launch_on(lane, "sum_partials", shape, arguments![first, second, partial, count, stride, cols]);
+    }
+}
+
+/// A gradient of weights (m, n), column-major: a (m, rows) times the transpose of b (n, rows), added to what is there.
+pub(crate) fn weights_product<E: CudaElement>(m: usize, n: usize, rows: usize) -> Product {
+    Product {
+        m,
+        n,
+        k: rows,
+        transpose_a: false,
+        transpose_b: true,
+        operands: Cuda::<E>::KIND,
+        output: Kind::F32,
+        accumulate: true,
+        epilogue: Epilogue::None,
+        strides: (0, 0),
     }
 }
 

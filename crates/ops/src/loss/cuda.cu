@@ -1,4 +1,5 @@
-// Cross-entropy over rows of logits: a block a row. The exponentials of a row are computed twice instead of stored.
+// Cross-entropy over rows of logits: a block a row. The exponentials of a row are computed twice instead of stored. Rows lie
+// `stride` elements apart, so that each begins on a boundary of 16 bytes whatever the vocabulary.
 
 constexpr u32 IGNORE = 0xffffffffu;
 
@@ -49,20 +50,20 @@ __device__ __forceinline__ Running join_block(Running r, float* shared) {
 // Turns a row of logits (V) into its gradient, in place, and sets its loss.
 template <int WIDTH>
 __device__ __forceinline__ void backward(E* logits, float* losses, const u32* targets, const float* weights, int vocab,
-                                         float* shared) {
+                                         int stride, float* shared) {
     const u64 row = blockIdx.x;
-    logits += row * vocab;
+    logits += row * stride;
     const u32 target = targets[row];
-    const int start = threadIdx.x * WIDTH, stride = blockDim.x * WIDTH;
+    const int start = threadIdx.x * WIDTH, step = blockDim.x * WIDTH;
     if (target == IGNORE) {
-        for (int v = start; v < vocab; v += stride)
+        for (int v = start; v < vocab; v += step)
 #pragma unroll
             for (int j = 0; j < WIDTH; ++j) logits[v + j] = from_f32(0.0f);
         if (threadIdx.x == 0) losses[row] = 0.0f;
         return;
     }
     Running r = {-__int_as_float(0x7f800000), 0.0f};
-    for (int v = start; v < vocab; v += stride) {
+    for (int v = start; v < vocab; v += step) {
         if constexpr (WIDTH == VEC) {
             const Vec x = *(const Vec*)(logits + v);
             float top = to_f32(x.x[0]);
@@ -84,7 +85,7 @@ __device__ __forceinline__ void backward(E* logits, float* losses, const u32* ta
     if (threadIdx.x == 0) losses[row] = logsumexp - to_f32(logits[target]);
     // The target's logit is read before any thread replaces it.
     __syncthreads();
-    for (int v = start; v < vocab; v += stride) {
+    for (int v = start; v < vocab; v += step) {
         if constexpr (WIDTH == VEC) {
             Vec x = *(const Vec*)(logits + v);
 #pragma unroll
@@ -100,20 +101,74 @@ __device__ __forceinline__ void backward(E* logits, float* losses, const u32* ta
     }
 }
 
+// The same for V = 1024 VEC COUNT at most: a row is read once and waits in registers for its sum.
+template <int COUNT>
+__device__ __forceinline__ void backward_in_registers(E* logits, float* losses, const u32* targets, const float* weights,
+                                                      int vocab, int stride, float* shared) {
+    const u64 row = blockIdx.x;
+    logits += row * stride;
+    const u32 target = targets[row];
+    Vec x[COUNT];
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+        const int v = (i * 1024 + threadIdx.x) * VEC;
+        if (v < vocab) x[i] = *(const Vec*)(logits + v);
+        // What lies behind the row was never written: it gets a probability of zero.
+        if (v < vocab && v + VEC > vocab)
+#pragma unroll
+            for (int j = 0; j < VEC; ++j)
+                if (v + j >= vocab) x[i].x[j] = from_f32(-__int_as_float(0x7f800000));
+    }
+    const float weight = target == IGNORE ? 0.0f : weights[row];
+    const float target_logit = target == IGNORE ? 0.0f : to_f32(logits[target]);
+    Running r = {-__int_as_float(0x7f800000), 0.0f};
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i)
+        if ((i * 1024 + threadIdx.x) * VEC < vocab)
+#pragma unroll
+            for (int j = 0; j < VEC; ++j) r.max = fmaxf(r.max, to_f32(x[i].x[j]));
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i)
+        if ((i * 1024 + threadIdx.x) * VEC < vocab)
+#pragma unroll
+            for (int j = 0; j < VEC; ++j) r.sum += exponential(to_f32(x[i].x[j]) - r.max);
+    // Its barriers also keep the target's logit from being replaced before all have read it.
+    r = join_block(r, shared);
+    const float logsumexp = r.max + logf(r.sum);
+    if (threadIdx.x == 0) losses[row] = target == IGNORE ? 0.0f : logsumexp - target_logit;
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+        const int v = (i * 1024 + threadIdx.x) * VEC;
+        if (v >= vocab) continue;
+#pragma unroll
+        for (int j = 0; j < VEC; ++j) {
+            const float p = exponential(to_f32(x[i].x[j]) - logsumexp);
+            const float gradient = weight * (p - (v + j == (int)target ? 1.0f : 0.0f));
+            x[i].x[j] = from_f32(target == IGNORE ? 0.0f : gradient);
+        }
+        *(Vec*)(logits + v) = x[i];
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(1024)
-    loss_backward(E* logits, float* losses, const u32* targets, const float* weights, int vocab) {
+    loss_backward(E* logits, float* losses, const u32* targets, const float* weights, int vocab, int stride) {
     __shared__ float shared[64];
-    if (is_vectorizable(vocab)) backward<VEC>(logits, losses, targets, weights, vocab, shared);
-    else backward<1>(logits, losses, targets, weights, vocab, shared);
+    if (is_vectorizable(stride) && vocab <= 4 * 1024 * VEC)
+        backward_in_registers<4>(logits, losses, targets, weights, vocab, stride, shared);
+    else if (is_vectorizable(stride) && vocab <= 8 * 1024 * VEC)
+        backward_in_registers<8>(logits, losses, targets, weights, vocab, stride, shared);
+    else if (is_vectorizable(stride) && is_vectorizable(vocab))
+        backward<VEC>(logits, losses, targets, weights, vocab, stride, shared);
+    else backward<1>(logits, losses, targets, weights, vocab, stride, shared);
 }
 
 // Loss and most likely token, the lowest on ties, of each row of f32 logits.
 extern "C" __global__ void __launch_bounds__(1024)
-    loss_forward(float* losses, u32* predictions, const float* logits, const u32* targets, int vocab) {
+    loss_forward(float* losses, u32* predictions, const float* logits, const u32* targets, int vocab, int stride) {
     __shared__ float shared[64];
     __shared__ u32 best[32];
     const u64 row = blockIdx.x;
-    logits += row * vocab;
+    logits += row * stride;
     Running r = {-__int_as_float(0x7f800000), 0.0f};
     u32 index = 0xffffffffu;
     for (int v = threadIdx.x; v < vocab; v += blockDim.x) {

@@ -4,15 +4,21 @@
 //! evaluation has them in f32.
 
 use super::{Loss, LossDims};
-use crate::cuda::{CudaBuf, CudaElement, Epilogue, Kind, Lane, Operands, Product, Shape, Source, arguments};
-use crate::linear::cuda::CudaWeights;
-use crate::{Cuda, LinearDims, Storage};
+use crate::Cuda;
+use crate::cuda::{CudaBuf, CudaElement, Epilogue, Kind, Operands, Product, Shape, Source, arguments};
+use crate::linear::cuda::{CudaWeights, weights_product};
 
 pub(crate) const SOURCE: Source =
     Source { name: "loss", files: &[include_str!("cuda.cu")], kernels: &["loss_backward", "loss_forward"] };
 
 /// Bytes of a block's logits at most: 16,384 rows of 50,000 in 16 bits.
 const BLOCK_BYTES: usize = 16_384 * 50_000 * 2;
+
+/// Elements from one row of logits to the next: the vocabulary, or, where its rows would not all begin on a boundary of 16
+/// bytes, as GPT-2's 50,257 would not, the next multiple of 64. cuBLASLt is several times slower without.
+fn stride(dims: LossDims) -> usize {
+    if dims.vocab_size.is_multiple_of(8) { dims.vocab_size } else { dims.vocab_size.next_multiple_of(64) }
+}
 
 /// Rows of a block whose logits take `bytes` each: blocks are as equal as whole multiples of 128 rows make them. So each
 /// begins on a boundary of 256 bytes in every buffer, which is what cuBLASLt's choice of algorithms assumes.
@@ -23,10 +29,11 @@ fn block_rows(dims: LossDims, bytes: usize) -> usize {
 }
 
 impl<E: CudaElement> Cuda<E> {
-    /// logits (rows, V) = x W^T of `rows` rows at `x`.
+    /// logits = x W^T of `rows` rows at `x`; rows of logits lie `stride` apart.
     fn head_product(
         &self,
         logits: u64,
+        stride: usize,
         kind: Kind,
         x: u64,
         head: &CudaWeights<E>,
@@ -43,6 +50,7 @@ impl<E: CudaElement> Cuda<E> {
             output: kind,
             accumulate: false,
             epilogue: Epilogue::None,
+            strides: (0, stride),
         };
         self.product(product, Operands { d: logits, c: 0, a: head.matrix(), b: x, bias: 0, aux: 0 });
     }
@@ -52,7 +60,7 @@ impl<E: CudaElement> Loss for Cuda<E> {
     fn loss_scratch_bytes(&self, dims: LossDims) -> usize {
         // An evaluation's logits are f32.
         [size_of::<E>(), 4]
-            .map(|bytes| bytes * block_rows(dims, bytes) * dims.vocab_size)
+            .map(|bytes| bytes * block_rows(dims, bytes) * stride(dims))
             .into_iter()
             .max()
             .unwrap_or(0)
@@ -68,16 +76,22 @@ impl<E: CudaElement> Loss for Cuda<E> {
         dims: LossDims,
     ) {
         let most = block_rows(dims, 4);
-        let scratch = self.context.scratch(4 * most * dims.vocab_size);
+        let scratch = self.context.scratch(4 * most * stride(dims));
         let logits = scratch.at(0);
         for first in (0..dims.rows).step_by(most) {
             let rows = most.min(dims.rows - first);
             let at = |buffer: u64, bytes: usize| buffer + (first * bytes) as u64;
             let x = at(x.pointer(), size_of::<E>() * dims.channels);
-            self.head_product(logits, Kind::F32, x, head, rows, dims);
+            self.head_product(logits, stride(dims), Kind::F32, x, head, rows, dims);
             let (losses, predictions) = (at(losses.pointer(), 4), at(predictions.pointer(), 4));
-            let arguments =
-                arguments![losses, predictions, logits, at(targets.pointer(), 4), dims.vocab_size];
+            let arguments = arguments![
+                losses,
+                predictions,
+                logits,
+                at(targets.pointer(), 4),
+                dims.vocab_size,
+                stride(dims)
+            ];
             self.launch("loss_forward", Shape::new(rows, 1024), arguments);
         }
     }
@@ -95,15 +109,16 @@ impl<E: CudaElement> Loss for Cuda<E> {
     ) {
         let LossDims { channels, vocab_size, .. } = dims;
         let most = block_rows(dims, size_of::<E>());
-        let scratch = self.context.scratch(size_of::<E>() * most * vocab_size);
+        let scratch = self.context.scratch(size_of::<E>() * most * stride(dims));
         let logits = scratch.at(0);
         for first in (0..dims.rows).step_by(most) {
             let rows = most.min(dims.rows - first);
             let at = |buffer: u64, bytes: usize| buffer + (first * bytes) as u64;
             let x = at(x.pointer(), size_of::<E>() * channels);
-            self.head_product(logits, Self::KIND, x, head, rows, dims);
+            self.head_product(logits, stride(dims), Self::KIND, x, head, rows, dims);
             let (losses, targets) = (at(losses.pointer(), 4), at(targets.pointer(), 4));
-            let arguments = arguments![logits, losses, targets, at(weights.pointer(), 4), vocab_size];
+            let arguments =
+                arguments![logits, losses, targets, at(weights.pointer(), 4), vocab_size, stride(dims)];
             self.launch("loss_backward", Shape::new(rows, 1024), arguments);
             let dx = at(dx.pointer(), size_of::<E>() * channels);
             let of_x = Product {
@@ -116,14 +131,18 @@ impl<E: CudaElement> Loss for Cuda<E> {
                 output: Self::KIND,
                 accumulate: false,
                 epilogue: Epilogue::None,
+                strides: (stride(dims), 0),
             };
             self.product(of_x, Operands { d: dx, c: 0, a: head.matrix(), b: logits, bias: 0, aux: 0 });
-            let layer = LinearDims { rows, inputs: channels, outputs: vocab_size };
-            self.weights_backward(Lane::First, [dhead.pointer(), logits, x], Storage::OutputsInputs, layer);
+            // dhead^T = x^T dlogits, as cuBLASLt sees it.
+            let of_head =
+                Product { strides: (stride(dims), 0), ..weights_product::<E>(channels, vocab_size, rows) };
+            let dhead = dhead.pointer();
+            self.product(of_head, Operands { d: dhead, c: dhead, a: x, b: logits, bias: 0, aux: 0 });
         }
     }
 
     fn logits(&self, logits: &mut CudaBuf<f32>, x: &CudaBuf<E>, head: &CudaWeights<E>, dims: LossDims) {
-        self.head_product(logits.pointer(), Kind::F32, x.pointer(), head, dims.rows, dims);
+        self.head_product(logits.pointer(), 0, Kind::F32, x.pointer(), head, dims.rows, dims);
     }
 }

@@ -61,6 +61,7 @@ impl<E: CudaElement> Cuda<E> {
             output: Self::KIND,
             accumulate: false,
             epilogue: Epilogue::None,
+            strides: (0, 0),
         };
         let run = |product, d, a, b| self.product(product, Operands { d, c: 0, a, b, bias: 0, aux: 0 });
         run(base, s.square, s.x, s.x);

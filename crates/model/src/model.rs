@@ -56,7 +56,8 @@ impl<D: Backend> Gpt<D> {
         });
         let head = device.weights(config.n_embd, config.vocab_size, Storage::OutputsInputs, purpose);
         let matrices = Matrices { blocks: blocks.collect(), head };
-        let mut gpt = Gpt { device, config, purpose, identity: new_identity(), declarations, weights, matrices };
+        let mut gpt =
+            Gpt { device, config, purpose, identity: new_identity(), declarations, weights, matrices };
         gpt.pack();
         Ok(gpt)
     }

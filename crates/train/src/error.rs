@@ -46,7 +46,9 @@ pub enum Error {
         hint: &'static str,
     },
     /// fp16 was asked for on the CPU.
-    #[error("fp16 needs a GPU; on the CPU use bf16: `bf16 = true` in a file, `--bf16` or `--precision bf16` on the command line")]
+    #[error(
+        "fp16 needs a GPU; on the CPU use bf16: `bf16 = true` in a file, `--bf16` or `--precision bf16` on the command line"
+    )]
     Fp16,
     /// Data, a model or a tokenizer of the hub.
     #[error(

@@ -81,10 +81,13 @@ struct Head {
 }
 
 impl Head {
-    fn new<E: CudaElement>(size: usize) -> Self {
+    /// On a card whose blocks may ask for `shared_bytes` of shared memory.
+    fn new<E: CudaElement>(size: usize, shared_bytes: usize) -> Self {
         assert!((1..=256).contains(&size), "heads of {size} channels: a GPU's kernels take 1 to 256");
         let variant = if matches!(size, 32 | 64 | 128) { size } else { 0 };
-        Head { size, variant, is_flash: is_flash(size, E::IS_F32) }
+        // The kernel that asks for most; cards of computers at home have too little for heads of 128.
+        let fits = 640 * 2 * size + 1024 <= shared_bytes;
+        Head { size, variant, is_flash: is_flash(size, E::IS_F32) && fits }
     }
 
     /// A launch on tensor cores: `tiles` blocks a head, with `rows` rows of tiles in shared memory.
@@ -117,7 +120,7 @@ impl<E: CudaElement> Attention for Cuda<E> {
         dims: AttentionDims,
     ) {
         let AttentionDims { batch, time, heads, head_size } = dims;
-        let head = Head::new::<E>(head_size);
+        let head = Head::new::<E>(head_size, self.context.max_shared_bytes());
         let [key, threshold, scale] = self.dropout_arguments(dropout);
         if self.has_hopper_kernels(head) {
             let shape = Shape::new(batch * heads * time.div_ceil(OWNED), 256).shared(5 * 128 * OWNED);
@@ -145,7 +148,7 @@ impl<E: CudaElement> Attention for Cuda<E> {
         dims: AttentionDims,
     ) {
         let AttentionDims { batch, time, heads, head_size } = dims;
-        let head = Head::new::<E>(head_size);
+        let head = Head::new::<E>(head_size, self.context.max_shared_bytes());
         let [key, threshold, scale] = self.dropout_arguments(dropout);
         if head.is_flash && time <= OWNED {
             let shape = head.flash(batch * heads, 1, 640, 1024);
@@ -202,7 +205,7 @@ impl<E: CudaElement> Attention for Cuda<E> {
         dims: CachedAttentionDims,
     ) {
         let CachedAttentionDims { batch, time, cached, capacity, heads, head_size } = dims;
-        let head = Head::new::<E>(head_size);
+        let head = Head::new::<E>(head_size, self.context.max_shared_bytes());
         if time <= DECODE_TOKENS {
             // Appends by itself.
             let shape = Shape::new(batch * heads, 512).by(time, 1);

@@ -276,6 +276,11 @@ impl Context {
         Ok(functions)
     }
 
+    /// Bytes of dynamic shared memory that a block may ask for, beside a little that is fixed.
+    pub(crate) fn max_shared_bytes(&self) -> usize {
+        self.max_shared as usize - (1 << 10)
+    }
+
     /// Makes this card the calling thread's.
     pub(crate) fn bind(&self) {
         // SAFETY: the context exists as long as the process.

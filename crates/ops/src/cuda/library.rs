@@ -53,7 +53,9 @@ impl LibraryPaths {
         let folders = path.map(|path| std::env::split_paths(path).collect::<Vec<_>>()).unwrap_or_default();
         // A Python environment is the parent of the bin folder that its interpreter is in.
         let has_python = |folder: &&PathBuf| folder.join("python3").exists();
-        roots.extend(folders.iter().filter(has_python).filter_map(|bin| bin.parent()).map(Path::to_path_buf));
+        let parents = folders.iter().filter(has_python).filter_map(|bin| bin.parent());
+        // The root folder would be every path there is.
+        roots.extend(parents.filter(|root| root.file_name().is_some()).map(Path::to_path_buf));
         let mut seen = std::collections::HashSet::new();
         roots.retain(|root| seen.insert(root.clone()));
         LibraryPaths { roots }

@@ -101,66 +101,93 @@ __device__ __forceinline__ void backward(E* logits, float* losses, const u32* ta
     }
 }
 
-// The same for V = 1024 VEC COUNT at most: a row is read once and waits in registers for its sum.
-template <int COUNT>
-__device__ __forceinline__ void backward_in_registers(E* logits, float* losses, const u32* targets, const float* weights,
-                                                      int vocab, int stride, float* shared) {
-    const u64 row = blockIdx.x;
-    logits += row * stride;
-    const u32 target = targets[row];
-    Vec x[COUNT];
-#pragma unroll
-    for (int i = 0; i < COUNT; ++i) {
-        const int v = (i * 1024 + threadIdx.x) * VEC;
-        if (v < vocab) x[i] = *(const Vec*)(logits + v);
-        // What lies behind the row was never written: it gets a probability of zero.
-        if (v < vocab && v + VEC > vocab)
-#pragma unroll
-            for (int j = 0; j < VEC; ++j)
-                if (v + j >= vocab) x[i].x[j] = from_f32(-__int_as_float(0x7f800000));
-    }
-    const float weight = target == IGNORE ? 0.0f : weights[row];
-    const float target_logit = target == IGNORE ? 0.0f : to_f32(logits[target]);
-    Running r = {-__int_as_float(0x7f800000), 0.0f};
-#pragma unroll
-    for (int i = 0; i < COUNT; ++i)
-        if ((i * 1024 + threadIdx.x) * VEC < vocab)
-#pragma unroll
-            for (int j = 0; j < VEC; ++j) r.max = fmaxf(r.max, to_f32(x[i].x[j]));
-#pragma unroll
-    for (int i = 0; i < COUNT; ++i)
-        if ((i * 1024 + threadIdx.x) * VEC < vocab)
-#pragma unroll
-            for (int j = 0; j < VEC; ++j) r.sum += exponential(to_f32(x[i].x[j]) - r.max);
-    // Its barriers also keep the target's logit from being replaced before all have read it.
-    r = join_block(r, shared);
-    const float logsumexp = r.max + logf(r.sum);
-    if (threadIdx.x == 0) losses[row] = target == IGNORE ? 0.0f : logsumexp - target_logit;
-#pragma unroll
-    for (int i = 0; i < COUNT; ++i) {
-        const int v = (i * 1024 + threadIdx.x) * VEC;
-        if (v >= vocab) continue;
-#pragma unroll
-        for (int j = 0; j < VEC; ++j) {
-            const float p = exponential(to_f32(x[i].x[j]) - logsumexp);
-            const float gradient = weight * (p - (v + j == (int)target ? 1.0f : 0.0f));
-            x[i].x[j] = from_f32(target == IGNORE ? 0.0f : gradient);
-        }
-        *(Vec*)(logits + v) = x[i];
-    }
-}
-
 extern "C" __global__ void __launch_bounds__(1024)
     loss_backward(E* logits, float* losses, const u32* targets, const float* weights, int vocab, int stride) {
     __shared__ float shared[64];
-    if (is_vectorizable(stride) && vocab <= 4 * 1024 * VEC)
-        backward_in_registers<4>(logits, losses, targets, weights, vocab, stride, shared);
-    else if (is_vectorizable(stride) && vocab <= 8 * 1024 * VEC)
-        backward_in_registers<8>(logits, losses, targets, weights, vocab, stride, shared);
-    else if (is_vectorizable(stride) && is_vectorizable(vocab))
+    if (is_vectorizable(stride) && is_vectorizable(vocab))
         backward<VEC>(logits, losses, targets, weights, vocab, stride, shared);
     else backward<1>(logits, losses, targets, weights, vocab, stride, shared);
 }
+
+#if !defined(ELEMENT_F32)
+// 2 to the x, where what is below the smallest normal number may be zero.
+__device__ __forceinline__ float power_of_2(float x) {
+#if defined(EMULATED)
+    return exp2f(x);
+#else
+    float out;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
+    return out;
+#endif
+}
+
+// The same in 16 bits for rows that fit shared memory twice: a row is read once, and while one block waits for memory another
+// computes. Powers are of 2, with the logarithm's factor in the multiplication that is there anyway. 512 threads; dynamic
+// shared memory: the row, in whole vectors. `stride` is a multiple of VEC.
+extern "C" __global__ void __launch_bounds__(512)
+    loss_backward_shared(E* logits, float* losses, const u32* targets, const float* weights, int vocab, int stride) {
+    constexpr float LOG2E = 1.4426950408889634f;
+    constexpr int AHEAD = 4;
+    extern __shared__ __align__(16) char memory[];
+    __shared__ float shared[64];
+    Vec* row = (Vec*)memory;
+    logits += (u64)blockIdx.x * stride;
+    const u32 target = targets[blockIdx.x];
+    const float weight = target == IGNORE ? 0.0f : weights[blockIdx.x];
+    const float target_logit = target == IGNORE ? 0.0f : to_f32(logits[target]);
+    const int count = (vocab + VEC - 1) / VEC;
+    Running r = {-__int_as_float(0x7f800000), 0.0f};
+    for (int first = threadIdx.x; first < count; first += 512 * AHEAD) {
+        Vec x[AHEAD];
+#pragma unroll
+        for (int k = 0; k < AHEAD; ++k)
+            if (first + 512 * k < count) x[k] = ((const Vec*)logits)[first + 512 * k];
+#pragma unroll
+        for (int k = 0; k < AHEAD; ++k) {
+            const int i = first + 512 * k;
+            if (i >= count) break;
+            // What lies behind the row was never written: it gets a probability of zero.
+            if ((i + 1) * VEC > vocab)
+#pragma unroll
+                for (int j = 0; j < VEC; ++j)
+                    if (i * VEC + j >= vocab) x[k].x[j] = from_f32(-__int_as_float(0x7f800000));
+            row[i] = x[k];
+            float top = to_f32(x[k].x[0]);
+#pragma unroll
+            for (int j = 1; j < VEC; ++j) top = fmaxf(top, to_f32(x[k].x[j]));
+            // The sum is rescaled only when the maximum rises.
+            if (top > r.max) {
+                r.sum *= power_of_2((r.max - top) * LOG2E);
+                r.max = top;
+            }
+            const float shift = r.max * LOG2E;
+#pragma unroll
+            for (int j = 0; j < VEC; ++j) r.sum += power_of_2(fmaf(to_f32(x[k].x[j]), LOG2E, -shift));
+        }
+    }
+    // Its barriers also keep the target's logit from being replaced before all have read it.
+    r = join_block(r, shared);
+    const float logsumexp = r.max + logf(r.sum), shift = r.max * LOG2E + log2f(r.sum);
+    if (threadIdx.x == 0) losses[blockIdx.x] = target == IGNORE ? 0.0f : logsumexp - target_logit;
+    for (int i = threadIdx.x; i < count; i += 512) {
+        const Vec x = row[i];
+        float gradient[VEC];
+#pragma unroll
+        for (int j = 0; j < VEC; ++j) gradient[j] = weight * power_of_2(fmaf(to_f32(x.x[j]), LOG2E, -shift));
+        if (i == (int)(target / VEC) && target != IGNORE) {
+#pragma unroll
+            for (int j = 0; j < VEC; ++j)
+                if (j == (int)(target % VEC)) gradient[j] -= weight;
+        }
+        Vec out;
+#pragma unroll
+        for (int j = 0; j < VEC; ++j) out.x[j] = from_f32(gradient[j]);
+        ((Vec*)logits)[i] = out;
+    }
+}
+#else
+extern "C" __global__ void loss_backward_shared(E*, float*, const u32*, const float*, int, int) {}
+#endif
 
 // Loss and most likely token, the lowest on ties, of each row of f32 logits.
 extern "C" __global__ void __launch_bounds__(1024)

@@ -8,9 +8,14 @@ use crate::Cuda;
 use crate::cuda::{CudaBuf, CudaElement, Epilogue, Kind, Operands, Product, Shape, Source, arguments};
 use crate::linear::cuda::{CudaWeights, weights_product};
 
-pub(crate) const SOURCE: Source =
-    Source { name: "loss", files: &[include_str!("cuda.cu")], kernels: &["loss_backward", "loss_forward"] };
+pub(crate) const SOURCE: Source = Source {
+    name: "loss",
+    files: &[include_str!("cuda.cu")],
+    kernels: &["loss_backward", "loss_backward_shared", "loss_forward"],
+};
 
+/// Bytes of a row that is kept in shared memory at most: two blocks then fit a processor with 227 KiB of it.
+const SHARED_ROW_BYTES: usize = 112 << 10;
 /// Bytes of a block's logits at most: 16,384 rows of 50,000 in 16 bits.
 const BLOCK_BYTES: usize = 16_384 * 50_000 * 2;
 
@@ -119,7 +124,13 @@ impl<E: CudaElement> Loss for Cuda<E> {
             let (losses, targets) = (at(losses.pointer(), 4), at(targets.pointer(), 4));
             let arguments =
                 arguments![logits, losses, targets, at(weights.pointer(), 4), vocab_size, stride(dims)];
-            self.launch("loss_backward", Shape::new(rows, 1024), arguments);
+            let row_bytes = (size_of::<E>() * vocab_size).next_multiple_of(16);
+            if !E::IS_F32 && row_bytes <= SHARED_ROW_BYTES.min(self.context.max_shared_bytes()) {
+                let shape = Shape::new(rows, 512).shared(row_bytes);
+                self.launch("loss_backward_shared", shape, arguments);
+            } else {
+                self.launch("loss_backward", Shape::new(rows, 1024), arguments);
+            }
             let dx = at(dx.pointer(), size_of::<E>() * channels);
             let of_x = Product {
                 m: channels,

@@ -178,7 +178,8 @@ pub(super) fn make<D: Backend>(
             break *known;
         }
         let time = clock.share(shares::MEASURING / 3.0);
-        measured.push(measure(device, shape, &config(shape), (batch, context_length), time)?);
+        let (config, warm_up) = (config(shape), recipe.warm_up_steps);
+        measured.push(measure(device, shape, &config, (batch, context_length), warm_up, time)?);
         if let (Some(last), true) = (measured.last(), Instant::now() > until) {
             break *last;
         }
@@ -241,10 +242,14 @@ fn measure<D: Backend>(
     shape: Shape,
     config: &Config,
     (batch, time): (usize, usize),
+    warm_up: usize,
     budget: Duration,
 ) -> Outcome<Measured> {
     const LEAST: usize = 2;
     let mut steps = Steps::new(device.clone(), config, Update::new(batch, time), recipe::OPTIMIZER)?;
+    for _ in 0..warm_up {
+        steps.step()?;
+    }
     let num_tokens = (batch * time) as f64;
     // The first touches the memory, and counts only where there is no time for more.
     let (mut seconds, mut count) = (steps.step()?, 1);

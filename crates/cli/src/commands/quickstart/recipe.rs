@@ -18,6 +18,8 @@ pub(super) struct Recipe {
     pub(super) shapes: &'static [Shape],
     /// Share of the peak that a shape is expected to reach before one was measured.
     pub(super) usual_share: f64,
+    /// Steps before those that are measured: on a GPU the first ones compile kernels, time algorithms and record passes.
+    pub(super) warm_up_steps: usize,
     /// Share of the free memory that a run may take.
     pub(super) share_of_memory: f64,
     /// Text that is read at most, for each second of the whole time: it has to be made into tokens.
@@ -30,6 +32,7 @@ const CPU: Recipe = Recipe {
     most_batch: 16,
     shapes: &SHAPES,
     usual_share: 0.45,
+    warm_up_steps: 0,
     share_of_memory: 0.5,
     bytes_per_second: f64::INFINITY,
 };
@@ -41,6 +44,7 @@ const GPU: Recipe = Recipe {
     most_batch: 64,
     shapes: SHAPES.first_chunk::<8>().expect("eight shapes").as_slice(),
     usual_share: 0.3,
+    warm_up_steps: 3,
     share_of_memory: 0.8,
     bytes_per_second: 1e6,
 };

@@ -6,6 +6,18 @@ use std::path::{Path, PathBuf};
 /// What can go wrong: with a configuration, with a model folder, with a request for text.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The network does not fit the device.
+    #[error(
+        "the network needs {:.2} GiB, and the device has {:.2} GiB free; use the CPU, `--device cpu`, or end what fills it",
+        *needed_bytes as f64 / f64::from(1 << 30),
+        *free_bytes as f64 / f64::from(1 << 30)
+    )]
+    Memory {
+        /// Weights and compute copies.
+        needed_bytes: usize,
+        /// What is free.
+        free_bytes: usize,
+    },
     /// An error with the file it was found in.
     #[error("{}: {error}", path.display())]
     In {

@@ -7,7 +7,8 @@ use crate::activations::new_identity;
 use crate::config::Config;
 use crate::error::Error;
 use crate::files::{WeightFiles, save_model};
-use crate::parameters::{Declaration, Init, Parameters};
+use crate::memory::compute_copies_bytes;
+use crate::parameters::{Declaration, Init, Parameters, num_parameters};
 use eyas_ops::{Backend, Buf, Buffer, Rng, Storage, Use};
 use rayon::prelude::*;
 use std::path::Path;
@@ -43,6 +44,7 @@ impl<D: Backend> Gpt<D> {
     /// A network whose weights are all zero. `purpose` says whether it will be trained.
     pub fn new(device: Arc<D>, config: Config, purpose: Use) -> Result<Self, Error> {
         config.validate()?;
+        check_device(&*device, &config, purpose)?;
         let declarations = config.parameters();
         let weights = declarations.map(|declared| device.zeros(declared.len()));
         let conv1d = |weight: &Declaration| {
@@ -146,6 +148,26 @@ impl<D: Backend> Gpt<D> {
         let mut values = vec![0.0; tensor.len()];
         self.device.read(&mut values, tensor);
         values
+    }
+}
+
+/// Refuses a network that the device has no kernels or no memory for, before anything is allocated.
+fn check_device<D: Backend>(device: &D, config: &Config, purpose: Use) -> Result<(), Error> {
+    if config.head_size() > device.max_head_size() {
+        return Err(Error::Config {
+            key: "n_head".into(),
+            expected: format!(
+                "heads of at most {} channels on {}",
+                device.max_head_size(),
+                device.describe()
+            ),
+            got: format!("{} heads of {}", config.n_head, config.head_size()),
+        });
+    }
+    let needed_bytes = 4 * num_parameters(config) + compute_copies_bytes(device, config, purpose);
+    match device.free_bytes() {
+        Some(free_bytes) if needed_bytes > free_bytes => Err(Error::Memory { needed_bytes, free_bytes }),
+        _ => Ok(()),
     }
 }
 

@@ -277,7 +277,8 @@ impl<D: Backend> Gpt<D> {
         let probabilities = [config.embd_pdrop, config.attn_pdrop, config.resid_pdrop];
         let [embd, attn, resid] = probabilities.map(|p| if dropout_key.is_some() { u64::from(p.to_bits()) } else { 0 });
         let shape = [dims.attention.batch as u64, dims.attention.time as u64];
-        let parts = [self.identity, gradients, shape[0], shape[1], embd, attn, resid];
+        let epsilon = u64::from(dims.norm.epsilon.to_bits());
+        let parts = [self.identity, gradients, shape[0], shape[1], embd, attn, resid, epsilon];
         let bytes = parts.iter().flat_map(|part| part.to_le_bytes());
         bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
     }

@@ -72,6 +72,10 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn free_bytes(&self) -> Option<usize> {
         None
     }
+    /// Elements that an operation's tensor may have.
+    fn max_elements(&self) -> usize {
+        usize::MAX
+    }
     /// Runs `f` where operations start fastest: on the CPU's threads.
     fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         f()

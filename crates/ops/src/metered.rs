@@ -148,6 +148,9 @@ impl<D: Device> Device for Metered<D> {
     fn free_bytes(&self) -> Option<usize> {
         self.device.free_bytes()
     }
+    fn max_elements(&self) -> usize {
+        self.device.max_elements()
+    }
     fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         self.device.install(f)
     }
@@ -330,6 +333,10 @@ impl<D: Linear> Linear for Metered<D> {
 }
 
 impl<D: Attention> Attention for Metered<D> {
+    fn max_head_size(&self) -> usize {
+        self.device.max_head_size()
+    }
+
     fn attention_forward(
         &self,
         out: &mut Act<Self>,

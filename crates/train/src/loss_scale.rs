@@ -12,8 +12,6 @@ pub(crate) struct LossScale {
     factor: f64,
     /// Updates since the factor last changed.
     good_updates: u64,
-    /// Updates that were skipped.
-    skipped_updates: u64,
 }
 
 impl LossScale {
@@ -24,17 +22,12 @@ impl LossScale {
 
     /// What a run begins with.
     pub(crate) fn new() -> Self {
-        LossScale { factor: Self::FIRST, good_updates: 0, skipped_updates: 0 }
+        LossScale { factor: Self::FIRST, good_updates: 0 }
     }
 
     /// What the loss is multiplied by.
     pub(crate) fn factor(&self) -> f64 {
         self.factor
-    }
-
-    /// Updates that were skipped so far: the learning rate does not move on for them.
-    pub(crate) fn skipped_updates(&self) -> u64 {
-        self.skipped_updates
     }
 
     /// Notes an update whose gradient was finite.
@@ -50,12 +43,11 @@ impl LossScale {
     #[must_use]
     pub(crate) fn overflowed(&mut self) -> bool {
         (self.factor, self.good_updates) = (0.5 * self.factor, 0);
-        self.skipped_updates += 1;
         self.factor >= Self::LEAST
     }
 
     pub(crate) fn to_json(self) -> Value {
-        json!({"factor": self.factor, "good_updates": self.good_updates, "skipped_updates": self.skipped_updates})
+        json!({"factor": self.factor, "good_updates": self.good_updates})
     }
 
     /// `None` if a field is missing or impossible.
@@ -63,11 +55,7 @@ impl LossScale {
         let number = |key: &str| value.get(key)?.as_u64();
         let factor =
             value.get("factor")?.as_f64().filter(|factor| *factor >= Self::LEAST && factor.is_finite())?;
-        Some(LossScale {
-            factor,
-            good_updates: number("good_updates")?,
-            skipped_updates: number("skipped_updates")?,
-        })
+        Some(LossScale { factor, good_updates: number("good_updates")? })
     }
 }
 
@@ -92,7 +80,7 @@ mod tests {
         assert!(scale.overflowed());
         // The count begins again.
         (0..1_999).for_each(|_| scale.succeeded());
-        assert_eq!((scale.factor(), scale.skipped_updates()), (65_536.0, 1));
+        assert_eq!(scale.factor(), 65_536.0);
         assert_eq!(LossScale::from_json(&scale.to_json()), Some(scale));
         assert!((0..16).all(|_| scale.overflowed()));
         assert!(!scale.overflowed(), "the scale is below 1");
@@ -100,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_damaged_state_is_refused() {
-        for bad in [json!(null), json!({}), json!({"factor": 0.0, "good_updates": 0, "skipped_updates": 0})] {
+        for bad in [json!(null), json!({}), json!({"factor": 0.0, "good_updates": 0})] {
             assert_eq!(LossScale::from_json(&bad), None);
         }
     }

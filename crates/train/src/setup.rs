@@ -56,8 +56,14 @@ impl Setup {
         let loader = corpus.train(ready, on_event)?;
         let eval_data = if config.evaluates() { corpus.eval(on_event)? } else { None };
 
+        let asked = config.per_device_train_batch_size;
         let split = fit(device, config, &model, &loader, context_length)?;
         let mut plan = plan(device, config, &model, &loader, context_length);
+        if config.dataloader_drop_last {
+            // An epoch is cut as it was asked for, however its batches are split.
+            plan.epochs.num_samples = loader.num_samples() - loader.num_samples() % asked as u64;
+            plan.budget = plan.epochs.budget(config);
+        }
         plan.num_eval_targets = eval_data.as_ref().map(|data| data.num_targets(context_length));
         plan.first_step = checkpoint.as_ref().map_or(Ok(0), Checkpoint::step)?;
         plan.warnings = split.into_iter().collect();
@@ -239,8 +245,11 @@ fn fit<D: Backend>(
         // Beside the plan: workspaces, and the unevenness of allocations.
         bytes + bytes / 32 + (256 << 20)
     };
-    let divisors = (1..=asked).rev().filter(|batch| asked.is_multiple_of(*batch));
-    let Some(batch) = divisors.into_iter().find(|&batch| needed(batch) <= free_bytes) else {
+    // Logits are worked on in blocks of rows, so the vocabulary does not count.
+    let wide = model.inner().max(3 * model.n_embd);
+    let counts =
+        |batch: usize| batch.saturating_mul(context_length).saturating_mul(wide) <= device.max_elements();
+    let Some(batch) = largest_batch(asked, |batch| counts(batch) && needed(batch) <= free_bytes) else {
         return Err(Error::Memory { needed_bytes: needed(1), free_bytes });
     };
     if batch == asked {
@@ -256,6 +265,11 @@ fn fit<D: Backend>(
         free_bytes as f64 / f64::from(1 << 30),
         asked / batch
     )))
+}
+
+/// The largest batch that divides `asked` and fits, so that an update keeps its samples.
+fn largest_batch(asked: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
+    (1..=asked).rev().filter(|batch| asked.is_multiple_of(*batch)).find(|&batch| fits(batch))
 }
 
 fn plan<D: Backend>(
@@ -340,4 +354,20 @@ fn warnings(config: &TrainConfig, plan: &Plan, context_length: usize, num_positi
         ));
     }
     warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::largest_batch;
+
+    #[test]
+    fn a_batch_is_split_into_equal_parts_that_fit() {
+        let most = |asked: usize, limit: usize| largest_batch(asked, |batch| batch <= limit);
+        assert_eq!(
+            [most(32, 100), most(32, 32), most(32, 31), most(32, 1)],
+            [Some(32), Some(32), Some(16), Some(1)]
+        );
+        // Nothing but single samples divides a prime.
+        assert_eq!([most(31, 30), most(12, 5), most(8, 0)], [Some(1), Some(4), None]);
+    }
 }

@@ -220,8 +220,8 @@ impl<D: Backend> Trainer<D> {
     fn update(&mut self, stop: &AtomicBool, on_event: &mut OnEvent<'_>) -> Result<ControlFlow<()>, Error> {
         let begun = Instant::now();
         let done = self.state.step;
-        // As in PyTorch, the schedule does not move on for an update that fp16 overflowed in.
-        let applied = done - self.state.loss_scale.map_or(0, |scale| scale.skipped_updates());
+        // As in PyTorch, the schedule does not move on for an update that fp16 overflowed in, and that was not applied.
+        let applied = self.optimizer.num_updates();
         let learning_rate = match self.plan.budget {
             Budget::Steps(_) => self.schedule.learning_rate(applied),
             Budget::Time(_) => {

@@ -111,6 +111,15 @@ impl<E: CudaElement> Cuda<E> {
 }
 
 impl<E: CudaElement> Attention for Cuda<E> {
+    fn max_head_size(&self) -> usize {
+        // The backward pass for any head asks for most shared memory.
+        let fits = |size: &usize| {
+            let head = Head { size: *size, variant: 0, is_flash: false };
+            head.generic(1, 1, 128, 2048).shared_bytes <= self.context.max_shared_bytes()
+        };
+        (1..=256).rev().find(fits).unwrap_or(1)
+    }
+
     fn attention_forward(
         &self,
         out: &mut CudaBuf<E>,

@@ -50,6 +50,11 @@ pub struct CachedAttentionDims {
 
 /// Causal multi-head attention.
 pub trait Attention: Device {
+    /// The largest head size that the device has kernels for.
+    fn max_head_size(&self) -> usize {
+        usize::MAX
+    }
+
     /// Sets `out` (B, T, C) and `lse` (B, NH, T) from `qkv` (B, T, 3C).
     fn attention_forward(
         &self,

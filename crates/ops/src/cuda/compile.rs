@@ -4,6 +4,7 @@ use super::CudaError;
 use cudarc::nvrtc::sys as nvrtc;
 use std::ffi::{CStr, CString, c_char};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Kernels that are compiled together.
 #[derive(Clone, Copy, Debug)]
@@ -21,12 +22,13 @@ const PRELUDE: &str = include_str!("prelude.cuh");
 /// What the driver loads: machine code, or PTX that it compiles itself where the card is newer than NVRTC.
 pub(crate) type Image = Vec<u8>;
 
-/// Compiles `source` for a compute capability with `defines`, or takes it from `cache`.
+/// Compiles `source` for a compute capability with `defines`, or takes it from `cache` unless it `is_fresh`.
 pub(crate) fn compile(
     source: &Source,
     defines: &[String],
     capability: (i32, i32),
     cache: Option<&Path>,
+    is_fresh: bool,
 ) -> Result<Image, CudaError> {
     let text = format!("{PRELUDE}\n{}", source.files.join("\n"));
     let mut options = vec![architecture(capability)?, "-std=c++17".into(), "-default-device".into()];
@@ -36,13 +38,15 @@ pub(crate) fn compile(
         hasher.update(text.as_bytes()).update(options.join(" ").as_bytes()).update(version().as_bytes());
         cache.join(format!("{}-{}.kernels", source.name, hasher.finalize().to_hex()))
     });
-    if let Some(image) = cached.as_ref().and_then(|path| std::fs::read(path).ok()) {
+    if let Some(image) = cached.as_ref().filter(|_| !is_fresh).and_then(|path| std::fs::read(path).ok()) {
         return Ok(image);
     }
     let image = run(source.name, &text, &options)?;
     if let Some(path) = cached {
         // A folder that cannot be written costs the next start a few seconds, and nothing else.
-        let partial = path.with_extension(format!("{}.partial", std::process::id()));
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let partial = path.with_extension(format!("{}-{number}.partial", std::process::id()));
         let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
         let _ = folder
             .and_then(|()| std::fs::write(&partial, &image))
@@ -165,7 +169,7 @@ mod tests {
             return;
         }
         let check = |source: &Source, capability, defines: &[String]| {
-            let image = compile(source, defines, capability, Some(&test_cache()));
+            let image = compile(source, defines, capability, Some(&test_cache()), false);
             let image = image.unwrap_or_else(|error| panic!("{capability:?} {defines:?}: {error}"));
             let has = |kernel: &&str| image.windows(kernel.len()).any(|bytes| bytes == kernel.as_bytes());
             let missing: Vec<_> = source.kernels.iter().filter(|kernel| !has(kernel)).collect();

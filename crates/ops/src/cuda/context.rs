@@ -22,8 +22,10 @@ const SLOT_BYTES: usize = 1 << 20;
 /// Staging slots: copies that may be under way.
 const NUM_SLOTS: usize = 16;
 
+/// Elements that a kernel counts in an int, with room for the threads of the last block, which count past the end.
+pub(crate) const MAX_ELEMENTS: usize = i32::MAX as usize - (1 << 16);
 /// Tensors that one kernel may take: GPT-2 XL has 580.
-pub(crate) const TABLE_ROWS: usize = 4096;
+pub(crate) const TABLE_ROWS: usize = 16_384;
 /// Bytes of a row of a table.
 const TABLE_ROW_BYTES: usize = 48;
 
@@ -164,8 +166,7 @@ impl Argument for f32 {
 /// block, whose threads count past the end.
 impl Argument for usize {
     fn word(&self) -> u64 {
-        const MOST: usize = i32::MAX as usize - (1 << 16);
-        assert!(*self <= MOST, "a tensor of {self} elements: kernels count to {MOST}");
+        assert!(*self <= MAX_ELEMENTS, "a tensor of {self} elements: kernels count to {MAX_ELEMENTS}");
         *self as u64
     }
 }
@@ -252,7 +253,7 @@ impl Context {
             max_shared,
             cache: options.cache_dir.clone(),
         };
-        opened.table = opened.allocate(TABLE_ROWS * TABLE_ROW_BYTES);
+        opened.table = opened.open_memory(TABLE_ROWS * TABLE_ROW_BYTES)?;
         opened.functions = opened.load(sources, defines)?;
         Ok(opened)
     }
@@ -263,15 +264,20 @@ impl Context {
         sources: &'static [Source],
         defines: &[String],
     ) -> Result<Functions, CudaError> {
-        let compile = |source| compile(source, defines, self.capability, self.cache.as_deref());
+        let compile =
+            |source, is_fresh| compile(source, defines, self.capability, self.cache.as_deref(), is_fresh);
         let images: Vec<Result<Image, CudaError>> = std::thread::scope(|scope| {
-            let threads: Vec<_> = sources.iter().map(|source| scope.spawn(move || compile(source))).collect();
+            let threads: Vec<_> =
+                sources.iter().map(|source| scope.spawn(move || compile(source, false))).collect();
             threads.into_iter().map(|thread| thread.join().expect("the compiler does not panic")).collect()
         });
         self.bind();
         let mut functions = Functions::new();
         for (source, image) in sources.iter().zip(images) {
-            load(source, &image?, self.max_shared, &mut functions)?;
+            if load(source, &image?, self.max_shared, &mut functions).is_err() {
+                // What was kept on disk may be damaged; what is wrong with a fresh one is an error.
+                load(source, &compile(source, true)?, self.max_shared, &mut functions)?;
+            }
         }
         Ok(functions)
     }
@@ -292,17 +298,23 @@ impl Context {
         self.streams[lane as usize]
     }
 
-    /// Lets the second lane go on from here: what it is given next may read what was queued so far. `buffers` are those that
-    /// its next work reads or writes.
-    pub(crate) fn fork(&self, buffers: &[u64]) {
-        let mut beside = self.beside.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        beside.buffers.extend_from_slice(buffers);
+    /// Lets the second lane go on from here: what it is given next may read what was queued so far. Once that is queued,
+    /// [`beside`](Self::beside) must say what it touches.
+    pub(crate) fn fork(&self) {
+        let beside = self.beside.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         self.bind();
         // SAFETY: events and streams exist.
         unsafe {
             require("cuEventRecord", driver::cuEventRecord(beside.forked, self.streams[0]));
             require("cuStreamWaitEvent", driver::cuStreamWaitEvent(self.streams[1], beside.forked, 0));
         }
+    }
+
+    /// Notes the buffers that work in the second lane reads or writes: after it was queued, because queueing it may have
+    /// waited for both lanes, as for larger scratch memory, and forgotten what was noted before.
+    pub(crate) fn beside(&self, buffers: &[u64]) {
+        let mut beside = self.beside.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        beside.buffers.extend_from_slice(buffers);
     }
 
     /// Makes the first lane wait for the second if that reads or writes any of `buffers`.
@@ -460,7 +472,10 @@ impl Context {
     }
 
     /// Records what `queue` queues, without running it.
-    pub(crate) fn record(&self, mut queue: impl FnMut()) -> (driver::CUgraphExec, Vec<DropoutNode>) {
+    pub(crate) fn record(
+        &self,
+        mut queue: impl FnMut(),
+    ) -> (driver::CUgraph, driver::CUgraphExec, Vec<DropoutNode>) {
         self.join();
         self.bind();
         let recorder = || self.recorder.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -472,14 +487,13 @@ impl Context {
         // The second lane's work must end in the first's.
         self.join();
         let (mut graph, mut executable) = (std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: both are written; the graph is not needed once it is instantiated.
+        // SAFETY: both are written.
         unsafe {
             require("cuStreamEndCapture", driver::cuStreamEndCapture(self.streams[0], &mut graph));
             require("cuGraphInstantiate", driver::cuGraphInstantiateWithFlags(&mut executable, graph, 0));
-            // Its nodes are the names by which arguments are changed, so it stays.
         }
         let noted = recorder().take().unwrap_or_default();
-        (executable, noted.nodes)
+        (graph, executable, noted.nodes)
     }
 
     /// The first lane's stream.
@@ -496,8 +510,10 @@ impl Context {
     pub(crate) fn synchronize(&self) {
         self.join();
         self.bind();
-        // SAFETY: the stream exists.
-        require("cuStreamSynchronize", unsafe { driver::cuStreamSynchronize(self.streams[0]) });
+        for stream in self.streams {
+            // SAFETY: the stream exists.
+            require("cuStreamSynchronize", unsafe { driver::cuStreamSynchronize(stream) });
+        }
     }
 
     /// Memory; its content is whatever was there. `None` if there is not so much.
@@ -518,6 +534,17 @@ impl Context {
         self.try_allocate(bytes).unwrap_or_else(|| {
             let (free, total) = self.memory();
             panic!("{} has no {bytes} bytes left: {free} of {total} are free", self.name)
+        })
+    }
+
+    /// Memory that a card needs to be used at all.
+    ///
+    /// # Errors
+    /// There is not so much.
+    pub(crate) fn open_memory(&self, bytes: usize) -> Result<u64, CudaError> {
+        self.try_allocate(bytes).ok_or_else(|| {
+            let message = format!("{} has no {bytes} bytes left; is another program using it?", self.name);
+            CudaError::Driver { call: "cuMemAlloc", message }
         })
     }
 
@@ -664,6 +691,20 @@ impl Context {
             let _ = (driver::cuEventDestroy_v2(start), driver::cuEventDestroy_v2(end));
         }
         f64::from(milliseconds) / 1e3
+    }
+}
+
+impl Drop for Context {
+    /// Gives back what is large. Streams, events and modules stay until the process ends.
+    fn drop(&mut self) {
+        let scratches = self.scratch.each_mut().map(|scratch| {
+            let scratch = scratch.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+            (scratch.bytes > 0).then_some(scratch.pointer)
+        });
+        scratches.into_iter().flatten().chain([self.table]).for_each(|pointer| self.free(pointer));
+        let staging = self.staging.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // SAFETY: all copies from it are done: freeing memory waited for them.
+        let _ = unsafe { driver::cuMemFreeHost(staging.memory.cast()) };
     }
 }
 

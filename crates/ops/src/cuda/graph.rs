@@ -24,6 +24,8 @@ pub struct Recording {
 
 /// A recorded graph, ready to be launched.
 struct Graph {
+    /// Its nodes are the names by which arguments are changed.
+    graph: driver::CUgraph,
     executable: driver::CUgraphExec,
     dropouts: Vec<DropoutNode>,
     context: Arc<Context>,
@@ -65,8 +67,8 @@ impl Recording {
                 queue();
             }
             None => {
-                let (executable, dropouts) = context.record(queue);
-                let graph = Graph { executable, dropouts, context: context.clone() };
+                let (graph, executable, dropouts) = context.record(queue);
+                let graph = Graph { graph, executable, dropouts, context: context.clone() };
                 self.graph.insert(graph).launch(dropout_key);
             }
         }
@@ -118,7 +120,7 @@ impl DropoutNode {
 impl Drop for Graph {
     fn drop(&mut self) {
         self.context.bind();
-        // SAFETY: it is not used again. A launch in progress goes on.
-        let _ = unsafe { driver::cuGraphExecDestroy(self.executable) };
+        // SAFETY: they are not used again. A launch in progress goes on.
+        let _ = unsafe { (driver::cuGraphExecDestroy(self.executable), driver::cuGraphDestroy(self.graph)) };
     }
 }

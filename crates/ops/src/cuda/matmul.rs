@@ -7,6 +7,7 @@
 //! is kept on disk by card and library version, so that another run on this card takes the same algorithms and ends with
 //! the same bits.
 
+use super::CudaError;
 use super::context::{Context, Lane, Shape, arguments};
 use cudarc::cublaslt::sys as lt;
 use std::collections::HashMap;
@@ -114,7 +115,7 @@ struct Choices {
 }
 
 impl Matmul {
-    pub(crate) fn new(context: &Context, tf32: bool) -> Self {
+    pub(crate) fn new(context: &Context, tf32: bool) -> Result<Self, CudaError> {
         let mut handle = std::ptr::null_mut();
         context.bind();
         // SAFETY: the handle is written.
@@ -123,14 +124,20 @@ impl Matmul {
         let version = unsafe { lt::cublasLtGetVersion() };
         let card = context.name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
         let path = context.cache.as_ref().map(|cache| cache.join(format!("matmul-{card}-{version}.txt")));
-        Matmul {
+        let workspaces = [context.open_memory(WORKSPACE_BYTES)?, context.open_memory(WORKSPACE_BYTES)?];
+        Ok(Matmul {
             handle,
-            workspaces: [(); 2].map(|()| context.allocate(WORKSPACE_BYTES)),
+            workspaces,
             tf32,
             plans: Mutex::default(),
             fused: Mutex::default(),
             choices: Mutex::new(Choices::load(path)),
-        }
+        })
+    }
+
+    /// Gives its memory back.
+    pub(crate) fn close(&mut self, context: &Context) {
+        self.workspaces.iter().for_each(|&workspace| context.free(workspace));
     }
 
     /// Runs a product. False, with nothing done, if the library has no algorithm for it: some epilogues want sizes that
@@ -152,10 +159,15 @@ impl Matmul {
     /// Whether a place takes its fused form: what an earlier run found, or what `measure` says of the seconds of the fused
     /// form, `None` if it is not to be had, and of the separate one. Fused must be clearly faster, so that noise does not
     /// decide.
-    pub(crate) fn is_fused(&self, place: Place, measure: impl FnOnce() -> (Option<f64>, f64)) -> bool {
+    pub(crate) fn is_fused(
+        &self,
+        kind: Kind,
+        place: Place,
+        measure: impl FnOnce() -> (Option<f64>, f64),
+    ) -> bool {
         let mut fused = self.fused.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         *fused.entry(place).or_insert_with(|| {
-            let key = format!("{place:?} tf32 {}", self.tf32);
+            let key = format!("{place:?} {kind:?} tf32 {}", self.tf32);
             let choices = || self.choices.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             let kept = choices().by_product.get(&key).map(|words| words[0] == 1);
             kept.unwrap_or_else(|| {
@@ -441,10 +453,15 @@ impl Choices {
         Choices { path, by_product: text.lines().filter_map(line).collect() }
     }
 
-    /// Adds a choice, and writes all, sorted, so that the file is whole at any time.
+    /// Adds a choice, and writes all, sorted, so that the file is whole at any time. What another process has added since
+    /// stays.
     fn keep(&mut self, key: String, algorithm: [u64; 8]) {
         self.by_product.insert(key, algorithm);
         let Some(path) = &self.path else { return };
+        let others = Choices::load(Some(path.clone())).by_product;
+        others.into_iter().for_each(|(key, words)| {
+            self.by_product.entry(key).or_insert(words);
+        });
         let mut lines: Vec<_> = self.by_product.iter().collect();
         lines.sort();
         let mut text = String::new();

@@ -1,7 +1,7 @@
 //! An NVIDIA GPU as a device.
 //!
 //! eyas is built without CUDA: driver, NVRTC and cuBLASLt are found at run time (`library.rs`), kernels are compiled for
-//! the card (`compile.rs`) and queued on one stream (`context.rs`), matrix products go to cuBLASLt (`matmul.rs`). The
+//! the card (`compile.rs`) and queued on a stream and one beside it (`context.rs`), matrix products go to cuBLASLt (`matmul.rs`). The
 //! kernels themselves lie beside their operation, in `cuda.cu`, and are launched from `cuda.rs` there.
 //!
 //! Results have the same bits from run to run on one card: no kernel adds floating-point numbers in an order that is left
@@ -72,7 +72,8 @@ impl CudaElement for F16 {
     const DEFINE: &'static str = "-DELEMENT_F16";
 }
 
-/// An NVIDIA GPU, with activations of element type `E`.
+/// An NVIDIA GPU, with activations of element type `E`. Several threads may use one, but not while a pass is being recorded:
+/// see [`Device::replay`].
 pub struct Cuda<E> {
     pub(crate) context: Arc<Context>,
     matmul: Matmul,
@@ -95,7 +96,7 @@ impl<E: CudaElement> Cuda<E> {
     /// [`CudaError`], where libraries or a card are missing or too old.
     pub fn open(options: &CudaOptions) -> Result<Self, CudaError> {
         let context = Arc::new(Context::open(options, SOURCES, &[E::DEFINE.into()])?);
-        let matmul = Matmul::new(&context, options.tf32);
+        let matmul = Matmul::new(&context, options.tf32)?;
         Ok(Cuda { context, matmul, peak_flops: OnceLock::new(), element: PhantomData })
     }
 
@@ -171,7 +172,7 @@ impl<E: CudaElement> Cuda<E> {
 
     /// Whether a place takes its fused form; see [`Matmul::is_fused`]. Both are run a few times where that is not known.
     pub(crate) fn is_fused(&self, place: Place, fused: impl Fn() -> bool, separate: impl Fn()) -> bool {
-        self.matmul.is_fused(place, || {
+        self.matmul.is_fused(Self::KIND, place, || {
             self.synchronize();
             let best = |run: &dyn Fn()| {
                 run();
@@ -189,8 +190,12 @@ impl<E: CudaElement> Cuda<E> {
     }
 
     fn measure_peak_flops(&self) -> f64 {
-        // Large enough for every processor, small enough for any card.
-        let n = if E::IS_F32 { 4096 } else { 8192 };
+        // Large enough for every processor, small enough for what is left of the memory.
+        let n = match (self.context.memory().0 > 1 << 30, E::IS_F32) {
+            (false, _) => 2048,
+            (true, true) => 4096,
+            (true, false) => 8192,
+        };
         let random = |seed: u32| {
             let buffer = self.zeros::<E>(n * n);
             self.launch("fill_random", Shape::each(n * n), arguments![buffer, n * n, seed]);
@@ -215,6 +220,12 @@ impl<E: CudaElement> Cuda<E> {
         let mut seconds: Vec<f64> = (0..10).map(|_| self.context.time(run)).collect();
         seconds.sort_by(f64::total_cmp);
         2.0 * (n as f64).powi(3) / seconds[seconds.len() / 2]
+    }
+}
+
+impl<E> Drop for Cuda<E> {
+    fn drop(&mut self) {
+        self.matmul.close(&self.context);
     }
 }
 
@@ -326,6 +337,10 @@ impl<E: CudaElement> Device for Cuda<E> {
 
     fn free_bytes(&self) -> Option<usize> {
         Some(self.context.memory().0)
+    }
+
+    fn max_elements(&self) -> usize {
+        context::MAX_ELEMENTS
     }
 }
 

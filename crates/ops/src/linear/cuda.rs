@@ -111,14 +111,13 @@ impl<E: CudaElement> Cuda<E> {
             && self.is_fused(("gelu backward", rows, inputs, outputs), fused, separate);
 
         let of_bias = self.has_fused_bias_gradient(dweights, dbias, dout, x, weights.storage, dims);
-        self.context.fork(&[dout.pointer(), x.pointer(), dweights.pointer(), dbias.pointer()]);
+        self.context.fork();
         let addresses = [dweights.pointer(), dout.pointer(), x.pointer()];
-        if of_bias {
-            let _ = self.weights_and_bias_backward(Lane::Second, addresses, dbias.pointer(), dims);
-        } else {
+        if !(of_bias && self.weights_and_bias_backward(Lane::Second, addresses, dbias.pointer(), dims)) {
             self.weights_backward(Lane::Second, addresses, weights.storage, dims);
             self.add_column_sums(Lane::Second, dbias.pointer(), dout, rows, outputs);
         }
+        self.context.beside(&[dout.pointer(), x.pointer(), dweights.pointer(), dbias.pointer()]);
         if !(is_fused && fused()) {
             separate();
         }
@@ -194,8 +193,10 @@ impl<E: CudaElement> Cuda<E> {
         if E::IS_F32 {
             return bias.pointer();
         }
-        if weights.bias_master.swap(bias.pointer(), Ordering::Relaxed) != bias.pointer() {
+        if weights.bias_master.load(Ordering::Acquire) != bias.pointer() {
+            // Another thread may do the same, but none finds the copy before it was queued.
             self.convert(&weights.bias, bias.pointer(), weights.outputs);
+            weights.bias_master.store(bias.pointer(), Ordering::Release);
         }
         weights.bias.pointer()
     }

@@ -1,7 +1,7 @@
 //! An NVIDIA GPU as a device.
 //!
 //! eyas is built without CUDA: driver, NVRTC and cuBLASLt are found at run time (`library.rs`), kernels are compiled for
-//! the card (`compile.rs`) and queued on a stream and one beside it (`context.rs`), matrix products go to cuBLASLt (`matmul.rs`). The
+//! the card (`compile.rs`) and queued on a stream and one beside it (`context/`), matrix products go to cuBLASLt (`matmul.rs`). The
 //! kernels themselves lie beside their operation, in `cuda.cu`, and are launched from `cuda.rs` there.
 //!
 //! Results have the same bits from run to run on one card: no kernel adds floating-point numbers in an order that is left

@@ -1,0 +1,105 @@
+//! Recording of queued work as a CUDA graph, and of the kernels in it whose dropout changes; `graph.rs` replays it.
+
+use super::{Context, Lane, Shape, require};
+use crate::Dropout;
+use crate::cuda::graph::DropoutNode;
+use cudarc::driver::sys as driver;
+use std::ffi::c_void;
+
+/// What is noted while work is recorded.
+#[derive(Default)]
+pub(super) struct Recorder {
+    /// The dropouts that were asked for.
+    keys: Vec<Dropout>,
+    nodes: Vec<DropoutNode>,
+}
+
+impl Context {
+    /// Notes that the next launches may take this dropout's key, which another step has another of.
+    pub(crate) fn note_dropout(&self, dropout: Dropout) {
+        let mut recorder = self.recorder.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(recorder) = recorder.as_mut().filter(|_| dropout.is_active()) {
+            recorder.keys.push(dropout);
+        }
+    }
+
+    /// Notes a kernel that was just recorded, if it takes the key of a dropout.
+    pub(super) fn note_kernel(
+        &self,
+        lane: Lane,
+        function: driver::CUfunction,
+        shape: Shape,
+        arguments: &[u64],
+    ) {
+        let mut recorder = self.recorder.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let Some(recorder) = recorder.as_mut() else { return };
+        // A key is 64 hashed bits: no address or size equals one.
+        let key_of =
+            |argument: &u64| recorder.keys.iter().find(|dropout| dropout.parts().0 == *argument).copied();
+        let found =
+            arguments.iter().enumerate().find_map(|(index, argument)| Some((index, key_of(argument)?)));
+        if let Some((index, dropout)) = found {
+            let node = self.last_node(lane);
+            recorder.nodes.push(DropoutNode {
+                node,
+                function,
+                shape,
+                arguments: arguments.to_vec(),
+                index,
+                dropout,
+            });
+        }
+    }
+
+    /// The node that was recorded last in a lane: the one that its next would depend on.
+    fn last_node(&self, lane: Lane) -> driver::CUgraphNode {
+        let mut status = driver::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        let (mut id, mut graph, mut nodes, mut count) = (0, std::ptr::null_mut(), std::ptr::null(), 0);
+        // SAFETY: all are written; the nodes are read before the stream is used again.
+        unsafe {
+            let known = driver::cuStreamGetCaptureInfo_v3(
+                self.streams[lane as usize],
+                &mut status,
+                &mut id,
+                &mut graph,
+                &mut nodes,
+                std::ptr::null_mut(),
+                &mut count,
+            );
+            require("cuStreamGetCaptureInfo", known);
+            assert!(count == 1, "a kernel leaves one node to depend on, got {count}");
+            *nodes
+        }
+    }
+
+    /// Whether the driver is new enough to record: 12.3.
+    pub(crate) fn can_record(&self) -> bool {
+        // SAFETY: the driver was opened.
+        unsafe { driver::culib().get::<*const c_void>(b"cuStreamGetCaptureInfo_v3").is_ok() }
+    }
+
+    /// Records what `queue` queues, without running it.
+    pub(crate) fn record(
+        &self,
+        mut queue: impl FnMut(),
+    ) -> (driver::CUgraph, driver::CUgraphExec, Vec<DropoutNode>) {
+        self.join();
+        self.bind();
+        let recorder = || self.recorder.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        *recorder() = Some(Recorder::default());
+        let mode = driver::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream exists, and what is queued allocates nothing and waits for nothing.
+        require("cuStreamBeginCapture", unsafe { driver::cuStreamBeginCapture_v2(self.streams[0], mode) });
+        queue();
+        // The second lane's work must end in the first's.
+        self.join();
+        let (mut graph, mut executable) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: both are written.
+        unsafe {
+            require("cuStreamEndCapture", driver::cuStreamEndCapture(self.streams[0], &mut graph));
+            require("cuGraphInstantiate", driver::cuGraphInstantiateWithFlags(&mut executable, graph, 0));
+        }
+        let noted = recorder().take().unwrap_or_default();
+        (graph, executable, noted.nodes)
+    }
+}

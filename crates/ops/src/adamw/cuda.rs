@@ -26,12 +26,11 @@ impl Table {
         Table { rows: Vec::with_capacity(len), blocks: 0 }
     }
 
-    /// Adds a tensor of `len` elements.
-    fn push(&mut self, len: usize, words: [u64; 4]) {
+    /// Adds a tensor of `len` elements, with its addresses and a constant of its own.
+    fn push(&mut self, len: usize, [a, b, c, d]: [u64; 4], constant: f32) {
         if len > 0 {
-            let [a, b, c, d] = words;
-            let [begin, len_word] = [self.blocks as u64 | (len as u64) << 32, 0];
-            self.rows.push([begin, a, b, c, d, len_word]);
+            let place = self.blocks as u64 | (len as u64) << 32;
+            self.rows.push([place, a, b, c, d, u64::from(constant.to_bits())]);
             self.blocks += len.div_ceil(BLOCK);
         }
     }
@@ -41,7 +40,7 @@ impl<E: CudaElement> Cuda<E> {
     /// Queues the sums of squares of blocks of `len` elements at `x` into `partial`; returns how many there are.
     pub(crate) fn square_partials(&self, partial: u64, x: u64, len: usize) -> usize {
         let mut table = Table::new(1);
-        table.push(len, [x, 0, 0, 0]);
+        table.push(len, [x, 0, 0, 0], 0.0);
         self.launch_table("sum_of_squares", &table, &[partial]);
         table.blocks
     }
@@ -58,7 +57,7 @@ impl<E: CudaElement> Cuda<E> {
     /// Sets tensors of f32 to zero.
     pub(crate) fn clear_table(&self, tensors: impl Iterator<Item = (u64, usize)>) {
         let mut table = Table::new(tensors.size_hint().0);
-        tensors.for_each(|(pointer, len)| table.push(len, [pointer, 0, 0, 0]));
+        tensors.for_each(|(pointer, len)| table.push(len, [pointer, 0, 0, 0], 0.0));
         self.launch_table("clear", &table, &[]);
     }
 }
@@ -70,10 +69,8 @@ impl<E: CudaElement> AdamW for Cuda<E> {
             let len = grad.len();
             let lens = [value.len(), m.len(), v.len()];
             assert!(lens == [len; 3], "value, m and v have {lens:?} elements, the gradient {len}");
-            table.push(len, [value.pointer(), m.pointer(), v.pointer(), grad.pointer()]);
-            if let Some(row) = table.rows.last_mut().filter(|_| len > 0) {
-                row[5] = u64::from(Constants::new(step, *weight_decay).keep.to_bits());
-            }
+            let keep = Constants::new(step, *weight_decay).keep;
+            table.push(len, [value.pointer(), m.pointer(), v.pointer(), grad.pointer()], keep);
         }
         let c = Constants::new(step, 0.0);
         let (complement1, complement2) = (1.0 - c.beta1, 1.0 - c.beta2);
@@ -92,7 +89,7 @@ impl<E: CudaElement> AdamW for Cuda<E> {
 
     fn sum_of_squares(&self, tensors: &[&CudaBuf<f32>]) -> f64 {
         let mut table = Table::new(tensors.len());
-        tensors.iter().for_each(|tensor| table.push(tensor.len(), [tensor.pointer(), 0, 0, 0]));
+        tensors.iter().for_each(|tensor| table.push(tensor.len(), [tensor.pointer(), 0, 0, 0], 0.0));
         let scratch = self.context.scratch(8 * table.blocks);
         self.launch_table("sum_of_squares", &table, &[scratch.at(0)]);
         // The only wait of an update.

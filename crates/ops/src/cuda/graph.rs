@@ -5,7 +5,7 @@
 //! that they found. The trick: keys of dropout differ from step to step, so kernels that take one are noted while they are
 //! recorded, and get the step's own before each launch.
 
-use super::context::{Context, Shape};
+use super::context::{Context, Lane, Shape, require};
 use crate::Dropout;
 use cudarc::driver::sys as driver;
 use std::ffi::c_void;
@@ -86,8 +86,8 @@ impl Graph {
             }
         }
         // SAFETY: the graph was instantiated, and all memory that it names is alive: see the signature.
-        let launched = unsafe { driver::cuGraphLaunch(self.executable, self.context.first_stream()) };
-        Context::require("cuGraphLaunch", launched);
+        let launched = unsafe { driver::cuGraphLaunch(self.executable, self.context.stream(Lane::First)) };
+        require("cuGraphLaunch", launched);
     }
 }
 
@@ -113,7 +113,7 @@ impl DropoutNode {
         };
         // SAFETY: the node is of the graph that the executable was made from; arguments are copied.
         let set = unsafe { driver::cuGraphExecKernelNodeSetParams_v2(executable, self.node, &parameters) };
-        Context::require("cuGraphExecKernelNodeSetParams", set);
+        require("cuGraphExecKernelNodeSetParams", set);
     }
 }
 

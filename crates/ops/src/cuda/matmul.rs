@@ -8,12 +8,11 @@
 //! the same bits.
 
 use super::CudaError;
+use super::choices::Choices;
 use super::context::{Context, Lane, Shape, arguments};
 use cudarc::cublaslt::sys as lt;
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::sync::Mutex;
 
 /// Bytes of workspace: what NVIDIA recommends for Hopper.
@@ -69,6 +68,24 @@ pub(crate) struct Product {
     pub(crate) strides: (usize, usize),
 }
 
+impl Product {
+    /// A product of `kind` without transposes, gaps or epilogue, that replaces what was there.
+    pub(crate) fn new(kind: Kind, m: usize, n: usize, k: usize) -> Self {
+        Product {
+            m,
+            n,
+            k,
+            transpose_a: false,
+            transpose_b: false,
+            operands: kind,
+            output: kind,
+            accumulate: false,
+            epilogue: Epilogue::None,
+            strides: (0, 0),
+        }
+    }
+}
+
 /// Addresses of a product's operands. `c` is ignored without `accumulate`, `bias` and `aux` without their epilogues.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Operands {
@@ -107,19 +124,15 @@ struct Plan {
     algorithm: lt::cublasLtMatmulAlgo_t,
 }
 
-/// Choices of earlier runs, by product, in a file of this card and library.
-#[derive(Default)]
-struct Choices {
-    path: Option<PathBuf>,
-    by_product: HashMap<String, [u64; 8]>,
-}
-
 impl Matmul {
     pub(crate) fn new(context: &Context, tf32: bool) -> Result<Self, CudaError> {
         let mut handle = std::ptr::null_mut();
         context.bind();
         // SAFETY: the handle is written.
-        require("cublasLtCreate", unsafe { lt::cublasLtCreate(&mut handle) });
+        let created = unsafe { lt::cublasLtCreate(&mut handle) };
+        if created != lt::cublasStatus_t::CUBLAS_STATUS_SUCCESS {
+            return Err(CudaError::Driver { call: "cublasLtCreate", message: format!("{created:?}") });
+        }
         // SAFETY: it takes nothing.
         let version = unsafe { lt::cublasLtGetVersion() };
         let card = context.name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
@@ -436,45 +449,6 @@ impl Kind {
             Kind::Bf16 => lt::cudaDataType::CUDA_R_16BF,
             Kind::F16 => lt::cudaDataType::CUDA_R_16F,
         }
-    }
-}
-
-impl Choices {
-    fn load(path: Option<PathBuf>) -> Self {
-        let text = path.as_ref().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
-        let line = |line: &str| {
-            let (key, words) = line.split_once('\t')?;
-            let words = words
-                .split(' ')
-                .map(|word| u64::from_str_radix(word, 16).ok())
-                .collect::<Option<Vec<_>>>()?;
-            Some((key.to_string(), words.try_into().ok()?))
-        };
-        Choices { path, by_product: text.lines().filter_map(line).collect() }
-    }
-
-    /// Adds a choice, and writes all, sorted, so that the file is whole at any time. What another process has added since
-    /// stays.
-    fn keep(&mut self, key: String, algorithm: [u64; 8]) {
-        self.by_product.insert(key, algorithm);
-        let Some(path) = &self.path else { return };
-        let others = Choices::load(Some(path.clone())).by_product;
-        others.into_iter().for_each(|(key, words)| {
-            self.by_product.entry(key).or_insert(words);
-        });
-        let mut lines: Vec<_> = self.by_product.iter().collect();
-        lines.sort();
-        let mut text = String::new();
-        for (key, words) in lines {
-            let words: Vec<_> = words.iter().map(|word| format!("{word:x}")).collect();
-            let _ = writeln!(text, "{key}\t{}", words.join(" "));
-        }
-        // A folder that cannot be written costs the next start its timing, and nothing else.
-        let partial = path.with_extension(format!("{}.partial", std::process::id()));
-        let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-        let _ = folder
-            .and_then(|()| std::fs::write(&partial, text))
-            .and_then(|()| std::fs::rename(&partial, path));
     }
 }
 

@@ -7,6 +7,7 @@
 //! Results have the same bits from run to run on one card: no kernel adds floating-point numbers in an order that is left
 //! to chance.
 
+mod choices;
 mod compile;
 mod context;
 mod error;
@@ -202,18 +203,7 @@ impl<E: CudaElement> Cuda<E> {
             buffer
         };
         let (a, b, d) = (random(1), random(2), self.zeros::<E>(n * n));
-        let product = Product {
-            m: n,
-            n,
-            k: n,
-            transpose_a: true,
-            transpose_b: false,
-            operands: Self::KIND,
-            output: Self::KIND,
-            accumulate: false,
-            epilogue: Epilogue::None,
-            strides: (0, 0),
-        };
+        let product = Product { transpose_a: true, ..Product::new(Self::KIND, n, n, n) };
         let operands = Operands { d: d.pointer(), c: 0, a: a.pointer(), b: b.pointer(), bias: 0, aux: 0 };
         let run = || self.product(product, operands);
         run();

@@ -53,16 +53,10 @@ fn forward<E: CudaElement>(
     add: bool,
 ) -> Product {
     Product {
-        m: dims.outputs,
-        n: dims.rows,
-        k: dims.inputs,
         transpose_a: weights.storage == Storage::OutputsInputs,
-        transpose_b: false,
-        operands: Cuda::<E>::KIND,
-        output: Cuda::<E>::KIND,
         accumulate: add,
         epilogue,
-        strides: (0, 0),
+        ..Product::new(Cuda::<E>::KIND, dims.outputs, dims.rows, dims.inputs)
     }
 }
 
@@ -82,18 +76,8 @@ impl<E: CudaElement> Cuda<E> {
     ) {
         let LinearDims { rows, inputs, outputs } = dims;
         self.context.join_for(&[dx.pointer()]);
-        let product = Product {
-            m: inputs,
-            n: rows,
-            k: outputs,
-            transpose_a: weights.storage == Storage::InputsOutputs,
-            transpose_b: false,
-            operands: Self::KIND,
-            output: Self::KIND,
-            accumulate: false,
-            epilogue: Epilogue::None,
-            strides: (0, 0),
-        };
+        let transpose_a = weights.storage == Storage::InputsOutputs;
+        let product = Product { transpose_a, ..Product::new(Self::KIND, inputs, rows, outputs) };
         let (a, b) = (weights.copy.pointer(), dout.pointer());
         let operands =
             Operands { d: dx.pointer(), c: 0, a, b, bias: 0, aux: pre.map_or(0, CudaBuf::pointer) };
@@ -209,8 +193,7 @@ impl<E: CudaElement> Cuda<E> {
     pub(crate) fn dropout_arguments(&self, dropout: Dropout) -> [u64; 3] {
         self.context.note_dropout(dropout);
         let (key, threshold, scale) = dropout.parts();
-        let [a, b, c] = arguments![key, threshold, scale];
-        [*a, *b, *c]
+        *arguments![key, threshold, scale]
     }
 
     /// Adds the sum over the rows of `x` (rows, cols) to the f32 at `out` (cols).
@@ -245,16 +228,10 @@ impl<E: CudaElement> Cuda<E> {
 /// A gradient of weights (m, n), column-major: a (m, rows) times the transpose of b (n, rows), added to what is there.
 pub(crate) fn weights_product<E: CudaElement>(m: usize, n: usize, rows: usize) -> Product {
     Product {
-        m,
-        n,
-        k: rows,
-        transpose_a: false,
         transpose_b: true,
-        operands: Cuda::<E>::KIND,
         output: Kind::F32,
         accumulate: true,
-        epilogue: Epilogue::None,
-        strides: (0, 0),
+        ..Product::new(Cuda::<E>::KIND, m, n, rows)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::{Loss, LossDims};
 use crate::Cuda;
-use crate::cuda::{CudaBuf, CudaElement, Epilogue, Kind, Operands, Product, Shape, Source, arguments};
+use crate::cuda::{CudaBuf, CudaElement, Kind, Operands, Product, Shape, Source, arguments};
 use crate::linear::cuda::{CudaWeights, weights_product};
 
 pub(crate) const SOURCE: Source = Source {
@@ -20,7 +20,7 @@ const SHARED_ROW_BYTES: usize = 112 << 10;
 const BLOCK_BYTES: usize = 16_384 * 50_000 * 2;
 
 /// Elements from one row of logits to the next: the vocabulary, or, where its rows would not all begin on a boundary of 16
-/// bytes, as GPT-2's 50,257 would not, the next multiple of 64. cuBLASLt is several times slower without.
+/// bytes, as GPT-2's 50,257 would not, the next multiple of 64.
 fn stride(dims: LossDims) -> usize {
     if dims.vocab_size.is_multiple_of(8) { dims.vocab_size } else { dims.vocab_size.next_multiple_of(64) }
 }
@@ -46,16 +46,10 @@ impl<E: CudaElement> Cuda<E> {
         dims: LossDims,
     ) {
         let product = Product {
-            m: dims.vocab_size,
-            n: rows,
-            k: dims.channels,
             transpose_a: true,
-            transpose_b: false,
-            operands: Self::KIND,
             output: kind,
-            accumulate: false,
-            epilogue: Epilogue::None,
             strides: (0, stride),
+            ..Product::new(Self::KIND, dims.vocab_size, rows, dims.channels)
         };
         self.product(product, Operands { d: logits, c: 0, a: head.matrix(), b: x, bias: 0, aux: 0 });
     }
@@ -133,16 +127,8 @@ impl<E: CudaElement> Loss for Cuda<E> {
             }
             let dx = at(dx.pointer(), size_of::<E>() * channels);
             let of_x = Product {
-                m: channels,
-                n: rows,
-                k: vocab_size,
-                transpose_a: false,
-                transpose_b: false,
-                operands: Self::KIND,
-                output: Self::KIND,
-                accumulate: false,
-                epilogue: Epilogue::None,
                 strides: (stride(dims), 0),
+                ..Product::new(Self::KIND, channels, rows, vocab_size)
             };
             self.product(of_x, Operands { d: dx, c: 0, a: head.matrix(), b: logits, bias: 0, aux: 0 });
             // dhead^T = x^T dlogits, as cuBLASLt sees it.

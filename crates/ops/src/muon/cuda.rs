@@ -1,9 +1,7 @@
 //! Muon on a GPU: Newton-Schulz as products of cuBLASLt.
 
 use super::{COEFFICIENTS, Muon, MuonDims, MuonStep, NORM_EPSILON, STEPS};
-use crate::cuda::{
-    CudaBuf, CudaElement, Epilogue, Kind, Operands, Product, ScratchMemory, Shape, Source, arguments,
-};
+use crate::cuda::{CudaBuf, CudaElement, Kind, Operands, Product, ScratchMemory, Shape, Source, arguments};
 use crate::{Buffer, Cuda};
 
 pub(crate) const SOURCE: Source = Source {
@@ -51,24 +49,13 @@ impl<E: CudaElement> Cuda<E> {
     fn newton_schulz(&self, s: &Scratch<'_>, m: usize, n: usize) {
         let [a, b, c] = COEFFICIENTS;
         // Row-major X (m, n) is cuBLASLt's (n, m), so A = X X^T is op(X) X of it; A is its own transpose.
-        let base = Product {
-            m,
-            n: m,
-            k: n,
-            transpose_a: true,
-            transpose_b: false,
-            operands: Self::KIND,
-            output: Self::KIND,
-            accumulate: false,
-            epilogue: Epilogue::None,
-            strides: (0, 0),
-        };
+        let square = Product::new(Self::KIND, m, m, m);
         let run = |product, d, a, b| self.product(product, Operands { d, c: 0, a, b, bias: 0, aux: 0 });
-        run(base, s.square, s.x, s.x);
-        run(Product { k: m, transpose_a: false, ..base }, s.fourth, s.square, s.square);
+        run(Product { k: n, transpose_a: true, ..square }, s.square, s.x, s.x);
+        run(square, s.fourth, s.square, s.square);
         self.launch("muon_mix", Shape::each(m * m), arguments![s.square, s.fourth, m * m, b, c]);
         // (B X)^T = X^T B^T, and B is its own transpose. The piece's place is free for the f32 result.
-        let push = Product { m: n, n: m, k: m, transpose_a: false, output: Kind::F32, ..base };
+        let push = Product { output: Kind::F32, ..Product::new(Self::KIND, n, m, m) };
         run(push, s.piece, s.x, s.square);
         self.launch("muon_step", Shape::each(m * n), arguments![s.x, s.piece, m * n, a]);
     }

@@ -113,9 +113,4 @@ impl Context {
         }
         f64::from(milliseconds) / 1e3
     }
-
-    /// The first lane's stream.
-    pub(crate) fn first_stream(&self) -> driver::CUstream {
-        self.streams[0]
-    }
 }

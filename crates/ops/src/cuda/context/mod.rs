@@ -309,11 +309,6 @@ impl Context {
         require(kernel, result);
         self.note_kernel(lane, function, shape, arguments);
     }
-
-    /// As [`require`].
-    pub(crate) fn require(call: &str, result: driver::CUresult) {
-        require(call, result);
-    }
 }
 
 fn load(source: &Source, image: &[u8], max_shared: i32, functions: &mut Functions) -> Result<(), CudaError> {
@@ -358,7 +353,7 @@ fn check(call: &'static str, result: driver::CUresult) -> Result<(), CudaError> 
 }
 
 /// Panics unless a call succeeded. An error may be that of an earlier kernel, which the driver reports late.
-fn require(call: &str, result: driver::CUresult) {
+pub(super) fn require(call: &str, result: driver::CUresult) {
     assert!(result == driver::CUresult::CUDA_SUCCESS, "{call}: {}", describe(result));
 }
 

@@ -1,0 +1,52 @@
+//! What was found to be fastest on a card, kept on disk, so that another run takes the same and ends with the same bits.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+/// Choices of earlier runs, by product, in a file of this card and library.
+#[derive(Default)]
+pub(super) struct Choices {
+    path: Option<PathBuf>,
+    pub(super) by_product: HashMap<String, [u64; 8]>,
+}
+
+impl Choices {
+    /// Reads the file, if there is one; a line that is not understood is one choice less.
+    pub(super) fn load(path: Option<PathBuf>) -> Self {
+        let text = path.as_ref().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+        let line = |line: &str| {
+            let (key, words) = line.split_once('\t')?;
+            let words = words
+                .split(' ')
+                .map(|word| u64::from_str_radix(word, 16).ok())
+                .collect::<Option<Vec<_>>>()?;
+            Some((key.to_string(), words.try_into().ok()?))
+        };
+        Choices { path, by_product: text.lines().filter_map(line).collect() }
+    }
+
+    /// Adds a choice, and writes all, sorted, so that the file is whole at any time. What another process has added since
+    /// stays.
+    pub(super) fn keep(&mut self, key: String, algorithm: [u64; 8]) {
+        self.by_product.insert(key, algorithm);
+        let Some(path) = &self.path else { return };
+        let others = Choices::load(Some(path.clone())).by_product;
+        others.into_iter().for_each(|(key, words)| {
+            self.by_product.entry(key).or_insert(words);
+        });
+        let mut lines: Vec<_> = self.by_product.iter().collect();
+        lines.sort();
+        let mut text = String::new();
+        for (key, words) in lines {
+            let words: Vec<_> = words.iter().map(|word| format!("{word:x}")).collect();
+            let _ = writeln!(text, "{key}\t{}", words.join(" "));
+        }
+        // A folder that cannot be written costs the next start its timing, and nothing else.
+        let partial = path.with_extension(format!("{}.partial", std::process::id()));
+        let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+        let _ = folder
+            .and_then(|()| std::fs::write(&partial, text))
+            .and_then(|()| std::fs::rename(&partial, path));
+    }
+}

@@ -6,7 +6,9 @@
 use crate::errors::{Failure, Outcome};
 use crate::output::warn;
 use eyas_ops::gemm::Word;
-use eyas_ops::{Backend, Bf16, Cpu, Cuda, CudaElement, CudaError, CudaOptions, F16, Isa, LibraryPaths};
+use eyas_ops::{
+    Backend, Bf16, Cpu, Cuda, CudaElement, CudaError, CudaOptions, F16, Isa, LibraryPaths, available_threads,
+};
 use eyas_train::Precision;
 use std::env::{split_paths, var_os};
 use std::fmt;
@@ -163,13 +165,8 @@ impl Wanted {
             return Err(Failure::failed(format!("--isa {isa}: this machine does not have it"))
                 .hint(format!("the best it has is {}", Isa::detect())));
         }
-        Ok(Cpu::with(isa, threads.unwrap_or_else(all_cores)))
+        Ok(Cpu::with(isa, threads.unwrap_or_else(available_threads)))
     }
-}
-
-/// The cores that this process may use.
-pub(crate) fn all_cores() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 
 /// The GPU that was chosen; `None` where it is the CPU.

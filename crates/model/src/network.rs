@@ -122,9 +122,10 @@ impl<D: Backend> Gpt<D> {
         );
     }
 
-    /// The loss of each token of the last [`backward`](Self::backward), in nats, (B, T). Waits for the device.
+    /// The loss of each token of the last [`backward`](Self::backward), in nats, (B, T). Waits for the device. Panics if
+    /// there was none.
     pub fn losses<'a>(&self, acts: &'a mut Activations<D>) -> &'a [f32] {
-        let (dims, _) = acts.step.expect("forward was run");
+        let (dims, _) = acts.last_step();
         let losses = &mut acts.host_losses[..dims.rows()];
         self.device().read(losses, &acts.losses);
         losses
@@ -152,7 +153,7 @@ impl<D: Backend> Gpt<D> {
 
     /// All logits (B, T, V) of what [`forward`](Self::forward) left: for inspection, since it allocates them whole.
     pub fn logits(&self, acts: &Activations<D>) -> Vec<f32> {
-        let (dims, _) = acts.step.expect("forward was run");
+        let (dims, _) = acts.last_step();
         let mut logits = self.device().zeros::<f32>(dims.rows() * dims.head.vocab_size);
         self.device().logits(&mut logits, &acts.ln_f.out, &self.matrices.head, dims.head);
         let mut host = vec![0.0; dims.rows() * dims.head.vocab_size];
@@ -318,7 +319,7 @@ impl<D: Backend> Gpt<D> {
 
     /// Checks the targets of the step that forward began and copies them to the device.
     fn begin_head(&self, acts: &mut Activations<D>, targets: &[u32]) -> (Dims, Option<u64>) {
-        let step = acts.step.expect("forward was run");
+        let step = acts.last_step();
         let (rows, vocab_size) = (step.0.rows(), self.config().vocab_size);
         assert_eq!(targets.len(), rows, "one target for each input");
         let unknown = targets.iter().find(|&&id| id as usize >= vocab_size && id != IGNORE);
@@ -329,6 +330,12 @@ impl<D: Backend> Gpt<D> {
 }
 
 impl<D: Backend> Activations<D> {
+    /// The shapes of the last forward pass, and the key of its dropout. What needs them follows one: anything else is a bug
+    /// of the caller.
+    fn last_step(&self) -> (Dims, Option<u64>) {
+        self.step.expect("forward was run")
+    }
+
     /// What block `layer` reads, what it writes, and what it saves. Without training, buffers take turns.
     pub(crate) fn around(&mut self, layer: usize) -> (&Act<D>, &mut Act<D>, &mut BlockActivations<D>) {
         let (num_streams, num_blocks) = (self.stream.len(), self.blocks.len());

@@ -3,7 +3,7 @@
 use crate::completer::{Place, Precision};
 use crate::error::Error;
 use eyas_model::{Config, Generated, Gpt, Sampling, Use, generate};
-use eyas_ops::{Backend, Bf16, Cpu, Cuda, F16, Isa};
+use eyas_ops::{Backend, Bf16, Cpu, Cuda, F16, Isa, available_threads};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -66,8 +66,7 @@ pub(crate) fn open_engine(dir: &Path, place: &Place, precision: Precision) -> Re
         }
         (Place::Cpu { num_threads }, _) => {
             let isa = Isa::detect();
-            let all = || std::thread::available_parallelism().map_or(1, |n| n.get());
-            let threads = num_threads.unwrap_or_else(all);
+            let threads = num_threads.unwrap_or_else(available_threads);
             match precision.is_bf16(isa) {
                 false => load(Cpu::<f32>::with(isa, threads), dir, purpose),
                 true => load(Cpu::<Bf16>::with(isa, threads), dir, purpose),

@@ -5,7 +5,7 @@ mod cuda;
 mod generation;
 mod training;
 
-use crate::device::{Choice, Wanted, all_cores};
+use crate::device::{Choice, Wanted};
 use crate::errors::{Failure, Outcome};
 use crate::output::Output;
 use clap::ValueEnum;
@@ -56,7 +56,7 @@ impl MachineArgs {
     }
 
     fn threads(self) -> usize {
-        self.threads.map_or_else(all_cores, usize::from)
+        self.threads.map_or_else(eyas_ops::available_threads, usize::from)
     }
 
     fn wanted(self, choice: Choice, precision: Precision) -> Wanted {

@@ -174,7 +174,7 @@ pub(crate) fn count_words(
     documents: &mut Documents,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Outcome<WordCounts> {
-    let num_threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let num_threads = eyas_ops::available_threads();
     let (sender, receiver) = sync_channel::<Vec<Document>>(2 * num_threads);
     let receiver = Mutex::new(receiver);
     std::thread::scope(|scope| {

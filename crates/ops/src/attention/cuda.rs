@@ -51,7 +51,7 @@ pub(crate) const SOURCES: &[Source] = &[
 const OWNED: usize = 128;
 /// The same of the kernels for any head.
 const GENERIC_ROWS: usize = 32;
-/// New tokens up to which each reads the cache alone.
+/// New tokens up to which each reads the cache alone: an estimate.
 const DECODE_TOKENS: usize = 16;
 
 /// The kernels of a head size: 0 stands for any.

@@ -32,10 +32,15 @@ pub struct Cpu<E> {
     element: PhantomData<E>,
 }
 
+/// The cores that this process may use.
+pub fn available_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
 impl<E: Word> Cpu<E> {
     /// All cores and the best instruction set of this machine.
     pub fn new() -> Self {
-        Self::with(Isa::detect(), std::thread::available_parallelism().map_or(1, |n| n.get()))
+        Self::with(Isa::detect(), available_threads())
     }
 
     /// A given instruction set, which this machine must have, and a given number of threads.

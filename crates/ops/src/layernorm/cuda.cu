@@ -224,27 +224,14 @@ __device__ __forceinline__ void backward(E* dx, float* partial, const E* dout, c
 }
 
 // Blocks of 256 threads, any number of them; partial (blocks, 2, C).
-extern "C" __global__ void __launch_bounds__(256)
-    layernorm_backward_1(E* dx, float* partial, const E* dout, const float* mean, const float* rstd, const E* x,
-                         const float* weight, int rows, int channels) {
-    extern __shared__ float shared[];
-    backward<1>(dx, partial, dout, mean, rstd, x, weight, rows, channels, shared);
-}
-extern "C" __global__ void __launch_bounds__(256)
-    layernorm_backward_2(E* dx, float* partial, const E* dout, const float* mean, const float* rstd, const E* x,
-                         const float* weight, int rows, int channels) {
-    extern __shared__ float shared[];
-    backward<2>(dx, partial, dout, mean, rstd, x, weight, rows, channels, shared);
-}
-extern "C" __global__ void __launch_bounds__(256)
-    layernorm_backward_3(E* dx, float* partial, const E* dout, const float* mean, const float* rstd, const E* x,
-                         const float* weight, int rows, int channels) {
-    extern __shared__ float shared[];
-    backward<3>(dx, partial, dout, mean, rstd, x, weight, rows, channels, shared);
-}
-extern "C" __global__ void __launch_bounds__(256)
-    layernorm_backward_4(E* dx, float* partial, const E* dout, const float* mean, const float* rstd, const E* x,
-                         const float* weight, int rows, int channels) {
-    extern __shared__ float shared[];
-    backward<4>(dx, partial, dout, mean, rstd, x, weight, rows, channels, shared);
-}
+#define LAYERNORM_BACKWARD(COUNT)                                                                                      \
+    extern "C" __global__ void __launch_bounds__(256)                                                                  \
+        layernorm_backward_##COUNT(E* dx, float* partial, const E* dout, const float* mean, const float* rstd,         \
+                                   const E* x, const float* weight, int rows, int channels) {                          \
+        extern __shared__ float shared[];                                                                              \
+        backward<COUNT>(dx, partial, dout, mean, rstd, x, weight, rows, channels, shared);                             \
+    }
+LAYERNORM_BACKWARD(1)
+LAYERNORM_BACKWARD(2)
+LAYERNORM_BACKWARD(3)
+LAYERNORM_BACKWARD(4)

@@ -230,7 +230,7 @@ fn train_tokenizer(sample: &Sample, overrides: &Overrides) -> Outcome<Tokenizer>
 
 /// Counts words on all cores; the sum does not depend on how the documents are dealt.
 fn count_words(documents: &[&Document]) -> WordCounts {
-    let num_threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let num_threads = eyas_ops::available_threads();
     let share = documents.len().div_ceil(num_threads).max(1);
     let mut all = WordCounts::new();
     std::thread::scope(|scope| {

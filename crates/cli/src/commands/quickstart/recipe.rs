@@ -37,7 +37,7 @@ const CPU: Recipe = Recipe {
     bytes_per_second: f64::INFINITY,
 };
 
-/// Not tuned, other than CPU's. 64 x 512 tokens fill an H100; more room in the context is what code has most use for.
+/// Estimates: not tuned, other than CPU's.
 const GPU: Recipe = Recipe {
     context_length: 512,
     least_batch: 16,

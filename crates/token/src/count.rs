@@ -3,7 +3,7 @@
 //! The trick: one flat table of 24-byte slots holds every word of up to 15 bytes with its count; only longer words go
 //! through an arena. Each thread fills its own and [`WordCounts::merge`] adds them up; no result depends on the order.
 
-use crate::split::next_word;
+use crate::split::Pattern;
 use crate::word::{Interner, Key, SHORT, random_seed};
 
 #[derive(Clone, Copy, Default)]
@@ -48,7 +48,7 @@ impl WordCounts {
         let text = text.as_bytes();
         self.num_bytes += text.len() as u64;
         let mut start = 0;
-        while let Some(end) = next_word(text, start) {
+        while let Some(end) = Pattern::Gpt2.next_word(text, start) {
             if end - start <= SHORT {
                 self.add_short(Key::new(text, start, end), 1);
             } else {
@@ -167,7 +167,7 @@ mod tests {
             })
             .collect();
         let mut expected = BTreeMap::new();
-        for word in texts.iter().flat_map(|text| crate::words(text)) {
+        for word in texts.iter().flat_map(|text| Pattern::Gpt2.words(text)) {
             *expected.entry(word.as_bytes().to_vec()).or_insert(0) += 1;
         }
         let (mut whole, mut half, mut other) = (WordCounts::new(), WordCounts::new(), WordCounts::new());

@@ -98,6 +98,14 @@ pub enum Error {
         /// Why not.
         problem: &'static str,
     },
+    /// The `tokenizers` library, which does what has no fast path here, could not do it.
+    #[error("cannot {doing}: {problem}")]
+    Library {
+        /// What was asked of it.
+        doing: &'static str,
+        /// The library's message.
+        problem: String,
+    },
     /// More distinct text than the trainer can index.
     #[error(
         "the corpus has {num_bytes} bytes of distinct words; the trainer indexes {limit}: use a part of it"

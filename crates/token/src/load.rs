@@ -8,6 +8,7 @@
 use crate::added::AddedToken;
 use crate::alphabet;
 use crate::error::Error;
+use crate::splitter::Splitter;
 use crate::tokenizer::{END_OF_TEXT, Parts, Token, Tokenizer};
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
@@ -57,7 +58,7 @@ fn from_json(path: &Path) -> Result<Tokenizer, Error> {
         tokens: vocabulary.tokens,
         merges,
         added,
-        add_prefix_space,
+        splitter: Splitter { add_prefix_space, ..Splitter::default() },
         ignore_merges,
     }))
 }
@@ -96,7 +97,7 @@ fn from_vocabulary_and_merges(vocabulary: &Path, merges: &Path, added: &Path) ->
         tokens: vocabulary.tokens,
         merges: last_of_each(found),
         added: end_of_text.into_iter().collect(),
-        add_prefix_space: false,
+        splitter: Splitter::default(),
         ignore_merges: false,
     }))
 }

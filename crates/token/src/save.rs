@@ -116,7 +116,7 @@ impl Tokenizer {
         let name = self.end_of_text().map(|_| END_OF_TEXT);
         let special = SpecialTokens { bos_token: name, eos_token: name, unk_token: name };
         let config = ConfigJson {
-            add_prefix_space: self.inner.add_prefix_space,
+            add_prefix_space: self.inner.splitter.add_prefix_space,
             added_tokens_decoder: AddedTokensDecoder(
                 self.added_tokens()
                     .map(|token| (token.id.unwrap_or(0), AddedTokenJson { id: None, ..token }))
@@ -163,7 +163,7 @@ impl Tokenizer {
             padding: (),
             added_tokens: self.added_tokens().collect(),
             normalizer: (),
-            pre_tokenizer: byte_level(self.inner.add_prefix_space, true),
+            pre_tokenizer: byte_level(self.inner.splitter.add_prefix_space, true),
             post_processor: byte_level(true, false),
             decoder: byte_level(true, true),
             model: Model {

@@ -1,17 +1,14 @@
 //! Text to ids and back.
 //!
-//! A [`Tokenizer`] is immutable and shared; what encoding remembers between words belongs to the thread.
+//! A [`Tokenizer`] is immutable and shared.
 
 use crate::added::{AddedToken, AddedTokens, Piece};
 use crate::alphabet;
-use crate::bpe::{Bpe, Scratch};
-use crate::cache::Cache;
+use crate::encode::Encoder;
 use crate::error::Error;
-use crate::split::{SPLIT_REGEX, next_word};
-use std::cell::RefCell;
+use crate::splitter::Splitter;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The token that separates documents.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
@@ -32,8 +29,7 @@ pub(crate) struct Parts {
     pub(crate) merges: Vec<(u32, u32, u32)>,
     /// Sorted by id. Ids are those of equal tokens of the vocabulary, or follow it without a gap.
     pub(crate) added: Vec<AddedToken>,
-    /// A space goes before every piece of text that does not start with one.
-    pub(crate) add_prefix_space: bool,
+    pub(crate) splitter: Splitter,
     /// A word that is a token needs no merges.
     pub(crate) ignore_merges: bool,
 }
@@ -74,54 +70,30 @@ pub(crate) struct Inner {
     pub(crate) tokens: Vec<Token>,
     pub(crate) merges: Vec<(u32, u32, u32)>,
     pub(crate) added: AddedTokens,
-    pub(crate) add_prefix_space: bool,
+    pub(crate) splitter: Splitter,
     pub(crate) ignore_merges: bool,
-    bpe: Bpe,
-    /// Ids of the vocabulary by spelled bytes.
-    ids: HashMap<Box<[u8]>, u32>,
+    encoder: Encoder,
     /// Index into the added tokens, by id.
     added_by_id: HashMap<u32, usize>,
     vocab_size: usize,
-    /// Tells this tokenizer's cached words from another's; no two in a process are equal.
-    serial: u64,
-}
-
-static NEXT_SERIAL: AtomicU64 = AtomicU64::new(0);
-
-thread_local! {
-    static CACHE: RefCell<Cache> = RefCell::new(Cache::new());
 }
 
 impl Tokenizer {
     pub(crate) fn from_parts(parts: Parts) -> Self {
-        let Parts { tokens, merges, added, add_prefix_space, ignore_merges } = parts;
+        let Parts { tokens, merges, added, splitter, ignore_merges } = parts;
         let mut ids = HashMap::with_capacity(tokens.len());
-        let mut byte_ids = [0; 256];
         for (id, token) in tokens.iter().enumerate() {
             if let Token::Bytes(bytes) = token {
                 ids.insert(bytes.clone(), id as u32);
-                if let [byte] = bytes[..] {
-                    byte_ids[usize::from(byte)] = id as u32;
-                }
             }
         }
         let added_by_id: HashMap<u32, usize> =
             added.iter().enumerate().map(|(index, token)| (token.id, index)).collect();
         let vocab_size = added.iter().map(|token| token.id as usize + 1).fold(tokens.len(), usize::max);
-        let bpe = Bpe::new(&merges, byte_ids);
-        let (added, serial) = (AddedTokens::new(added), NEXT_SERIAL.fetch_add(1, Ordering::Relaxed));
-        let inner = Inner {
-            tokens,
-            merges,
-            added,
-            add_prefix_space,
-            ignore_merges,
-            bpe,
-            ids,
-            added_by_id,
-            vocab_size,
-            serial,
-        };
+        let encoder = Encoder::new(splitter.pattern, ids, &merges, ignore_merges);
+        let added = AddedTokens::new(added);
+        let inner =
+            Inner { tokens, merges, added, splitter, ignore_merges, encoder, added_by_id, vocab_size };
         Self { inner: Arc::new(inner) }
     }
 
@@ -132,21 +104,15 @@ impl Tokenizer {
 
     /// Appends the ids of `text`. Added tokens in the text become their ids, as in Hugging Face `tokenizers`.
     pub fn encode(&self, text: &str, ids: &mut Vec<u32>) {
-        CACHE.with_borrow_mut(|cache| {
-            cache.serve(self.inner.serial);
-            self.inner.added.split(text, |piece| match piece {
-                Piece::Id(id) => ids.push(id),
-                Piece::Text(text) => self.inner.encode_piece(text, cache, ids),
-            });
+        self.inner.added.split(text, |piece| match piece {
+            Piece::Id(id) => ids.push(id),
+            Piece::Text(text) => self.encode_ordinary(text, ids),
         });
     }
 
     /// Appends the ids of `text`, in which nothing is a special or added token: `<|endoftext|>` is thirteen characters.
     pub fn encode_ordinary(&self, text: &str, ids: &mut Vec<u32>) {
-        CACHE.with_borrow_mut(|cache| {
-            cache.serve(self.inner.serial);
-            self.inner.encode_piece(text, cache, ids);
-        });
+        self.inner.encoder.encode(&self.inner.splitter.with_prefix(text), ids);
     }
 
     /// Appends the bytes that `ids` stand for, added tokens as their text. The bytes need not be UTF-8.
@@ -187,7 +153,7 @@ impl Tokenizer {
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
         let added = self.inner.added.tokens().iter().find(|added| added.content == token);
         added.map(|added| added.id).or_else(|| match Token::new(token) {
-            Token::Bytes(bytes) => self.inner.ids.get(&bytes).copied(),
+            Token::Bytes(bytes) => self.inner.encoder.id(&bytes),
             text => self.inner.tokens.iter().position(|token| *token == text).map(|id| id as u32),
         })
     }
@@ -213,8 +179,8 @@ impl Tokenizer {
             hasher.update(&(text.len() as u64).to_le_bytes());
             hasher.update(text);
         };
-        text(SPLIT_REGEX.as_bytes());
-        text(&[u8::from(inner.add_prefix_space), u8::from(inner.ignore_merges)]);
+        text(inner.splitter.pattern.regex().as_bytes());
+        text(&[u8::from(inner.splitter.add_prefix_space), u8::from(inner.ignore_merges)]);
         text(&(inner.tokens.len() as u64).to_le_bytes());
         for token in &inner.tokens {
             text(token.spelling().as_bytes());
@@ -240,32 +206,5 @@ impl std::fmt::Debug for Tokenizer {
             .field("num_merges", &self.inner.merges.len())
             .field("added_tokens", &self.inner.added.tokens())
             .finish_non_exhaustive()
-    }
-}
-
-impl Inner {
-    /// Appends the ids of text without added tokens.
-    fn encode_piece(&self, text: &str, cache: &mut Cache, ids: &mut Vec<u32>) {
-        if self.add_prefix_space && !text.is_empty() && !text.starts_with(' ') {
-            self.encode_words(format!(" {text}").as_bytes(), cache, ids);
-        } else {
-            self.encode_words(text.as_bytes(), cache, ids);
-        }
-    }
-
-    fn encode_words(&self, text: &[u8], cache: &mut Cache, ids: &mut Vec<u32>) {
-        let mut start = 0;
-        while let Some(end) = next_word(text, start) {
-            cache.encode(ids, text, start, end, |word, scratch, ids| self.encode_word(word, scratch, ids));
-            start = end;
-        }
-    }
-
-    /// One word that the cache did not know.
-    fn encode_word(&self, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        match self.ids.get(word) {
-            Some(&id) if self.ignore_merges => ids.push(id),
-            _ => self.bpe.encode_word(word, scratch, ids),
-        }
     }
 }

@@ -9,6 +9,7 @@ use crate::alphabet;
 use crate::count::WordCounts;
 use crate::error::Error;
 use crate::pairs::Pairs;
+use crate::splitter::Splitter;
 use crate::tokenizer::{END_OF_TEXT, Parts, Token, Tokenizer};
 use std::collections::HashMap;
 
@@ -76,7 +77,7 @@ pub fn train(
         added: added.collect(),
         tokens: vocabulary.tokens,
         merges,
-        add_prefix_space: false,
+        splitter: Splitter::default(),
         ignore_merges: false,
     }))
 }

@@ -104,10 +104,7 @@ pub(crate) fn train_on(counts: WordCounts, options: &TrainOptions) -> Outcome<To
 const BATCH: usize = 64;
 
 /// Counts the words of documents on all cores. `progress` gets documents and bytes read so far.
-fn count_words(
-    documents: &mut Documents,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Outcome<WordCounts> {
+fn count_words(documents: &mut Documents, progress: &mut dyn FnMut(u64, u64)) -> Outcome<WordCounts> {
     let num_threads = eyas_ops::available_threads();
     let (sender, receiver) = sync_channel::<Vec<Document>>(2 * num_threads);
     let receiver = Mutex::new(receiver);

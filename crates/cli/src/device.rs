@@ -196,7 +196,9 @@ pub(crate) fn open_completer(
     let choice = for_format(choice, precision)?;
     let open = |device| {
         let options = OpenOptions { precision, device, tokenizer: tokenizer.clone() };
-        Completer::open(dir, &options)
+        let completer = Completer::open(dir, &options)?;
+        crate::commands::tokenizer::tell_if_slow(completer.tokenizer());
+        Ok(completer)
     };
     if let Some(ordinal) = choice.ordinal() {
         match open(Place::Cuda(cuda_options(ordinal, false))) {

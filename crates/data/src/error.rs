@@ -105,4 +105,7 @@ pub enum Error {
         "the tokenizer has no `<|endoftext|>` token, which joins documents; hint: train one with eyas, or use mode chunk"
     )]
     NoEndOfText,
+    /// The tokenizer could not encode a document.
+    #[error(transparent)]
+    Token(#[from] eyas_token::Error),
 }

@@ -58,19 +58,19 @@ impl EvalStream {
     /// Appends documents.
     ///
     /// # Errors
-    /// If the tokenizer has no end-of-text token.
+    /// If the tokenizer has no end-of-text token, or cannot encode one of them.
     pub fn extend(&mut self, texts: &[String], tokenizer: &Tokenizer) -> Result<(), Error> {
         let end = tokenizer.end_of_text().ok_or(Error::NoEndOfText)?;
-        let encoded: Vec<Vec<u32>> = texts
+        let encoded: Result<Vec<Vec<u32>>, Error> = texts
             .par_iter()
             .map(|text| {
                 let mut ids = Vec::new();
-                tokenizer.encode(text, &mut ids);
+                tokenizer.encode(text, &mut ids)?;
                 ids.push(end);
-                ids
+                Ok(ids)
             })
             .collect();
-        for (ids, text) in encoded.iter().zip(texts) {
+        for (ids, text) in encoded?.iter().zip(texts) {
             self.ids.extend_from_slice(ids);
             self.num_bytes += text.len() as u64;
             self.num_documents += 1;

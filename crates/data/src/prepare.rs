@@ -91,8 +91,9 @@ pub fn prepare(
         if batch.is_empty() {
             break;
         }
-        let encoded: Vec<Vec<u32>> = batch.par_iter().map(|d| encode(tokenizer, &d.text, options)).collect();
-        for (document, ids) in batch.iter().zip(encoded) {
+        let encoded: Result<Vec<Vec<u32>>, Error> =
+            batch.par_iter().map(|d| encode(tokenizer, &d.text, options)).collect();
+        for (document, ids) in batch.iter().zip(encoded?) {
             let held_out = split.is_some_and(|one_in| is_validation(&document.path, one_in));
             let output = valid.as_mut().filter(|_| held_out).unwrap_or(&mut train);
             output.push(document, &ids)?;
@@ -123,14 +124,14 @@ fn next_batch(documents: &mut Documents) -> Result<Vec<Document>, Error> {
     Ok(batch)
 }
 
-fn encode(tokenizer: &Tokenizer, text: &str, options: &PrepareOptions) -> Vec<u32> {
+fn encode(tokenizer: &Tokenizer, text: &str, options: &PrepareOptions) -> Result<Vec<u32>, Error> {
     let mut ids = Vec::new();
     if options.source.raw {
-        tokenizer.encode(text, &mut ids);
+        tokenizer.encode(text, &mut ids)?;
     } else {
-        tokenizer.encode_ordinary(text, &mut ids);
+        tokenizer.encode_ordinary(text, &mut ids)?;
     }
-    ids
+    Ok(ids)
 }
 
 /// One folder of shards being written.

@@ -157,7 +157,7 @@ fn chunks_are_those_of_the_tutorial() {
     for copies in [2, 0, 3] {
         let mut ids = Vec::new();
         let text = if copies == 0 { "fn tiny() {}\n".to_owned() } else { CODE.repeat(copies) };
-        tokenizer.encode(&text, &mut ids);
+        tokenizer.encode(&text, &mut ids).expect("encoded");
         encoded += ids.len() as u64;
         want.extend(ids.chunks_exact(8).flatten());
     }
@@ -184,7 +184,7 @@ fn packed_streams_lose_nothing_and_bits_do_not_depend_on_threads() {
     let end = tokenizer.end_of_text().expect("end of text");
     let mut want = vec![end];
     for document in &documents {
-        tokenizer.encode(&document.text, &mut want);
+        tokenizer.encode(&document.text, &mut want).expect("encoded");
         want.push(end);
     }
     let out = dir.path().join("out");

@@ -130,10 +130,10 @@ impl Completer {
     /// prompt is an end-of-text, after which a document begins.
     ///
     /// # Errors
-    /// [`Error::EmptyPrompt`] if there is no end-of-text either.
+    /// [`Error::EmptyPrompt`] if there is no end-of-text either, and those of the tokenizer.
     pub fn prompt_ids(&self, prompt: &str) -> Result<Vec<u32>, Error> {
         let mut ids = Vec::new();
-        self.tokenizer.encode(prompt, &mut ids);
+        self.tokenizer.encode(prompt, &mut ids)?;
         if ids.is_empty() {
             ids.push(self.tokenizer.end_of_text().or(self.config().bos_token_id).ok_or(Error::EmptyPrompt)?);
         }

@@ -1,9 +1,12 @@
 //! Added tokens: texts that become one id each before any word is cut, `<|endoftext|>` among them.
 //!
 //! Found as the `tokenizers` crate finds them: leftmost, then longest; those with `normalized: false` in the whole
-//! text first, the others in what remains between them. The one trick is a table of first bytes, so that text
-//! without added tokens is passed over at a load a byte.
+//! text first, the others by their normal form in the normal form of what remains between them. The one trick is a
+//! table of first bytes, so that text without added tokens is passed over at a load a byte.
 
+use crate::error::Error;
+use crate::normalizer::Normalizer;
+use crate::splitter::Splitter;
 use crate::unicode::{S, class};
 
 /// One added token and its flags, as tokenizer.json names them. `single_word` is always false here.
@@ -15,7 +18,7 @@ pub(crate) struct AddedToken {
     pub(crate) lstrip: bool,
     /// Swallows the white space after it.
     pub(crate) rstrip: bool,
-    /// Matched after the tokens that are not.
+    /// Matched after the tokens that are not, in normalized text.
     pub(crate) normalized: bool,
     /// Skipped by a decoder that is asked to.
     pub(crate) special: bool,
@@ -25,33 +28,61 @@ pub(crate) struct AddedToken {
 #[derive(Clone)]
 pub(crate) struct AddedTokens {
     tokens: Vec<AddedToken>,
+    /// What each is matched as and stands for.
+    normal_forms: Vec<String>,
     as_written: Matcher,
     normalized: Matcher,
 }
 
 impl AddedTokens {
-    /// `tokens` have distinct, non-empty contents.
-    pub(crate) fn new(tokens: Vec<AddedToken>) -> Self {
-        let matcher = |normalized| {
-            let wanted = tokens.iter().enumerate().filter(|(_, token)| token.normalized == normalized);
-            Matcher::new(wanted.map(|(index, token)| (token.content.as_bytes(), index as u32)))
+    /// `tokens` have distinct, non-empty contents, and normal forms that `normalizer` can make.
+    pub(crate) fn new(tokens: Vec<AddedToken>, normalizer: Option<&Normalizer>) -> Self {
+        let normal_form = |token: &AddedToken| match normalizer.filter(|_| token.normalized) {
+            Some(normalizer) => {
+                normalizer.apply(&token.content).map_or(token.content.clone(), |text| text.into())
+            }
+            None => token.content.clone(),
         };
-        Self { as_written: matcher(false), normalized: matcher(true), tokens }
+        let normal_forms: Vec<String> = tokens.iter().map(normal_form).collect();
+        let matcher = |normalized| {
+            let all = tokens.iter().zip(&normal_forms).enumerate();
+            let wanted = all.filter(|(_, (token, _))| token.normalized == normalized);
+            Matcher::new(wanted.map(|(index, (_, text))| (text.as_bytes(), index as u32)))
+        };
+        Self { as_written: matcher(false), normalized: matcher(true), normal_forms, tokens }
     }
 
     pub(crate) fn tokens(&self) -> &[AddedToken] {
         &self.tokens
     }
 
-    /// Cuts `text` at the added tokens: `emit` gets, in order, pieces of plain text and ids.
-    pub(crate) fn split<'t>(&self, text: &'t str, mut emit: impl FnMut(Piece<'t>)) {
-        self.split_by(&self.as_written, text, &mut |piece| match piece {
-            Piece::Text(text) => self.split_by(&self.normalized, text, &mut emit),
-            Piece::Id(_) => emit(piece),
-        });
+    /// The text that the token of this index stands for.
+    pub(crate) fn normal_form(&self, index: usize) -> &str {
+        &self.normal_forms[index]
     }
 
-    fn split_by<'t>(&self, matcher: &Matcher, text: &'t str, emit: &mut impl FnMut(Piece<'t>)) {
+    /// Cuts `text` at the added tokens: `emit` gets, in order, pieces of plain text in normal form, and ids.
+    ///
+    /// # Errors
+    /// [`Error::Library`] from the normalizer.
+    pub(crate) fn split(
+        &self,
+        text: &str,
+        splitter: &Splitter,
+        emit: &mut impl FnMut(Piece<'_>),
+    ) -> Result<(), Error> {
+        let mut result = Ok(());
+        self.split_by(&self.as_written, text, &mut |piece| match piece {
+            Piece::Text(text) => match splitter.normalize(text) {
+                Ok(text) => self.split_by(&self.normalized, &text, emit),
+                Err(error) => result = Err(error),
+            },
+            Piece::Id(_) => emit(piece),
+        });
+        result
+    }
+
+    fn split_by(&self, matcher: &Matcher, text: &str, emit: &mut impl FnMut(Piece<'_>)) {
         let (mut from, mut done) = (0, 0);
         while let Some((mut start, mut end, index)) = matcher.find(text.as_bytes(), from) {
             from = end;
@@ -173,10 +204,11 @@ mod tests {
 
     fn split(tokens: Vec<AddedToken>, text: &str) -> Vec<String> {
         let mut pieces = Vec::new();
-        AddedTokens::new(tokens).split(text, |piece| match piece {
+        let mut emit = |piece: Piece<'_>| match piece {
             Piece::Text(text) => pieces.push(text.to_string()),
             Piece::Id(id) => pieces.push(format!("#{id}")),
-        });
+        };
+        AddedTokens::new(tokens, None).split(text, &Splitter::default(), &mut emit).expect("no normalizer");
         pieces
     }
 

@@ -46,7 +46,7 @@ pub enum Error {
         /// The parser's message, with line and column.
         source: serde_json::Error,
     },
-    /// The file asks for something this crate does not do, so its ids would be wrong.
+    /// The file asks for something that cannot be done, so its ids would be wrong.
     #[error("{}: {field} is {found}; supported: {supported}", path.display())]
     Unsupported {
         /// The file.
@@ -77,6 +77,16 @@ pub enum Error {
         position: usize,
         /// The number of ids.
         vocab_size: usize,
+    },
+    /// A byte outside of UTF-8, and no token for it.
+    #[error(
+        "byte {byte:#04x} at offset {offset} is not UTF-8, and this tokenizer has no token for a single byte"
+    )]
+    NoByteToken {
+        /// The byte.
+        byte: u8,
+        /// Where it stands in the slice given.
+        offset: usize,
     },
     /// The vocabulary asked for cannot hold what every vocabulary holds.
     #[error(

@@ -14,7 +14,7 @@
 //! counts.add("fn main() {}\nfn mainly() {}\n");
 //! let tokenizer = train(counts, &TrainOptions { vocab_size: 260, ..Default::default() }, &mut |_, _| {})?;
 //! let mut ids = Vec::new();
-//! tokenizer.encode("fn main() {}", &mut ids);
+//! tokenizer.encode("fn main() {}", &mut ids)?;
 //! let mut bytes = Vec::new();
 //! tokenizer.decode(&ids, &mut bytes)?;
 //! assert_eq!(bytes, b"fn main() {}");
@@ -23,14 +23,22 @@
 
 mod added;
 mod alphabet;
+mod bounded;
 mod bpe;
+mod byte_level;
 mod cache;
 mod count;
 mod encode;
 mod error;
+mod file;
+mod guard;
+mod library;
 mod load;
 mod normalizer;
+mod original;
 mod pairs;
+mod parts;
+mod pipeline;
 mod save;
 mod split;
 mod splitter;
@@ -39,6 +47,7 @@ mod tokenizer;
 mod train;
 mod unicode;
 mod unicode_tables;
+mod vocabulary;
 mod word;
 
 pub use count::WordCounts;

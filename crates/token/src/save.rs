@@ -1,12 +1,16 @@
 //! Writes the three files of a Hugging Face tokenizer folder, each visible only when it is whole.
 //!
-//! tokenizer.json is byte for byte what the `tokenizers` library writes for the same tokenizer, with GPT-2's
-//! post-processor. The other two tell transformers what the special tokens are for.
+//! What was loaded from a tokenizer.json comes out as it came in, byte for byte. Otherwise tokenizer.json is byte for
+//! byte what the `tokenizers` library writes for the same tokenizer, with GPT-2's post-processor. The other two tell
+//! transformers what the special tokens are for.
 
 use crate::error::Error;
-use crate::tokenizer::{END_OF_TEXT, Tokenizer};
+use crate::split::Pattern;
+use crate::splitter::Splitter;
+use crate::tokenizer::{ByteLevel as Bpe, Engine, Token, Tokenizer};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
+use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
@@ -21,8 +25,8 @@ struct TokenizerJson<'t> {
     truncation: (),
     padding: (),
     added_tokens: Vec<AddedTokenJson<'t>>,
-    normalizer: (),
-    pre_tokenizer: ByteLevel,
+    normalizer: Option<&'t Value>,
+    pre_tokenizer: PreTokenizer,
     post_processor: ByteLevel,
     decoder: ByteLevel,
     model: Model<'t>,
@@ -48,6 +52,41 @@ struct ByteLevel {
     use_regex: bool,
 }
 
+/// [`Splitter`]'s, as the tokenizers have it that it is named after.
+#[derive(Serialize)]
+#[serde(tag = "type")]
+enum PreTokenizer {
+    ByteLevel { add_prefix_space: bool, trim_offsets: bool, use_regex: bool },
+    Sequence { pretokenizers: Vec<PreTokenizer> },
+    Digits { individual_digits: bool },
+    Split { pattern: Regex, behavior: &'static str, invert: bool },
+}
+
+#[derive(Serialize)]
+struct Regex {
+    #[serde(rename = "Regex")]
+    regex: &'static str,
+}
+
+impl PreTokenizer {
+    fn of(splitter: &Splitter) -> Self {
+        let first = match splitter.pattern {
+            Pattern::Gpt2 => return Self::byte_level(splitter.add_prefix_space, true),
+            Pattern::StarCoder => Self::Digits { individual_digits: true },
+            Pattern::Llama3 | Pattern::Qwen2 => {
+                let pattern = Regex { regex: splitter.pattern.regex() };
+                Self::Split { pattern, behavior: "Isolated", invert: false }
+            }
+        };
+        let second = Self::byte_level(splitter.add_prefix_space, splitter.pattern == Pattern::StarCoder);
+        Self::Sequence { pretokenizers: vec![first, second] }
+    }
+
+    fn byte_level(add_prefix_space: bool, use_regex: bool) -> Self {
+        Self::ByteLevel { add_prefix_space, trim_offsets: true, use_regex }
+    }
+}
+
 #[derive(Serialize)]
 struct Model<'t> {
     r#type: &'static str,
@@ -63,13 +102,12 @@ struct Model<'t> {
 }
 
 /// The vocabulary as a map in the order of the ids.
-struct Vocab<'t>(&'t Tokenizer);
+struct Vocab<'t>(&'t [Token]);
 
 impl Serialize for Vocab<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let tokens = &self.0.inner.tokens;
-        let mut map = serializer.serialize_map(Some(tokens.len()))?;
-        for (id, token) in tokens.iter().enumerate() {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (id, token) in self.0.iter().enumerate() {
             map.serialize_entry(&token.spelling(), &id)?;
         }
         map.end()
@@ -78,23 +116,25 @@ impl Serialize for Vocab<'_> {
 
 #[derive(Serialize)]
 struct ConfigJson<'t> {
-    add_prefix_space: bool,
-    added_tokens_decoder: AddedTokensDecoder<'t>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    add_prefix_space: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    added_tokens_decoder: Option<AddedTokensDecoder<'t>>,
     #[serde(flatten)]
-    special: SpecialTokens,
+    special: &'t SpecialTokens,
     clean_up_tokenization_spaces: bool,
     model_max_length: u128,
     tokenizer_class: &'static str,
 }
 
-#[derive(Serialize, Clone, Copy)]
+#[derive(Serialize)]
 struct SpecialTokens {
     #[serde(skip_serializing_if = "Option::is_none")]
-    bos_token: Option<&'static str>,
+    bos_token: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    eos_token: Option<&'static str>,
+    eos_token: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    unk_token: Option<&'static str>,
+    unk_token: Option<String>,
 }
 
 /// The added tokens as a map from their ids.
@@ -107,91 +147,118 @@ impl Serialize for AddedTokensDecoder<'_> {
 }
 
 impl Tokenizer {
-    /// Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json into `dir`, which is made if need be.
+    /// Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json into `dir`, which is made if need be. What
+    /// was loaded from a tokenizer.json is written as it was, with those of the other two that were beside it.
     ///
     /// # Errors
     /// [`Error::Write`]; files that were there before are then still whole.
     pub fn save(&self, dir: &Path) -> Result<(), Error> {
         fs::create_dir_all(dir).map_err(|source| Error::Write { path: dir.into(), source })?;
-        let name = self.end_of_text().map(|_| END_OF_TEXT);
-        let special = SpecialTokens { bos_token: name, eos_token: name, unk_token: name };
-        let config = ConfigJson {
-            add_prefix_space: self.inner.splitter.add_prefix_space,
-            added_tokens_decoder: AddedTokensDecoder(
-                self.added_tokens()
-                    .map(|token| (token.id.unwrap_or(0), AddedTokenJson { id: None, ..token }))
-                    .collect(),
-            ),
-            special,
-            clean_up_tokenization_spaces: false,
-            model_max_length: NO_LIMIT,
-            tokenizer_class: "PreTrainedTokenizerFast",
-        };
-        write_json(dir, "tokenizer.json", &self.tokenizer_json())?;
-        write_json(dir, "tokenizer_config.json", &config)?;
-        write_json(dir, "special_tokens_map.json", &special)?;
+        let original = self.inner.original.as_ref().map_or(&[][..], |original| &original.files);
+        for (name, bytes) in original {
+            write(dir, name, bytes)?;
+        }
+        if let (Engine::ByteLevel(bpe), []) = (&self.inner.engine, original) {
+            write_json(dir, "tokenizer.json", &tokenizer_json(bpe))?;
+        }
+        if original.len() <= 1 {
+            self.write_companions(dir)?;
+        }
         // The folder's own entry table, so that the names survive a power cut as the contents do.
         File::open(dir)
             .and_then(|folder| folder.sync_all())
             .map_err(|source| Error::Write { path: dir.into(), source })
     }
 
-    fn added_tokens(&self) -> impl Iterator<Item = AddedTokenJson<'_>> {
-        self.inner.added.tokens().iter().map(|token| AddedTokenJson {
-            id: Some(token.id),
-            content: &token.content,
-            single_word: false,
-            lstrip: token.lstrip,
-            rstrip: token.rstrip,
-            normalized: token.normalized,
-            special: token.special,
-        })
-    }
-
-    fn tokenizer_json(&self) -> TokenizerJson<'_> {
-        let byte_level = |add_prefix_space, trim_offsets| ByteLevel {
-            r#type: "ByteLevel",
-            add_prefix_space,
-            trim_offsets,
-            use_regex: true,
+    fn write_companions(&self, dir: &Path) -> Result<(), Error> {
+        let name = self
+            .end_of_text()
+            .and_then(|id| self.token_bytes(id))
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let special = SpecialTokens { bos_token: name.clone(), eos_token: name.clone(), unk_token: name };
+        let bpe = match &self.inner.engine {
+            Engine::ByteLevel(bpe) => Some(bpe),
+            Engine::Library(_) => None,
         };
-        let spelling = |id: u32| self.inner.tokens[id as usize].spelling();
-        let merges = self.inner.merges.iter().map(|&(left, right, _)| [spelling(left), spelling(right)]);
-        TokenizerJson {
-            version: "1.0",
-            truncation: (),
-            padding: (),
-            added_tokens: self.added_tokens().collect(),
-            normalizer: (),
-            pre_tokenizer: byte_level(self.inner.splitter.add_prefix_space, true),
-            post_processor: byte_level(true, false),
-            decoder: byte_level(true, true),
-            model: Model {
-                r#type: "BPE",
-                dropout: (),
-                unk_token: (),
-                continuing_subword_prefix: (),
-                end_of_word_suffix: (),
-                fuse_unk: false,
-                byte_fallback: false,
-                ignore_merges: self.inner.ignore_merges,
-                vocab: Vocab(self),
-                merges: merges.collect(),
-            },
-        }
+        let config = ConfigJson {
+            add_prefix_space: bpe.map(|bpe| bpe.splitter.add_prefix_space),
+            added_tokens_decoder: bpe.map(|bpe| {
+                let by_id = added_tokens(bpe).map(|token| {
+                    let id = token.id.unwrap_or(0);
+                    (id, AddedTokenJson { id: None, ..token })
+                });
+                AddedTokensDecoder(by_id.collect())
+            }),
+            special: &special,
+            clean_up_tokenization_spaces: false,
+            model_max_length: NO_LIMIT,
+            tokenizer_class: "PreTrainedTokenizerFast",
+        };
+        write_json(dir, "tokenizer_config.json", &config)?;
+        write_json(dir, "special_tokens_map.json", &special)
     }
 }
 
-/// Writes `dir/name` under another name, makes it durable, and only then gives it its own.
+fn added_tokens(bpe: &Bpe) -> impl Iterator<Item = AddedTokenJson<'_>> {
+    bpe.added.tokens().iter().map(|token| AddedTokenJson {
+        id: Some(token.id),
+        content: &token.content,
+        single_word: false,
+        lstrip: token.lstrip,
+        rstrip: token.rstrip,
+        normalized: token.normalized,
+        special: token.special,
+    })
+}
+
+fn tokenizer_json(bpe: &Bpe) -> TokenizerJson<'_> {
+    let byte_level = |trim_offsets| ByteLevel {
+        r#type: "ByteLevel",
+        add_prefix_space: true,
+        trim_offsets,
+        use_regex: true,
+    };
+    let spelling = |id: u32| bpe.tokens[id as usize].spelling();
+    let merges = bpe.merges.iter().map(|&(left, right, _)| [spelling(left), spelling(right)]);
+    TokenizerJson {
+        version: "1.0",
+        truncation: (),
+        padding: (),
+        added_tokens: added_tokens(bpe).collect(),
+        normalizer: bpe.splitter.normalizer.as_ref().map(|normalizer| normalizer.json()),
+        pre_tokenizer: PreTokenizer::of(&bpe.splitter),
+        post_processor: byte_level(false),
+        decoder: byte_level(true),
+        model: Model {
+            r#type: "BPE",
+            dropout: (),
+            unk_token: (),
+            continuing_subword_prefix: (),
+            end_of_word_suffix: (),
+            fuse_unk: false,
+            byte_fallback: false,
+            ignore_merges: bpe.ignore_merges,
+            vocab: Vocab(&bpe.tokens),
+            merges: merges.collect(),
+        },
+    }
+}
+
 fn write_json(dir: &Path, name: &str, value: &impl Serialize) -> Result<(), Error> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Error::Write { path: dir.join(name), source: error.into() })?;
+    write(dir, name, text.as_bytes())
+}
+
+/// Writes `dir/name` under another name, makes it durable, and only then gives it its own.
+fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), Error> {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
     let path = dir.join(name);
     let number = COUNTER.fetch_add(1, Ordering::Relaxed);
     let partial = dir.join(format!(".{name}.{}-{number}.partial", std::process::id()));
     let write = || -> io::Result<()> {
-        let text = serde_json::to_string_pretty(value)?;
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&partial)?;
-        file.write_all(text.as_bytes())?;
+        file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&partial, &path)
     };

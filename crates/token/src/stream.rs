@@ -4,12 +4,26 @@ use crate::tokenizer::Tokenizer;
 
 /// Turns ids into text as they come. Bytes that may be the beginning of a character wait for the rest of it.
 ///
-/// The strings returned, one after the other, are what [`Tokenizer::decode_lossy`] makes of all the ids.
+/// The strings returned, one after the other, are what [`Tokenizer::decode_lossy`] makes of all the ids. A decoder of a
+/// slow tokenizer may change what it gave before (WordPiece's takes out spaces before punctuation): then what was
+/// returned stays, and what differs follows.
 #[derive(Clone, Debug, Default)]
 pub struct StreamDecoder {
     /// The beginning of a character, at most three bytes.
     pending: Vec<u8>,
+    window: Window,
     skip_special: bool,
+}
+
+/// Where a token's text depends on those before it: the ids that gave the last text, and those that gave none yet.
+#[derive(Clone, Debug, Default)]
+struct Window {
+    ids: Vec<u32>,
+    num_given: usize,
+    /// The text of the first `num_given` ids.
+    given: String,
+    /// The text of the others so far, which may change.
+    waiting: String,
 }
 
 impl StreamDecoder {
@@ -30,7 +44,10 @@ impl StreamDecoder {
         if self.skip_special && tokenizer.is_special(id) {
             return String::new();
         }
-        self.pending.extend_from_slice(tokenizer.token_bytes(id).unwrap_or_default());
+        if tokenizer.whole_text_decoder().is_some() {
+            return self.window.push(tokenizer, id);
+        }
+        self.pending.extend_from_slice(&tokenizer.token_bytes(id).unwrap_or_default());
         let complete = self.pending.len() - incomplete_suffix(&self.pending);
         let text = String::from_utf8_lossy(&self.pending[..complete]).into_owned();
         self.pending.drain(..complete);
@@ -39,9 +56,28 @@ impl StreamDecoder {
 
     /// The end: a character that was never completed becomes U+FFFD. The decoder can be used again.
     pub fn finish(&mut self) -> String {
-        let text = String::from_utf8_lossy(&self.pending).into_owned();
+        let text = String::from_utf8_lossy(&self.pending).into_owned() + &self.window.waiting;
         self.pending.clear();
+        self.window = Window::default();
         text
+    }
+}
+
+impl Window {
+    /// As the library's `DecodeStream`: decodes again from the last ids that gave text, and returns what is new.
+    fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
+        self.ids.push(id);
+        let text = tokenizer.decode_lossy(&self.ids, false);
+        let same = self.given.chars().zip(text.chars()).take_while(|(given, now)| given == now);
+        let same = same.map(|(c, _)| c.len_utf8()).sum();
+        self.waiting = text[same..].into();
+        if self.waiting.is_empty() || text.ends_with(char::REPLACEMENT_CHARACTER) {
+            return String::new();
+        }
+        self.ids.drain(..self.num_given);
+        self.num_given = self.ids.len();
+        self.given = tokenizer.decode_lossy(&self.ids, false);
+        std::mem::take(&mut self.waiting)
     }
 }
 

@@ -1,6 +1,7 @@
 //! `eyas data show|prepare`.
 
 use super::source::{SourceArgs, tell, with_data_help};
+use super::tokenizer;
 use crate::errors::{Failure, Outcome};
 use crate::format;
 use crate::output::{Output, note};
@@ -95,7 +96,7 @@ pub(crate) fn run(command: Command) -> Outcome {
 }
 
 fn show(args: &ShowArgs) -> Outcome {
-    let tokenizer = args.tokenizer.as_deref().map(Tokenizer::load).transpose()?;
+    let tokenizer = args.tokenizer.as_deref().map(tokenizer::open).transpose()?;
     if is_shards(Path::new(&args.data)) {
         let hint = "add --tokenizer DIR, the tokenizer it was prepared with";
         let tokenizer = tokenizer
@@ -110,7 +111,7 @@ fn show(args: &ShowArgs) -> Outcome {
         let mut facts = format!("{}, {} lines", format::bytes(bytes), format::count(lines));
         if let Some(tokenizer) = &tokenizer {
             let mut ids = Vec::new();
-            tokenizer.encode(&document.text, &mut ids);
+            tokenizer.encode(&document.text, &mut ids)?;
             let each = bytes as f64 / ids.len().max(1) as f64;
             facts += &format!(", {} tokens ({each:.2} bytes each)", format::count(ids.len() as u64));
         }
@@ -153,7 +154,7 @@ pub(crate) fn same_tokenizer(shards: &Shards, path: &Path, tokenizer: &Tokenizer
 }
 
 fn run_prepare(args: &PrepareArgs) -> Outcome {
-    let tokenizer = Tokenizer::load(&args.tokenizer)?;
+    let tokenizer = tokenizer::open(&args.tokenizer)?;
     let options = PrepareOptions {
         mode: match args.mode {
             ModeArg::Chunk => Mode::Chunk,

@@ -3,6 +3,7 @@
 use super::data::same_tokenizer;
 use super::generate::DeviceArgs;
 use super::source::with_data_help;
+use super::tokenizer::tell_if_slow;
 use crate::device::{OnDevice, Place};
 use crate::errors::{Failure, Outcome};
 use crate::format;
@@ -73,6 +74,7 @@ const BATCH_TOKENS: usize = 4096;
 
 pub(crate) fn run(args: Args) -> Outcome {
     let (config, tokenizer) = eyas_serve::open_tokenizer(&args.model, args.tokenizer.as_deref())?;
+    tell_if_slow(&tokenizer);
     let context_length = context_length(&args, &config)?;
     if args.batch_size == Some(0) {
         return Err(Failure::usage("--batch-size 0: expected at least 1"));

@@ -192,6 +192,7 @@ fn train<D: Backend>(device: Arc<D>, config: TrainConfig) -> Outcome {
     let mut reporter = Reporter::new(device.peak_flops());
     let output_dir = config.output_dir.clone();
     let mut trainer = Trainer::new(device.clone(), config, &mut |event| reporter.event(&event))?;
+    super::tokenizer::tell_if_slow(trainer.tokenizer());
     let stop = Stop::install()?;
     // On the pool, where no operation has to wake a thread first.
     let outcome = device.install(|| trainer.run(stop.flag(), &mut |event| reporter.event(&event)))?;

@@ -71,7 +71,7 @@ pub(crate) fn our_json(ours: &eyas_token::Tokenizer) -> String {
 /// Ids by ours.
 pub(crate) fn encode(tokenizer: &eyas_token::Tokenizer, text: &str) -> Vec<u32> {
     let mut ids = Vec::new();
-    tokenizer.encode(text, &mut ids);
+    tokenizer.encode(text, &mut ids).expect("encoded");
     ids
 }
 

@@ -152,7 +152,7 @@ fn quickstart<D: Backend>(
     let data = Data {
         vocab_size: tokenizer.vocab_size(),
         train_bytes: sample.train_bytes(),
-        bytes_per_token: bytes_per_token(&tokenizer, &sample.train),
+        bytes_per_token: bytes_per_token(&tokenizer, &sample.train)?,
     };
     let plan = device.install(|| plan::make(&device, recipe, peak_flops, &clock, data, &args.overrides))?;
     note(&plan);
@@ -251,17 +251,17 @@ fn count_words(documents: &[&Document]) -> WordCounts {
 }
 
 /// Measured on a few documents.
-fn bytes_per_token(tokenizer: &Tokenizer, documents: &[Document]) -> f64 {
+fn bytes_per_token(tokenizer: &Tokenizer, documents: &[Document]) -> Outcome<f64> {
     const ENOUGH: usize = 1 << 20;
     let (mut ids, mut num_bytes) = (Vec::new(), 0);
     for document in documents {
-        tokenizer.encode_ordinary(&document.text, &mut ids);
+        tokenizer.encode_ordinary(&document.text, &mut ids)?;
         num_bytes += document.text.len();
         if num_bytes >= ENOUGH {
             break;
         }
     }
-    num_bytes.max(1) as f64 / ids.len().max(1) as f64
+    Ok(num_bytes.max(1) as f64 / ids.len().max(1) as f64)
 }
 
 /// What quickstart writes beside the model.

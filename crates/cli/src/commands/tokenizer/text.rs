@@ -2,7 +2,6 @@
 
 use crate::errors::{Failure, Outcome};
 use crate::output::Output;
-use eyas_token::Tokenizer;
 use std::fs::File;
 use std::io::{BufRead, BufReader, stdin};
 use std::path::{Path, PathBuf};
@@ -56,12 +55,12 @@ pub(crate) struct DecodeArgs {
 }
 
 pub(super) fn encode(args: &EncodeArgs) -> Outcome {
-    let tokenizer = Tokenizer::load(&args.tokenizer)?;
+    let tokenizer = super::open(&args.tokenizer)?;
     let mut output = Output::new();
     let mut ids = Vec::new();
     let mut write = |text: &str| {
         ids.clear();
-        tokenizer.encode(text, &mut ids);
+        tokenizer.encode(text, &mut ids)?;
         output.json(&ids)
     };
     each_input(&args.files, &mut |name, input| {
@@ -87,7 +86,7 @@ pub(super) fn encode(args: &EncodeArgs) -> Outcome {
 }
 
 pub(super) fn decode(args: &DecodeArgs) -> Outcome {
-    let tokenizer = Tokenizer::load(&args.tokenizer)?;
+    let tokenizer = super::open(&args.tokenizer)?;
     let mut output = Output::new();
     each_input(&args.files, &mut |name, input| {
         each_line(name, input, &mut |line, text| {

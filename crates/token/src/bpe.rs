@@ -1,166 +1,256 @@
 //! Merges one word: from its bytes, again and again the pair of lowest rank, the leftmost of several.
 //!
 //! Short words look for the lowest rank among all pairs at each step, which beats any cleverness while everything is
-//! in a few cache lines. Long ones keep a heap of ranks and a linked list of symbols: O(n log n), for a megabyte of
-//! one character too. Both do what `Word::merge_all` of the `tokenizers` crate does.
+//! in a few cache lines. Long ones queue the places of each rank together: a megabyte of one character has few ranks
+//! and is merged in linear time. Both do what `Word::merge_all` of the `tokenizers` crate does.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 
 /// Words of up to this many bytes are merged by looking at all pairs.
 const SCAN_LIMIT: usize = 64;
-/// Rank and id of a pair that no merge joins: higher than every rank.
-const NO_MERGE: u64 = u64::MAX;
+/// The rank of a pair that no merge joins: higher than every rank.
+const NO_MERGE: u32 = u32::MAX;
+
+/// A merge: what it joins, and into what. Its rank is its index.
+#[derive(Clone, Copy)]
+struct Merge {
+    left: u32,
+    right: u32,
+    joined: u32,
+}
 
 #[derive(Clone, Copy)]
 struct Slot {
     /// Left id in the high half, right id in the low; `u64::MAX` is free.
     pair: u64,
-    /// Rank in the high half, id of the joined token in the low.
-    rank_and_id: u64,
+    rank: u32,
 }
 
 /// The merges of a vocabulary, and the id of each single byte.
 #[derive(Clone)]
 pub(crate) struct Bpe {
+    merges: Vec<Merge>,
     slots: Vec<Slot>,
     byte_ids: [u32; 256],
+    /// The rank of each pair of bytes, the first one times 256 plus the second: what every word asks first.
+    byte_ranks: Vec<u32>, // (256, 256)
 }
 
 /// Working memory for [`Bpe::encode_word`], reused from word to word.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    symbols: Vec<u32>,
-    pairs: Vec<u64>,
-    links: Vec<Link>,
-    heap: BinaryHeap<Reverse<(u32, usize)>>,
+    places: Vec<Place>,
+    queue: Queue,
 }
 
-/// A symbol of a long word in its linked list. `next` is the word's length after the last, `previous` then too
-/// before the first.
+/// A place of a long word, at first one byte.
 #[derive(Clone, Copy)]
-struct Link {
+struct Place {
+    /// The symbol that starts here, or [`DEAD`].
     id: u32,
-    is_alive: bool,
-    previous: usize,
+    /// The length in places of the symbol, valid at its first place and at its last.
+    span: u32,
+}
+
+/// The id of a place that is not the first of a symbol any more.
+const DEAD: u32 = u32::MAX;
+
+/// The places of pairs by their rank.
+#[derive(Default)]
+struct Queue {
+    by_rank: HashMap<u32, Places>,
+    ranks: BinaryHeap<Reverse<u32>>,
+}
+
+/// Places of pairs of one rank; those before `next` are done.
+struct Places {
+    all: Vec<usize>,
     next: usize,
+    /// Whether they ascend.
+    is_sorted: bool,
+}
+
+impl Queue {
+    fn push(&mut self, rank: u32, at: usize) {
+        let places = self.by_rank.entry(rank).or_insert_with(|| {
+            self.ranks.push(Reverse(rank));
+            Places { all: Vec::new(), next: 0, is_sorted: true }
+        });
+        places.is_sorted &= places.all.last().is_none_or(|&last| last < at);
+        places.all.push(at);
+    }
+
+    /// Takes the lowest rank and its places, sorted.
+    fn pop(&mut self) -> Option<(u32, Places)> {
+        let Reverse(rank) = self.ranks.pop()?;
+        let mut places = self.by_rank.remove(&rank)?;
+        if !places.is_sorted {
+            places.all.drain(..places.next);
+            places.next = 0;
+            places.all.sort_unstable();
+            places.is_sorted = true;
+        }
+        Some((rank, places))
+    }
+
+    /// Puts places back that a lower rank goes before.
+    fn put_back(&mut self, rank: u32, places: Places) {
+        self.ranks.push(Reverse(rank));
+        self.by_rank.insert(rank, places);
+    }
+
+    fn lowest(&self) -> u32 {
+        self.ranks.peek().map_or(NO_MERGE, |&Reverse(rank)| rank)
+    }
 }
 
 impl Bpe {
-    /// `merges` are (left id, right id, joined id) in the order of their ranks, each pair once.
+    /// `merges` are (left id, right id, joined id) in the order of their ranks, each pair once, and the joined token
+    /// spells what the two spell, one after the other.
     pub(crate) fn new(merges: &[(u32, u32, u32)], byte_ids: [u32; 256]) -> Self {
         let capacity = (merges.len() * 2).next_power_of_two().max(2);
-        let mut bpe =
-            Self { slots: vec![Slot { pair: u64::MAX, rank_and_id: NO_MERGE }; capacity], byte_ids };
-        for (rank, &(left, right, joined)) in merges.iter().enumerate() {
-            let slot = bpe.slot(pair(left, right));
-            bpe.slots[slot] =
-                Slot { pair: pair(left, right), rank_and_id: (rank as u64) << 32 | u64::from(joined) };
+        let mut bpe = Self {
+            merges: merges.iter().map(|&(left, right, joined)| Merge { left, right, joined }).collect(),
+            slots: vec![Slot { pair: u64::MAX, rank: NO_MERGE }; capacity],
+            byte_ids,
+            byte_ranks: Vec::new(),
+        };
+        for (rank, merge) in bpe.merges.iter().enumerate() {
+            let pair = pair(merge.left, merge.right);
+            let slot = find(&bpe.slots, pair);
+            bpe.slots[slot] = Slot { pair, rank: rank as u32 };
         }
+        let ids = bpe.byte_ids;
+        bpe.byte_ranks = ids.iter().flat_map(|&left| ids.map(|right| bpe.rank(left, right))).collect();
         bpe
     }
 
-    /// The slot of this pair, or the free one where it belongs. At least half of the slots are free.
+    /// The rank of two neighbours, or [`NO_MERGE`].
     #[inline]
-    fn slot(&self, pair: u64) -> usize {
-        let mask = self.slots.len() - 1;
-        let mut at = (pair.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & mask;
-        while self.slots[at].pair != pair && self.slots[at].pair != u64::MAX {
-            at = (at + 1) & mask;
-        }
-        at
+    fn rank(&self, left: u32, right: u32) -> u32 {
+        self.slots[find(&self.slots, pair(left, right))].rank
     }
 
-    /// Rank and joined id of two neighbours, or [`NO_MERGE`].
     #[inline]
-    fn rank_and_id(&self, left: u32, right: u32) -> u64 {
-        self.slots[self.slot(pair(left, right))].rank_and_id
+    fn byte_rank(&self, left: u8, right: u8) -> u32 {
+        self.byte_ranks[usize::from(left) << 8 | usize::from(right)]
     }
 
     /// Appends the ids of `word`.
     pub(crate) fn encode_word(&self, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
         if word.len() <= SCAN_LIMIT {
-            self.merge_by_scan(word, scratch, ids);
+            self.merge_by_scan(word, ids);
         } else {
-            self.merge_by_heap(word, scratch, ids);
+            self.merge_by_queue(word, scratch, ids);
         }
     }
 
-    fn merge_by_scan(&self, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        let Scratch { symbols, pairs, .. } = scratch;
-        symbols.clear();
-        symbols.extend(word.iter().map(|&byte| self.byte_ids[usize::from(byte)]));
-        pairs.clear();
-        pairs.extend(symbols.windows(2).map(|two| self.rank_and_id(two[0], two[1])));
+    fn merge_by_scan(&self, word: &[u8], ids: &mut Vec<u32>) {
+        let (mut symbols, mut ranks) = ([0; SCAN_LIMIT], [NO_MERGE; SCAN_LIMIT]);
+        for (symbol, &byte) in symbols.iter_mut().zip(word) {
+            *symbol = self.byte_ids[usize::from(byte)];
+        }
+        // `ranks[i]` is that of the symbols i and i + 1; the last symbol has none.
+        for (rank, two) in ranks.iter_mut().zip(word.windows(2)) {
+            *rank = self.byte_rank(two[0], two[1]);
+        }
+        let mut num = word.len();
         loop {
             let (mut at, mut lowest) = (0, NO_MERGE);
-            for (i, &rank_and_id) in pairs.iter().enumerate() {
-                if rank_and_id < lowest {
-                    (at, lowest) = (i, rank_and_id);
+            for (i, &rank) in ranks[..num].iter().enumerate() {
+                if rank < lowest {
+                    (at, lowest) = (i, rank);
                 }
             }
             if lowest == NO_MERGE {
                 break;
             }
-            symbols[at] = lowest as u32;
-            symbols.remove(at + 1);
-            pairs.remove(at);
+            symbols[at] = self.merges[lowest as usize].joined;
+            symbols.copy_within(at + 2..num, at + 1);
+            ranks.copy_within(at + 1..num, at);
+            num -= 1;
             if at > 0 {
-                pairs[at - 1] = self.rank_and_id(symbols[at - 1], symbols[at]);
+                ranks[at - 1] = self.rank(symbols[at - 1], symbols[at]);
             }
-            if at < pairs.len() {
-                pairs[at] = self.rank_and_id(symbols[at], symbols[at + 1]);
-            }
+            ranks[at] = match at + 1 < num {
+                true => self.rank(symbols[at], symbols[at + 1]),
+                false => NO_MERGE,
+            };
         }
-        ids.extend_from_slice(symbols);
+        ids.extend_from_slice(&symbols[..num]);
     }
 
-    fn merge_by_heap(&self, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        let Scratch { links, heap, .. } = scratch;
-        let end = word.len();
-        links.clear();
-        links.extend(word.iter().enumerate().map(|(i, &byte)| Link {
-            id: self.byte_ids[usize::from(byte)],
-            is_alive: true,
-            previous: if i == 0 { end } else { i - 1 },
-            next: i + 1,
-        }));
-        heap.clear();
-        let push = |heap: &mut BinaryHeap<_>, left: u32, right: u32, at: usize| {
-            let found = self.rank_and_id(left, right);
-            if found != NO_MERGE {
-                heap.push(Reverse(((found >> 32) as u32, at)));
-            }
-        };
-        for (i, two) in links.windows(2).enumerate() {
-            push(heap, two[0].id, two[1].id, i);
-        }
-        while let Some(Reverse((rank, at))) = heap.pop() {
-            let left = links[at];
-            if !left.is_alive || left.next == end {
-                continue;
-            }
-            // The pair may have changed since it was queued: then its own entry is elsewhere in the heap.
-            let right = links[left.next];
-            let found = self.rank_and_id(left.id, right.id);
-            if found == NO_MERGE || (found >> 32) as u32 != rank {
-                continue;
-            }
-            links[left.next].is_alive = false;
-            links[at] = Link { id: found as u32, next: right.next, ..left };
-            if left.previous != end {
-                push(heap, links[left.previous].id, found as u32, left.previous);
-            }
-            if right.next != end {
-                links[right.next].previous = at;
-                push(heap, found as u32, links[right.next].id, at);
+    fn merge_by_queue(&self, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        let Scratch { places, queue } = scratch;
+        places.clear();
+        places.extend(word.iter().map(|&byte| Place { id: self.byte_ids[usize::from(byte)], span: 1 }));
+        for (at, two) in word.windows(2).enumerate() {
+            let rank = self.byte_rank(two[0], two[1]);
+            if rank != NO_MERGE {
+                queue.push(rank, at);
             }
         }
-        ids.extend(links.iter().filter(|link| link.is_alive).map(|link| link.id));
+        while let Some((rank, mut todo)) = queue.pop() {
+            let merge = self.merges[rank as usize];
+            while let Some(&at) = todo.all.get(todo.next) {
+                todo.next += 1;
+                self.merge_at(at, merge, places, queue);
+                // Only merges in an order that no training makes bring a lower rank into being.
+                if queue.lowest() < rank {
+                    queue.put_back(rank, todo);
+                    break;
+                }
+            }
+        }
+        let mut at = 0;
+        while let Some(place) = places.get(at) {
+            ids.push(place.id);
+            at += place.span as usize;
+        }
         // A megabyte of one character would otherwise stay with the thread for good.
-        links.shrink_to(1 << 12);
-        heap.shrink_to(1 << 12);
+        places.shrink_to(1 << 12);
+        queue.by_rank.shrink_to(1 << 10);
     }
+
+    /// Joins the pair at this place, if it is still there, and queues its new neighbours.
+    fn merge_at(&self, at: usize, merge: Merge, places: &mut [Place], queue: &mut Queue) {
+        let first = places[at];
+        let middle = at + first.span as usize;
+        let Some(&second) = places.get(middle) else { return };
+        if first.id != merge.left || second.id != merge.right {
+            return;
+        }
+        let span = first.span + second.span;
+        let end = at + span as usize;
+        places[middle].id = DEAD;
+        places[at] = Place { id: merge.joined, span };
+        places[end - 1].span = span;
+        if at > 0 {
+            let before = at - places[at - 1].span as usize;
+            let rank = self.rank(places[before].id, merge.joined);
+            if rank != NO_MERGE {
+                queue.push(rank, before);
+            }
+        }
+        if let Some(after) = places.get(end) {
+            let rank = self.rank(merge.joined, after.id);
+            if rank != NO_MERGE {
+                queue.push(rank, at);
+            }
+        }
+    }
+}
+
+/// The slot of this pair, or the free one where it belongs. At least half of the slots are free.
+#[inline]
+fn find(slots: &[Slot], pair: u64) -> usize {
+    let mask = slots.len() - 1;
+    let mut at = (pair.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & mask;
+    while slots[at].pair != pair && slots[at].pair != u64::MAX {
+        at = (at + 1) & mask;
+    }
+    at
 }
 
 #[inline]
@@ -173,29 +263,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scan_and_heap_agree() {
+    fn scan_and_queue_agree() {
         // Ids 0 to 255 are the bytes; merges over "ab" in a shuffled order, overlapping ones included.
         let mut byte_ids = [0; 256];
         for (byte, id) in byte_ids.iter_mut().enumerate() {
             *id = byte as u32;
         }
         let (a, b) = (97, 98);
-        let merges =
-            [(b, a, 256), (a, a, 257), (257, 257, 258), (256, b, 259), (a, 256, 260), (258, 257, 261)];
-        let bpe = Bpe::new(&merges, byte_ids);
-        let mut scratch = Scratch::default();
+        let all = [(b, a, 256), (a, a, 257), (257, 257, 258), (256, b, 259), (a, 256, 260), (258, 257, 261)];
         let mut state = 1_u64;
-        for length in (1..200).chain([1000, 4097]) {
-            let word: Vec<u8> = (0..length)
-                .map(|_| {
-                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    if state >> 62 == 0 { b'b' } else { b'a' }
-                })
-                .collect();
-            let (mut by_scan, mut by_heap) = (Vec::new(), Vec::new());
-            bpe.merge_by_scan(&word, &mut scratch, &mut by_scan);
-            bpe.merge_by_heap(&word, &mut scratch, &mut by_heap);
-            assert_eq!(by_scan, by_heap, "length {length}");
+        let mut draw = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state >> 33
+        };
+        let mut scratch = Scratch::default();
+        for _ in 0..50 {
+            // In any order: a later token's merge may come before the merges that make its parts.
+            let mut merges = all;
+            for i in (1..merges.len()).rev() {
+                merges.swap(i, draw() as usize % (i + 1));
+            }
+            let bpe = Bpe::new(&merges, byte_ids);
+            for length in 1..=SCAN_LIMIT {
+                let word: Vec<u8> = (0..length).map(|_| if draw() % 4 == 0 { b'b' } else { b'a' }).collect();
+                let (mut by_scan, mut by_queue) = (Vec::new(), Vec::new());
+                bpe.merge_by_scan(&word, &mut by_scan);
+                bpe.merge_by_queue(&word, &mut scratch, &mut by_queue);
+                assert_eq!(by_scan, by_queue, "{}, merges {merges:?}", String::from_utf8_lossy(&word));
+            }
         }
     }
 }

@@ -1,35 +1,44 @@
 //! Words seen before and their ids, one cache a thread, bounded, so that the merges run once for most words.
 //!
-//! Words of up to 15 bytes live in a direct-mapped table of 32-byte slots with up to three ids in the slot itself;
-//! a collision simply replaces. Longer words, and longer lists of ids, are in arenas. When an arena is full the whole
-//! cache starts anew, which costs less than knowing what to evict.
+//! Words of up to 15 bytes live in a table of 32-byte slots, two in a cache line, with up to three ids in the slot
+//! itself; of a line's two words the older gives way. Longer words, and longer lists of ids, are in arenas. When an
+//! arena is full the whole cache starts anew, which costs less than knowing what to evict.
 
 use crate::bpe::Scratch;
 use crate::word::{Interner, Key, SHORT};
 
-/// 2 MiB of slots a thread: the words of a large corpus, and still mostly in the second-level cache.
-const NUM_SLOTS: usize = 1 << 16;
+/// Lines of a new table, and the most it grows to: 8 MiB a thread, the words of a large corpus.
+const FIRST_LINES: usize = 1 << 10;
+const MOST_LINES: usize = 1 << 17;
 /// Ids that fit into a slot.
-const INLINE: usize = 3;
+pub(crate) const INLINE: usize = 3;
 /// Longest word worth remembering, in bytes.
 const LONGEST: usize = 256;
 /// Bounds of the arenas, in ids and bytes.
-const SPILL_LIMIT: usize = 1 << 19;
-const LONG_LIMIT_BYTES: usize = 1 << 21;
+const SPILL_LIMIT: usize = 1 << 21;
+const LONG_LIMIT_BYTES: usize = 1 << 22;
 
+/// A short word and its ids.
 #[derive(Clone, Copy, Default)]
-struct Slot {
+pub(crate) struct Slot {
     key: Key,
     /// The ids, or where they start in `spill`.
     ids: [u32; INLINE],
     num_ids: u32,
 }
 
+/// The two words of one cache line, the newer one first.
+#[derive(Clone, Copy, Default)]
+#[repr(align(64))]
+struct Line([Slot; 2]);
+
 /// The cache of one thread, for one tokenizer at a time.
 pub(crate) struct Cache {
     /// The tokenizer whose ids these are.
     owner: u64,
-    slots: Vec<Slot>,
+    lines: Vec<Line>,
+    /// Words that were put into `lines` since it last grew.
+    num_new: usize,
     long: Interner,
     /// Where the ids of each word of `long` start in `spill`, and how many they are.
     long_ids: Vec<(u32, u32)>,
@@ -42,7 +51,8 @@ impl Cache {
     pub(crate) fn new() -> Self {
         Self {
             owner: u64::MAX,
-            slots: Vec::new(),
+            lines: Vec::new(),
+            num_new: 0,
             long: Interner::new(),
             long_ids: Vec::new(),
             spill: Vec::new(),
@@ -59,15 +69,46 @@ impl Cache {
     }
 
     fn clear(&mut self) {
-        self.slots.clear();
-        self.slots.resize(NUM_SLOTS, Slot::default());
+        let num_lines = self.lines.len().max(FIRST_LINES);
+        self.lines.clear();
+        self.lines.resize(num_lines, Line::default());
+        self.num_new = 0;
         self.long.clear();
         self.long_ids.clear();
         self.spill.clear();
     }
 
-    /// Appends the ids of `text[start..end]`, computed by `encode` when they are not known.
+    /// The ids of a word whose list fits a slot, and how many of the three they are. Only for words of up to
+    /// [`SHORT`] bytes; `None` does not mean that [`Cache::encode`] would not know it.
     #[inline]
+    pub(crate) fn find(&self, key: Key) -> Option<(&[u32; INLINE], usize)> {
+        let Line([newer, older]) = &self.lines[self.line_of(key)];
+        let slot = if newer.key == key { newer } else { older };
+        (slot.key == key && !key.is_free() && slot.num_ids as usize <= INLINE)
+            .then_some((&slot.ids, slot.num_ids as usize))
+    }
+
+    /// Asks for the line of this key, so that it is near when [`Cache::find`] wants it.
+    #[inline]
+    pub(crate) fn prefetch(&self, key: Key) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let line: *const Line = &self.lines[self.line_of(key)];
+            // SAFETY: the instruction reads nothing that the program could see, and the address is a line's.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = key;
+    }
+
+    #[inline]
+    fn line_of(&self, key: Key) -> usize {
+        key.hash(0) as usize & (self.lines.len() - 1)
+    }
+
+    /// Appends the ids of `text[start..end]`, computed by `encode` when they are not known.
+    #[cold]
     pub(crate) fn encode(
         &mut self,
         ids: &mut Vec<u32>,
@@ -81,15 +122,12 @@ impl Cache {
             return;
         }
         let key = Key::new(text, start, end);
-        let at = key.hash(0) as usize % NUM_SLOTS;
-        let slot = self.slots[at];
-        if slot.key == key {
-            let num_ids = slot.num_ids as usize;
-            if num_ids <= INLINE {
-                ids.extend_from_slice(&slot.ids[..num_ids]);
-            } else {
-                let first = slot.ids[0] as usize;
-                ids.extend_from_slice(&self.spill[first..first + num_ids]);
+        let Line(slots) = &self.lines[self.line_of(key)];
+        if let Some(slot) = slots.iter().find(|slot| slot.key == key) {
+            let (first, num_ids) = (slot.ids[0] as usize, slot.num_ids as usize);
+            match num_ids <= INLINE {
+                true => ids.extend_from_slice(&slot.ids[..num_ids]),
+                false => ids.extend_from_slice(&self.spill[first..first + num_ids]),
             }
             return;
         }
@@ -102,10 +140,30 @@ impl Cache {
         } else {
             slot.ids[0] = self.keep(first);
         }
-        self.slots[at] = slot;
+        self.insert(slot);
+        self.num_new += 1;
+        if self.num_new > self.lines.len() && self.lines.len() < MOST_LINES {
+            self.grow();
+        }
+    }
+
+    fn insert(&mut self, slot: Slot) {
+        let at = self.line_of(slot.key);
+        let Line([newer, older]) = &mut self.lines[at];
+        *older = *newer;
+        *newer = slot;
     }
 
     #[cold]
+    fn grow(&mut self) {
+        let num_lines = self.lines.len() * 4;
+        let old = std::mem::replace(&mut self.lines, vec![Line::default(); num_lines]);
+        for slot in old.iter().flat_map(|Line(slots)| slots.iter().rev()).filter(|slot| !slot.key.is_free()) {
+            self.insert(*slot);
+        }
+        self.num_new = 0;
+    }
+
     fn encode_long(
         &mut self,
         ids: &mut Vec<u32>,

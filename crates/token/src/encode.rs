@@ -3,8 +3,9 @@
 //! What encoding remembers between words belongs to the thread, so that an [`Encoder`] is immutable and shared.
 
 use crate::bpe::{Bpe, Scratch};
-use crate::cache::Cache;
-use crate::split::Pattern;
+use crate::cache::{Cache, INLINE};
+use crate::split::{self, Ends, Pattern};
+use crate::word::{Key, SHORT};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,15 +55,39 @@ impl Encoder {
     pub(crate) fn encode(&self, text: &str, ids: &mut Vec<u32>) {
         CACHE.with_borrow_mut(|cache| {
             cache.serve(self.serial);
-            let text = text.as_bytes();
-            let mut start = 0;
-            while let Some(end) = self.pattern.next_word(text, start) {
+            self.encode_with(cache, text.as_bytes(), ids);
+        });
+    }
+
+    fn encode_with(&self, cache: &mut Cache, text: &[u8], ids: &mut Vec<u32>) {
+        let (mut one, mut other) = (Batch::new(), Batch::new());
+        let (mut current, mut next) = (&mut one, &mut other);
+        current.gather(self.pattern, text, 0, cache);
+        while current.num > 0 {
+            next.gather(self.pattern, text, current.ends[current.num - 1], cache);
+            self.encode_batch(current, cache, text, ids);
+            std::mem::swap(&mut current, &mut next);
+        }
+    }
+
+    fn encode_batch(&self, batch: &Batch, cache: &mut Cache, text: &[u8], ids: &mut Vec<u32>) {
+        // Ids gather here, so that the common case writes a fixed number of them and asks for no memory.
+        let (mut found, mut num) = ([0; Batch::SIZE * INLINE], 0);
+        let mut start = batch.start;
+        for (&end, &key) in batch.ends.iter().zip(&batch.keys).take(batch.num) {
+            if let Some((known, num_known)) = cache.find(key) {
+                found[num..num + INLINE].copy_from_slice(known);
+                num += num_known;
+            } else {
+                ids.extend_from_slice(&found[..num]);
+                num = 0;
                 cache.encode(ids, text, start, end, |word, scratch, ids| {
                     self.encode_word(word, scratch, ids);
                 });
-                start = end;
             }
-        });
+            start = end;
+        }
+        ids.extend_from_slice(&found[..num]);
     }
 
     /// One word that the cache did not know.
@@ -70,6 +95,35 @@ impl Encoder {
         match self.ids.get(word) {
             Some(&id) if self.ignore_merges => ids.push(id),
             _ => self.bpe.encode_word(word, scratch, ids),
+        }
+    }
+}
+
+/// Words on their way: cut, and their lines of the cache asked for, while the batch before is looked up.
+struct Batch {
+    start: usize,
+    ends: Ends,
+    /// The keys of short words; a longer one has none.
+    keys: [Key; Self::SIZE],
+    num: usize,
+}
+
+impl Batch {
+    const SIZE: usize = split::MOST_ENDS;
+
+    fn new() -> Self {
+        Self { start: 0, ends: [0; Self::SIZE], keys: [Key::default(); Self::SIZE], num: 0 }
+    }
+
+    /// Takes the next words of `text`, from `start` on.
+    fn gather(&mut self, pattern: Pattern, text: &[u8], start: usize, cache: &Cache) {
+        self.start = start;
+        self.num = pattern.next_words(text, start, &mut self.ends);
+        let mut start = start;
+        for (&end, key) in self.ends.iter().zip(&mut self.keys).take(self.num) {
+            *key = if end - start <= SHORT { Key::new(text, start, end) } else { Key::default() };
+            cache.prefetch(*key);
+            start = end;
         }
     }
 }

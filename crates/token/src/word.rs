@@ -15,26 +15,43 @@ pub(crate) struct Key {
     high: u64,
 }
 
+/// The bits of a word's bytes in the halves of its key, by its length.
+static MASKS: [(u64, u64); 16] = masks();
+
+const fn masks() -> [(u64, u64); 16] {
+    let mut masks = [(0, 0); 16];
+    let mut length = 1;
+    while length < 16 {
+        let mask = (1_u128 << (8 * length)) - 1;
+        masks[length] = (mask as u64, (mask >> 64) as u64);
+        length += 1;
+    }
+    masks
+}
+
+/// The two halves of 16 bytes, little-endian.
+#[inline]
+fn halves(bytes: &[u8]) -> (u64, u64) {
+    let half = |at: usize| bytes[at..].first_chunk().map_or(0, |half| u64::from_le_bytes(*half));
+    (half(0), half(8))
+}
+
 impl Key {
     /// The key of `text[start..end]`, at most [`SHORT`] bytes and at least one.
     #[inline]
     pub(crate) fn new(text: &[u8], start: usize, end: usize) -> Self {
         let length = end - start;
         debug_assert!((1..=SHORT).contains(&length));
-        let loaded = match text.get(start..start + 16) {
-            Some(bytes) => {
-                let mut all = [0; 16];
-                all.copy_from_slice(bytes);
-                u128::from_le_bytes(all) & ((1 << (8 * length)) - 1)
-            }
+        let (low, high) = match text.get(start..start + 16) {
+            Some(bytes) => halves(bytes),
             None => {
-                let mut all = [0; 16];
-                all[..length].copy_from_slice(&text[start..end]);
-                u128::from_le_bytes(all)
+                let mut bytes = [0; 16];
+                bytes[..length].copy_from_slice(&text[start..end]);
+                halves(&bytes)
             }
         };
-        let packed = loaded | (length as u128) << 120;
-        Self { low: packed as u64, high: (packed >> 64) as u64 }
+        let (low_mask, high_mask) = MASKS[length & SHORT];
+        Self { low: low & low_mask, high: high & high_mask | (length as u64) << 56 }
     }
 
     /// Whether this is the default: the mark of a free slot.

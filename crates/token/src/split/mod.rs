@@ -4,7 +4,14 @@
 //! of one character, or of two after a space. The only look-ahead, `\s+(?!\S)`, means that a run of white space
 //! before something else leaves its last character to what follows.
 
+mod blocks;
+
 use crate::unicode::{ASCII, L, N, OTHER, S, class};
+
+/// The most ends of words found at once.
+pub(crate) const MOST_ENDS: usize = blocks::BLOCK;
+/// Ends of words found at once.
+pub(crate) type Ends = [usize; MOST_ENDS];
 
 /// Where text is cut into words, before any merge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -49,6 +56,29 @@ impl Pattern {
             start = end;
             Some(word)
         })
+    }
+
+    /// Writes the ends of the words from `start` on, in order, and returns their number: 0 only at the end of `text`,
+    /// which must be UTF-8.
+    #[inline]
+    pub(crate) fn next_words(self, text: &[u8], start: usize, ends: &mut Ends) -> usize {
+        blocks::fill(self, text, start, ends)
+    }
+
+    /// Calls `f` with start and end of each word of `text`, which must be UTF-8, in order.
+    #[inline]
+    pub(crate) fn for_each_word(self, text: &[u8], mut f: impl FnMut(usize, usize)) {
+        let (mut start, mut ends) = (0, [0; MOST_ENDS]);
+        loop {
+            let num = self.next_words(text, start, &mut ends);
+            if num == 0 {
+                return;
+            }
+            for &end in &ends[..num] {
+                f(start, end);
+                start = end;
+            }
+        }
     }
 
     /// The end of the word that starts at `start`, or `None` at the end of `text`, which must be UTF-8.

@@ -20,18 +20,11 @@ struct Merge {
     joined: u32,
 }
 
-#[derive(Clone, Copy)]
-struct Slot {
-    /// Left id in the high half, right id in the low; `u64::MAX` is free.
-    pair: u64,
-    rank: u32,
-}
-
 /// The merges of a vocabulary, and the id of each single byte.
 #[derive(Clone)]
 pub(crate) struct Bpe {
     merges: Vec<Merge>,
-    slots: Vec<Slot>,
+    ranks: Ranks,
     byte_ids: [u32; 256],
     /// The rank of each pair of bytes, the first one times 256 plus the second: what every word asks first.
     byte_ranks: Vec<u32>, // (256, 256)
@@ -109,27 +102,18 @@ impl Bpe {
     /// `merges` are (left id, right id, joined id) in the order of their ranks, each pair once, and the joined token
     /// spells what the two spell, one after the other.
     pub(crate) fn new(merges: &[(u32, u32, u32)], byte_ids: [u32; 256]) -> Self {
-        let capacity = (merges.len() * 2).next_power_of_two().max(2);
-        let mut bpe = Self {
-            merges: merges.iter().map(|&(left, right, joined)| Merge { left, right, joined }).collect(),
-            slots: vec![Slot { pair: u64::MAX, rank: NO_MERGE }; capacity],
-            byte_ids,
-            byte_ranks: Vec::new(),
-        };
-        for (rank, merge) in bpe.merges.iter().enumerate() {
-            let pair = pair(merge.left, merge.right);
-            let slot = find(&bpe.slots, pair);
-            bpe.slots[slot] = Slot { pair, rank: rank as u32 };
-        }
-        let ids = bpe.byte_ids;
-        bpe.byte_ranks = ids.iter().flat_map(|&left| ids.map(|right| bpe.rank(left, right))).collect();
+        let merges: Vec<Merge> =
+            merges.iter().map(|&(left, right, joined)| Merge { left, right, joined }).collect();
+        let mut bpe = Self { ranks: Ranks::new(&merges), merges, byte_ids, byte_ranks: Vec::new() };
+        bpe.byte_ranks =
+            byte_ids.iter().flat_map(|&left| byte_ids.map(|right| bpe.rank(left, right))).collect();
         bpe
     }
 
     /// The rank of two neighbours, or [`NO_MERGE`].
     #[inline]
     fn rank(&self, left: u32, right: u32) -> u32 {
-        self.slots[find(&self.slots, pair(left, right))].rank
+        self.ranks.find(&self.merges, left, right)
     }
 
     #[inline]
@@ -242,20 +226,59 @@ impl Bpe {
     }
 }
 
-/// The slot of this pair, or the free one where it belongs. At least half of the slots are free.
-#[inline]
-fn find(slots: &[Slot], pair: u64) -> usize {
-    let mask = slots.len() - 1;
-    let mut at = (pair.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & mask;
-    while slots[at].pair != pair && slots[at].pair != u64::MAX {
-        at = (at + 1) & mask;
-    }
-    at
+/// Ranks by pair: open addressing in four bytes a slot, half a megabyte for 50,000 merges, since what a rare word costs is
+/// misses of the cache. A slot holds a rank, and above it some bits of the pair's hash, so that looking for a pair that no
+/// merge joins hardly ever leaves the table.
+#[derive(Clone)]
+struct Ranks {
+    /// At least half are [`FREE`].
+    slots: Vec<u32>,
+    rank_bits: u32,
 }
 
-#[inline]
-fn pair(left: u32, right: u32) -> u64 {
-    u64::from(left) << 32 | u64::from(right)
+/// No rank is as large as its bits allow.
+const FREE: u32 = u32::MAX;
+
+impl Ranks {
+    fn new(merges: &[Merge]) -> Self {
+        let rank_bits = usize::BITS - merges.len().leading_zeros();
+        let mut ranks = Self { slots: vec![FREE; (merges.len() * 2).next_power_of_two().max(2)], rank_bits };
+        for (rank, merge) in merges.iter().enumerate() {
+            let (mut at, tag) = ranks.place(merge.left, merge.right);
+            while ranks.slots[at] != FREE {
+                at = (at + 1) & (ranks.slots.len() - 1);
+            }
+            ranks.slots[at] = tag | rank as u32;
+        }
+        ranks
+    }
+
+    /// Where to begin to look, and the bits of a slot above the rank.
+    #[inline]
+    fn place(&self, left: u32, right: u32) -> (usize, u32) {
+        let hash = (u64::from(left) << 32 | u64::from(right)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let tag = u64::from(hash as u32 >> 7) << self.rank_bits;
+        ((hash >> 32) as usize & (self.slots.len() - 1), tag as u32)
+    }
+
+    #[inline]
+    fn find(&self, merges: &[Merge], left: u32, right: u32) -> u32 {
+        let (mut at, tag) = self.place(left, right);
+        loop {
+            let slot = self.slots[at];
+            if slot == FREE {
+                return NO_MERGE;
+            }
+            let rank = slot ^ tag;
+            if let Some(merge) = merges.get(rank as usize)
+                && merge.left == left
+                && merge.right == right
+            {
+                return rank;
+            }
+            at = (at + 1) & (self.slots.len() - 1);
+        }
+    }
 }
 
 #[cfg(test)]

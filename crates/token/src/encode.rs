@@ -60,20 +60,27 @@ impl Encoder {
     }
 
     fn encode_with(&self, cache: &mut Cache, text: &[u8], ids: &mut Vec<u32>) {
-        let (mut one, mut other) = (Batch::new(), Batch::new());
+        let (mut one, mut other, mut found) = (Batch::new(), Batch::new(), [0; Batch::SIZE * INLINE]);
         let (mut current, mut next) = (&mut one, &mut other);
         current.gather(self.pattern, text, 0, cache);
         while current.num > 0 {
             next.gather(self.pattern, text, current.ends[current.num - 1], cache);
-            self.encode_batch(current, cache, text, ids);
+            self.encode_batch(current, cache, text, &mut found, ids);
             std::mem::swap(&mut current, &mut next);
         }
     }
 
-    fn encode_batch(&self, batch: &Batch, cache: &mut Cache, text: &[u8], ids: &mut Vec<u32>) {
-        // Ids gather here, so that the common case writes a fixed number of them and asks for no memory.
-        let (mut found, mut num) = ([0; Batch::SIZE * INLINE], 0);
-        let mut start = batch.start;
+    /// The ids of a batch. They gather in `found`, so that the common case writes a fixed number of them and asks for
+    /// no memory.
+    fn encode_batch(
+        &self,
+        batch: &Batch,
+        cache: &mut Cache,
+        text: &[u8],
+        found: &mut [u32; Batch::SIZE * INLINE],
+        ids: &mut Vec<u32>,
+    ) {
+        let (mut start, mut num) = (batch.start, 0);
         for (&end, &key) in batch.ends.iter().zip(&batch.keys).take(batch.num) {
             if let Some((known, num_known)) = cache.find(key) {
                 found[num..num + INLINE].copy_from_slice(known);

@@ -1,8 +1,9 @@
-//! `eyas bench training|generation|ops|cuda`: measured figures, each beside what this machine does at most.
+//! `eyas bench training|tokenizer|generation|ops|cuda`: measured figures, each beside what this machine does at most.
 
 mod breakdown;
 mod cuda;
 mod generation;
+mod tokenizer;
 mod training;
 
 use crate::device::{Choice, Wanted};
@@ -19,6 +20,7 @@ use serde_json::json;
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     Training(training::TrainingArgs),
+    Tokenizer(tokenizer::TokenizerArgs),
     Generation(generation::GenerationArgs),
     Ops(OpsArgs),
     Cuda(cuda::CudaArgs),
@@ -120,6 +122,7 @@ impl OptimArg {
 pub(crate) fn run(command: Command) -> Outcome {
     match command {
         Command::Training(args) => training::run(&args),
+        Command::Tokenizer(args) => tokenizer::run(&args),
         Command::Generation(args) => generation::run(&args),
         Command::Ops(args) => ops(&args),
         Command::Cuda(args) => cuda::run(&args),

@@ -52,7 +52,11 @@ const DEAD: u32 = u32::MAX;
 /// The places of pairs by their rank.
 #[derive(Default)]
 struct Queue {
-    by_rank: HashMap<u32, Places>,
+    /// The list of each rank that is queued.
+    lists: HashMap<u32, usize>,
+    /// On either side of what was joined, the rank of the last pair and its list: nearly always those of the next one.
+    last: [Option<(u32, usize)>; 2],
+    places: Vec<Places>,
     ranks: BinaryHeap<Reverse<u32>>,
 }
 
@@ -65,11 +69,25 @@ struct Places {
 }
 
 impl Queue {
-    fn push(&mut self, rank: u32, at: usize) {
-        let places = self.by_rank.entry(rank).or_insert_with(|| {
-            self.ranks.push(Reverse(rank));
-            Places { all: Vec::new(), next: 0, is_sorted: true }
-        });
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Queues a place. `side` is only a hint at which of two ranks it likely has.
+    fn push(&mut self, rank: u32, at: usize, side: usize) {
+        if rank == NO_MERGE {
+            return;
+        }
+        let list = match self.last[side] {
+            Some((last, list)) if last == rank => list,
+            _ => *self.lists.entry(rank).or_insert_with(|| {
+                self.ranks.push(Reverse(rank));
+                self.places.push(Places { all: Vec::new(), next: 0, is_sorted: true });
+                self.places.len() - 1
+            }),
+        };
+        self.last[side] = Some((rank, list));
+        let places = &mut self.places[list];
         places.is_sorted &= places.all.last().is_none_or(|&last| last < at);
         places.all.push(at);
     }
@@ -77,7 +95,10 @@ impl Queue {
     /// Takes the lowest rank and its places, sorted.
     fn pop(&mut self) -> Option<(u32, Places)> {
         let Reverse(rank) = self.ranks.pop()?;
-        let mut places = self.by_rank.remove(&rank)?;
+        let list = self.lists.remove(&rank)?;
+        self.last = [None; 2];
+        let mut places =
+            std::mem::replace(&mut self.places[list], Places { all: Vec::new(), next: 0, is_sorted: true });
         if !places.is_sorted {
             places.all.drain(..places.next);
             places.next = 0;
@@ -90,7 +111,8 @@ impl Queue {
     /// Puts places back that a lower rank goes before.
     fn put_back(&mut self, rank: u32, places: Places) {
         self.ranks.push(Reverse(rank));
-        self.by_rank.insert(rank, places);
+        self.lists.insert(rank, self.places.len());
+        self.places.push(places);
     }
 
     fn lowest(&self) -> u32 {
@@ -170,10 +192,7 @@ impl Bpe {
         places.clear();
         places.extend(word.iter().map(|&byte| Place { id: self.byte_ids[usize::from(byte)], span: 1 }));
         for (at, two) in word.windows(2).enumerate() {
-            let rank = self.byte_rank(two[0], two[1]);
-            if rank != NO_MERGE {
-                queue.push(rank, at);
-            }
+            queue.push(self.byte_rank(two[0], two[1]), at, 0);
         }
         while let Some((rank, mut todo)) = queue.pop() {
             let merge = self.merges[rank as usize];
@@ -194,7 +213,7 @@ impl Bpe {
         }
         // A megabyte of one character would otherwise stay with the thread for good.
         places.shrink_to(1 << 12);
-        queue.by_rank.shrink_to(1 << 10);
+        queue.clear();
     }
 
     /// Joins the pair at this place, if it is still there, and queues its new neighbours.
@@ -212,16 +231,10 @@ impl Bpe {
         places[end - 1].span = span;
         if at > 0 {
             let before = at - places[at - 1].span as usize;
-            let rank = self.rank(places[before].id, merge.joined);
-            if rank != NO_MERGE {
-                queue.push(rank, before);
-            }
+            queue.push(self.rank(places[before].id, merge.joined), before, 0);
         }
         if let Some(after) = places.get(end) {
-            let rank = self.rank(merge.joined, after.id);
-            if rank != NO_MERGE {
-                queue.push(rank, at);
-            }
+            queue.push(self.rank(merge.joined, after.id), at, 1);
         }
     }
 }

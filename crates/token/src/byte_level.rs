@@ -54,7 +54,9 @@ fn model_settings(file: File<'_>, model: &Map<String, Value>) -> Result<bool, Re
         // Not for the library either: a text would have other ids each time.
         return Err(file.unsupported("model.dropout", dropout, "null (ids would be random)").into());
     }
-    if let unknown @ Value::String(_) = get(model, "unk_token") {
+    let unknown = get(model, "unk_token");
+    if !unknown.is_null() {
+        file.text("model.unk_token", unknown)?;
         return slow("model.unk_token", unknown, "null");
     }
     for field in ["continuing_subword_prefix", "end_of_word_suffix"] {

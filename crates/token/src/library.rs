@@ -100,7 +100,9 @@ impl Library {
     fn list_tokens(&mut self, vocabulary: Vec<(String, u32)>) {
         for (spelling, id) in vocabulary {
             let bytes = Token::new(&spelling).bytes().into();
-            self.tokens.insert(id, Entry { spelling, bytes, special: false });
+            // By its text, as the library has it: a Unigram vocabulary may list a token twice.
+            let special = self.added.is_special_token(&spelling);
+            self.tokens.insert(id, Entry { spelling, bytes, special });
         }
         for (&id, token) in self.added.get_added_tokens_decoder() {
             let spelling = self.added.simple_id_to_token(id).unwrap_or_else(|| token.content.clone());
@@ -154,6 +156,12 @@ impl Library {
         }
         let (one, two) = (self.decode([id].into_iter()).ok()?, self.decode([id, id].into_iter()).ok()?);
         Some(Cow::Owned(two.strip_prefix(&one).unwrap_or(&one).into()))
+    }
+
+    /// Whether the next token may change this one's text: bytes that together are not UTF-8 are U+FFFD each.
+    pub(crate) fn may_change(&self, id: u32) -> bool {
+        let entry = self.tokens.get(&id).filter(|_| self.decoder.has_byte_fallback);
+        entry.is_some_and(|entry| fallback_byte(&entry.spelling).is_some())
     }
 
     pub(crate) fn is_special(&self, id: u32) -> bool {

@@ -44,8 +44,8 @@ impl StreamDecoder {
         if self.skip_special && tokenizer.is_special(id) {
             return String::new();
         }
-        if tokenizer.whole_text_decoder().is_some() {
-            return self.window.push(tokenizer, id);
+        if let Some(library) = tokenizer.whole_text_decoder() {
+            return self.window.push(tokenizer, id, library.may_change(id));
         }
         self.pending.extend_from_slice(&tokenizer.token_bytes(id).unwrap_or_default());
         let complete = self.pending.len() - incomplete_suffix(&self.pending);
@@ -64,14 +64,15 @@ impl StreamDecoder {
 }
 
 impl Window {
-    /// As the library's `DecodeStream`: decodes again from the last ids that gave text, and returns what is new.
-    fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
+    /// As the library's `DecodeStream`: decodes again from the last ids that gave text, and returns what is new, if no
+    /// later id changes it.
+    fn push(&mut self, tokenizer: &Tokenizer, id: u32, may_change: bool) -> String {
         self.ids.push(id);
         let text = tokenizer.decode_lossy(&self.ids, false);
         let same = self.given.chars().zip(text.chars()).take_while(|(given, now)| given == now);
         let same = same.map(|(c, _)| c.len_utf8()).sum();
         self.waiting = text[same..].into();
-        if self.waiting.is_empty() || text.ends_with(char::REPLACEMENT_CHARACTER) {
+        if may_change || self.waiting.is_empty() || text.ends_with(char::REPLACEMENT_CHARACTER) {
             return String::new();
         }
         self.ids.drain(..self.num_given);

@@ -1,7 +1,9 @@
 //! What the tests against the `tokenizers` crate share: its trainer, its view of our files, and texts of every kind.
 #![expect(dead_code, reason = "each test file uses its part")]
 
-use eyas_token::{TrainOptions, WordCounts, train};
+pub(crate) mod kinds;
+
+use eyas_token::{Error, TrainOptions, WordCounts, train};
 use std::path::Path;
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
 use tokenizers::models::TrainerWrapper;
@@ -59,6 +61,19 @@ pub(crate) fn as_ours(library: &Tokenizer) -> eyas_token::Tokenizer {
     let folder = tempfile::tempdir().expect("a temporary folder");
     library.save(folder.path().join("tokenizer.json"), true).expect("saved");
     eyas_token::Tokenizer::load(folder.path()).expect("we load its file")
+}
+
+/// What we make of a tokenizer.json.
+pub(crate) fn load(json: &serde_json::Value) -> Result<eyas_token::Tokenizer, Error> {
+    load_bytes(json.to_string().as_bytes())
+}
+
+/// What we make of these bytes as a tokenizer.json.
+pub(crate) fn load_bytes(json: &[u8]) -> Result<eyas_token::Tokenizer, Error> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("tokenizer.json");
+    std::fs::write(&path, json).expect("written");
+    eyas_token::Tokenizer::load(&path)
 }
 
 /// The tokenizer.json that ours writes.

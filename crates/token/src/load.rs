@@ -57,10 +57,19 @@ fn from_json(path: &Path) -> Result<Tokenizer, Error> {
     Ok(Tokenizer::new(engine, Some(Original::read(path, bytes)?)))
 }
 
-/// It changes no id here, but a file that other programs cannot load is not one to train with.
+/// It changes no id here, where no special tokens are added, unless a template leaves out a text or repeats it. But a file
+/// that other programs cannot load is not one to train with.
 fn check_post_processor(file: File<'_>, json: &Value) -> Result<(), Error> {
     for part in flatten(file, "post_processor", json, "processors")? {
         part.build::<PostProcessorWrapper>(file)?;
+        if part.kind() == "TemplateProcessing" {
+            let pieces = part.json["single"].as_array().map_or(&[][..], Vec::as_slice);
+            let mut texts = pieces.iter().filter_map(|piece| piece.get("Sequence"));
+            if texts.next().is_none_or(|text| text["id"] != "A") || texts.next().is_some() {
+                let field = format!("{}.single", part.field);
+                return Err(file.unsupported(field, &part.json["single"], "a template with one Sequence, A"));
+            }
+        }
     }
     Ok(())
 }

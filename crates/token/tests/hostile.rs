@@ -48,6 +48,11 @@ fn wrong_values_are_refused_by_name() {
             "pre_tokenizer.add_prefix_space: expected true or false, found 1",
         ),
         ("/post_processor", json!({"type": "TemplateProcessing"}), "post_processor: "),
+        (
+            "/post_processor",
+            json!({"type": "TemplateProcessing", "single": [], "pair": [], "special_tokens": {}}),
+            "post_processor.single is []",
+        ),
         ("/post_processor", json!([]), "post_processor: expected an object"),
         ("/decoder", json!({"type": "Nothing"}), "decoder: "),
         ("/decoder", json!(7), "decoder: expected an object, found 7"),

@@ -5,4 +5,5 @@ mod commands;
 mod common;
 mod devices;
 mod quickstart;
+mod text;
 mod training;

@@ -1,5 +1,6 @@
 //! `eyas tokenizer train|encode|decode`.
 
+mod in_order;
 mod text;
 mod train;
 

@@ -49,11 +49,14 @@ impl Pattern {
 
     /// The words of `text`, in order; together they are the whole text.
     pub fn words(self, text: &str) -> impl Iterator<Item = &str> {
-        let mut start = 0;
+        let (mut start, mut ends, mut next, mut num) = (0, [0; MOST_ENDS], 0, 0);
         std::iter::from_fn(move || {
-            let end = self.next_word(text.as_bytes(), start)?;
+            if next == num {
+                (next, num) = (0, self.next_words(text.as_bytes(), start, &mut ends));
+            }
+            let end = *ends[..num].get(next)?;
             let word = &text[start..end];
-            start = end;
+            (start, next) = (end, next + 1);
             Some(word)
         })
     }

@@ -129,7 +129,7 @@ impl Bench<'_> {
             };
             self.on_threads(cut)
         })?;
-        self.rate("cut words, one at a time", self.num_bytes, cut.1, output)?;
+        self.rate("cut words", self.num_bytes, cut.1, output)?;
         let encode = |all: &mut Vec<Vec<u32>>, text: &str| {
             let mut ids = Vec::with_capacity(text.len() / 3);
             tokenizer.encode(text, &mut ids)?;

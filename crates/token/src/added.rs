@@ -1,13 +1,13 @@
 //! Added tokens: texts that become one id each before any word is cut, `<|endoftext|>` among them.
 //!
 //! Found as the `tokenizers` crate finds them: leftmost, then longest; those with `normalized: false` in the whole
-//! text first, the others by their normal form in the normal form of what remains between them. The one trick is a
-//! table of first bytes, so that text without added tokens is passed over at a load a byte.
+//! text first, the others by their normal form in the normal form of what remains between them.
 
 use crate::error::Error;
 use crate::normalizer::Normalizer;
 use crate::splitter::Splitter;
 use crate::unicode::{S, class};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
 
 /// One added token and its flags, as tokenizer.json names them. `single_word` is always false here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,73 +123,34 @@ fn leading_white_space(text: &str) -> usize {
     text.len() - text.trim_start_matches(|c| class(c as u32) == S).len()
 }
 
-/// Finds the leftmost, then longest of several patterns: a trie behind a table of first bytes.
+/// Finds the leftmost, then longest of several patterns, in time linear in the text.
 #[derive(Clone)]
 struct Matcher {
-    is_first: [bool; 256],
-    nodes: Vec<Node>,
-}
-
-#[derive(Clone, Default)]
-struct Node {
-    /// Sorted by byte.
-    children: Vec<(u8, u32)>,
-    /// The pattern that ends here.
-    pattern: Option<u32>,
+    /// None without patterns.
+    automaton: Option<AhoCorasick>,
+    /// The number that stands for each pattern.
+    numbers: Vec<u32>,
 }
 
 impl Matcher {
     fn new<'p>(patterns: impl Iterator<Item = (&'p [u8], u32)>) -> Self {
-        let mut matcher = Self { is_first: [false; 256], nodes: vec![Node::default()] };
-        for (bytes, pattern) in patterns {
-            let mut node = 0;
-            for &byte in bytes {
-                node = matcher.child_or_new(node, byte);
-            }
-            matcher.nodes[node].pattern = Some(pattern);
-            if let Some(&first) = bytes.first() {
-                matcher.is_first[usize::from(first)] = true;
-            }
-        }
-        matcher
-    }
-
-    fn child_or_new(&mut self, node: usize, byte: u8) -> usize {
-        match self.nodes[node].children.binary_search_by_key(&byte, |&(byte, _)| byte) {
-            Ok(i) => self.nodes[node].children[i].1 as usize,
-            Err(i) => {
-                let child = self.nodes.len();
-                self.nodes[node].children.insert(i, (byte, child as u32));
-                self.nodes.push(Node::default());
-                child
-            }
-        }
+        // An empty one, which a normalizer may make, is never found.
+        let (patterns, numbers): (Vec<_>, Vec<_>) = patterns.filter(|(bytes, _)| !bytes.is_empty()).unzip();
+        let automaton = (!patterns.is_empty()).then(|| {
+            AhoCorasick::builder()
+                .match_kind(MatchKind::LeftmostLongest)
+                // Its size follows that of the patterns; a table of all transitions would be hundreds of times larger.
+                .kind(Some(AhoCorasickKind::ContiguousNFA))
+                .build(patterns)
+                .expect("fewer than two billion states, since a file has fewer bytes")
+        });
+        Self { automaton, numbers }
     }
 
     /// Start, end and number of the first match at or after `from`.
-    fn find(&self, text: &[u8], mut from: usize) -> Option<(usize, usize, u32)> {
-        if self.nodes.len() == 1 {
-            return None;
-        }
-        loop {
-            from += text.get(from..)?.iter().position(|&byte| self.is_first[usize::from(byte)])?;
-            if let Some((end, pattern)) = self.longest_at(text, from) {
-                return Some((from, end, pattern));
-            }
-            from += 1;
-        }
-    }
-
-    fn longest_at(&self, text: &[u8], start: usize) -> Option<(usize, u32)> {
-        let (mut node, mut longest) = (&self.nodes[0], None);
-        for (i, byte) in text[start..].iter().enumerate() {
-            let Ok(child) = node.children.binary_search_by_key(byte, |&(byte, _)| byte) else { break };
-            node = &self.nodes[node.children[child].1 as usize];
-            if let Some(pattern) = node.pattern {
-                longest = Some((start + i + 1, pattern));
-            }
-        }
-        longest
+    fn find(&self, text: &[u8], from: usize) -> Option<(usize, usize, u32)> {
+        let found = self.automaton.as_ref()?.find(Input::new(text).range(from..))?;
+        Some((found.start(), found.end(), self.numbers[found.pattern()]))
     }
 }
 

@@ -77,6 +77,7 @@ pub(crate) struct Inner {
     pub(crate) original: Option<Original>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one a tokenizer, behind an Arc")]
 pub(crate) enum Engine {
     ByteLevel(ByteLevel),
     Library(Library),
@@ -92,7 +93,39 @@ pub(crate) struct ByteLevel {
     encoder: Encoder,
     /// Index into the added tokens, by id.
     added_by_id: HashMap<u32, usize>,
-    vocab_size: usize,
+    spellings: Spellings,
+}
+
+/// What each id stands for, end to end, so that decoding is two loads and a copy a token.
+struct Spellings {
+    bytes: Vec<u8>,
+    /// Where each id's bytes end.
+    ends: Vec<usize>,
+}
+
+impl Spellings {
+    /// An added token goes before an entry of the vocabulary.
+    fn new(tokens: &[Token], added: &AddedTokens, added_by_id: &HashMap<u32, usize>) -> Self {
+        let mut spellings = Self { bytes: Vec::new(), ends: Vec::new() };
+        let vocab_size =
+            added.tokens().iter().map(|token| token.id as usize + 1).fold(tokens.len(), usize::max);
+        for id in 0..vocab_size {
+            let bytes = match added_by_id.get(&(id as u32)) {
+                Some(&index) => added.normal_form(index).as_bytes(),
+                None => tokens.get(id).map_or(&[][..], Token::bytes),
+            };
+            spellings.bytes.extend_from_slice(bytes);
+            spellings.ends.push(spellings.bytes.len());
+        }
+        spellings
+    }
+
+    #[inline]
+    fn get(&self, id: u32) -> Option<&[u8]> {
+        let end = *self.ends.get(id as usize)?;
+        let start = (id as usize).checked_sub(1).map_or(0, |before| self.ends[before]);
+        Some(&self.bytes[start..end])
+    }
 }
 
 impl ByteLevel {
@@ -106,10 +139,10 @@ impl ByteLevel {
         }
         let added_by_id: HashMap<u32, usize> =
             added.iter().enumerate().map(|(index, token)| (token.id, index)).collect();
-        let vocab_size = added.iter().map(|token| token.id as usize + 1).fold(tokens.len(), usize::max);
         let encoder = Encoder::new(splitter.pattern, ids, &merges, ignore_merges);
         let added = AddedTokens::new(added, splitter.normalizer.as_ref());
-        Self { tokens, merges, added, splitter, ignore_merges, encoder, added_by_id, vocab_size }
+        let spellings = Spellings::new(&tokens, &added, &added_by_id);
+        Self { tokens, merges, added, splitter, ignore_merges, encoder, added_by_id, spellings }
     }
 
     fn encode(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), Error> {
@@ -129,10 +162,7 @@ impl ByteLevel {
     }
 
     fn bytes(&self, id: u32) -> Option<&[u8]> {
-        match self.added_by_id.get(&id) {
-            Some(&index) => Some(self.added.normal_form(index).as_bytes()),
-            None => self.tokens.get(id as usize).map(Token::bytes),
-        }
+        self.spellings.get(id)
     }
 
     fn added_id(&self, content: &str) -> Option<u32> {
@@ -208,7 +238,7 @@ impl Tokenizer {
     /// The largest id plus one, added tokens included.
     pub fn vocab_size(&self) -> usize {
         match &self.inner.engine {
-            Engine::ByteLevel(bpe) => bpe.vocab_size,
+            Engine::ByteLevel(bpe) => bpe.spellings.ends.len(),
             Engine::Library(library) => library.vocab_size,
         }
     }
@@ -282,7 +312,7 @@ impl Tokenizer {
         match self.whole_text_decoder() {
             Some(library) => bytes.extend_from_slice(library.decode(ids.iter().copied())?.as_bytes()),
             None => {
-                ids.iter().for_each(|&id| bytes.extend_from_slice(&self.token_bytes(id).unwrap_or_default()))
+                ids.iter().for_each(|&id| bytes.extend_from_slice(&self.token_bytes(id).unwrap_or_default()));
             }
         }
         Ok(())

@@ -1,12 +1,13 @@
-//! Byte-level BPE: pre-tokenizer, encoder, trainer, tokenizer.json.
+//! Text to token ids and back: byte-level BPE, its trainer, tokenizer.json.
 //!
 //! Owns everything between text and token ids, and equals Hugging Face `tokenizers` id for id and merge for
-//! merge. Knows nothing of tensors, corpora or the command line. Refuses every tokenizer.json whose ids it could
-//! not reproduce, naming the field.
+//! merge. Knows nothing of tensors, corpora or the command line. Byte-level BPE of known kinds is done here; every other
+//! tokenizer.json goes through the `tokenizers` library, and says so ([`Tokenizer::slow_reason`]). A file whose ids
+//! neither could give is refused, naming the field.
 //!
-//! Reading order: [`alphabet`](self) (bytes spelled as characters), `split` (GPT-2's regular expression by hand),
-//! `bpe` (one word merged), `cache` (words seen before), `tokenizer` (text to ids and back), `added` (special
-//! tokens), `count` and `train` (a corpus to a vocabulary), `load` and `save` (the files).
+//! Reading order: [`alphabet`](self) (bytes spelled as characters), `split` (regular expressions by hand), `bpe` (one word
+//! merged), `cache` (words seen before), `tokenizer` (text to ids and back), `added` (special tokens), `count` and
+//! `train` (a corpus to a vocabulary), `load`, `byte_level` and `save` (the files), `library` (all other kinds).
 //!
 //! ```
 //! use eyas_token::{TrainOptions, WordCounts, train};

@@ -332,7 +332,7 @@ fn mutate(root: &mut Value, random: &mut Random) {
             map.insert(keys[1].clone(), value);
         }
         (2, Value::Number(number)) => {
-            *node = json!(number.as_i64().unwrap_or(0) + random.below(3) as i64 - 1)
+            *node = json!(number.as_i64().unwrap_or(0) + random.below(3) as i64 - 1);
         }
         (2, Value::Bool(flag)) => *flag = !*flag,
         _ => {

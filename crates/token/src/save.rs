@@ -268,3 +268,42 @@ fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), Error> {
         Error::Write { path: path.clone(), source }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::alphabet;
+    use crate::normalizer::Normalizer;
+    use crate::tokenizer::Parts;
+
+    #[test]
+    fn every_splitter_is_written_as_the_library_writes_it() {
+        let json =
+            serde_json::json!({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]});
+        let file = crate::file::File { path: Path::new("tokenizer.json") };
+        let normalizer = Normalizer::read(file, &json).expect("a normalizer");
+        for pattern in Pattern::ALL {
+            for (normalizer, add_prefix_space) in
+                [(None, false), (normalizer.clone(), pattern == Pattern::Gpt2)]
+            {
+                let splitter = Splitter { normalizer, add_prefix_space, pattern };
+                let mut tokens: Vec<Token> =
+                    alphabet::bytes_by_char().map(|byte| Token::Bytes([byte].into())).collect();
+                tokens.push(Token::Bytes(b"!\"".as_slice().into()));
+                let (merges, ignore_merges) = (vec![(0, 1, 256)], add_prefix_space);
+                let ours =
+                    Tokenizer::from_parts(Parts { tokens, merges, added: vec![], splitter, ignore_merges });
+                let folder = tempfile::tempdir().expect("a folder");
+                ours.save(folder.path()).expect("saved");
+                let path = folder.path().join("tokenizer.json");
+                let library = tokenizers::Tokenizer::from_file(&path).expect("the library loads it");
+                assert_eq!(
+                    fs::read_to_string(&path).expect("a file"),
+                    library.to_string(true).expect("JSON")
+                );
+                let again = Tokenizer::load(folder.path()).expect("loads");
+                assert_eq!((again.fingerprint(), again.slow_reason()), (ours.fingerprint(), None));
+            }
+        }
+    }
+}

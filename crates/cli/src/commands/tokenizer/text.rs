@@ -110,7 +110,7 @@ pub(super) fn encode(args: &EncodeArgs) -> Outcome {
             };
             let read = each_input(&args.files, &mut |name, input| match args.jsonl {
                 true => each_line(name, input, &mut push),
-                false => read_whole(name, input).map(|item| push(item)),
+                false => read_whole(name, input).map(&mut push),
             });
             send(batch);
             read.map(|_| ())
@@ -228,11 +228,11 @@ fn text_of<'a>(row: &'a serde_json::Value, field: Option<&str>) -> Result<&'a st
     }
 }
 
+/// Takes an input and its name, and says whether to go on.
+type EachInput<'f> = dyn FnMut(&Arc<str>, &mut dyn BufRead) -> Outcome<bool> + 'f;
+
 /// Calls `f` with each file, or with stdin where there is none, until it returns false.
-fn each_input(
-    files: &[PathBuf],
-    f: &mut dyn FnMut(&Arc<str>, &mut dyn BufRead) -> Outcome<bool>,
-) -> Outcome<bool> {
+fn each_input(files: &[PathBuf], f: &mut EachInput<'_>) -> Outcome<bool> {
     if files.is_empty() {
         return f(&"stdin".into(), &mut stdin().lock());
     }

@@ -116,6 +116,16 @@ pub enum Error {
         /// The library's message.
         problem: String,
     },
+    /// A file that holds what training has no memory for.
+    #[error("cannot {doing} a temporary file in {}: {source}", folder.display())]
+    Spill {
+        /// Where the file is.
+        folder: PathBuf,
+        /// What was tried: create, write, read.
+        doing: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// More distinct text than the trainer can index.
     #[error(
         "the corpus has {num_bytes} bytes of distinct words; the trainer indexes {limit}: use a part of it"

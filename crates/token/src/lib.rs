@@ -24,6 +24,7 @@
 
 mod added;
 mod alphabet;
+mod arena;
 mod bounded;
 mod bpe;
 mod byte_level;
@@ -40,18 +41,22 @@ mod original;
 mod pairs;
 mod parts;
 mod pipeline;
+mod places;
 mod save;
+mod spill;
 mod split;
 mod splitter;
 mod stream;
+mod table;
 mod tokenizer;
 mod train;
 mod unicode;
 mod unicode_tables;
 mod vocabulary;
 mod word;
+mod words;
 
-pub use count::WordCounts;
+pub use count::{MemoryLimit, WordCounts};
 pub use error::Error;
 pub use split::Pattern;
 pub use splitter::Splitter;

@@ -1,31 +1,28 @@
 //! The pairs of neighbouring symbols in all distinct words: how often each occurs, where, and which is next.
 //!
-//! All words lie end to end in one array; a symbol writes its length at its first and its last place, so that both
-//! its neighbours are one step away and a merge touches nothing but the places where the pair occurs. Counts are in
-//! one flat table. The queue is lazy: an entry whose count has changed since it was queued goes back when it comes up.
+//! What keeps this simple: a pair comes into being in one merge, the one that makes its later token. For a token is made
+//! by one merge only. Wherever its bytes become one symbol, no earlier merge crossed their two ends, so the merges within
+//! went the same way, and the last of them is the same. So the places of a pair are recorded once, as one ascending range
+//! that is read once, and its count only falls from then on.
 //!
-//! What keeps this simple: a pair comes into being in one merge, the one that makes its later token, so its places
-//! are recorded once, as one range. For a token is made by one merge only. Wherever its bytes become one symbol, no
-//! earlier merge crossed their two ends, so the merges within went the same way, and the last of them is the same.
+//! What keeps it small: a pair that is rarer than the last merge there will be can never be chosen, so pairs below a
+//! threshold are not kept at all. The threshold is a guess well below that last merge. Where it was too high, all words are
+//! looked through again with a lower one, which changes no result.
+//!
+//! What makes it fast: within a merge, neighbours are counted in flat arrays by id. The table of pairs is asked once for
+//! each kind of neighbour and not for each place. The queue is lazy: an entry whose count has changed goes back when it
+//! comes up.
 
-use crate::count::WordCounts;
+use crate::arena::{Buffer, Residency};
+use crate::count::MemoryLimit;
 use crate::error::Error;
+use crate::places::Places;
+use crate::spill::{Run, for_each_word};
+use crate::table::{Slot, Table, pair};
+use crate::words::{STEP, View, Words};
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
-
-/// The id of a place that is not the first of a symbol any more.
-const DEAD: u32 = u32::MAX;
-
-/// One place of a word: at first one byte.
-#[derive(Clone, Copy)]
-struct Place {
-    /// The symbol that starts here, or [`DEAD`].
-    id: u32,
-    /// The length in places of the symbol, valid at its first place and at its last.
-    span: u32,
-    word: u32,
-}
 
 /// A queued pair: the highest count first, then the lowest ids.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,209 +53,461 @@ impl PartialOrd for Candidate {
     }
 }
 
+/// What decides how [`Pairs`] work, but not what comes out.
+pub(crate) struct Plan<'a> {
+    /// Merges that are wanted.
+    pub(crate) num_merges: usize,
+    /// Pairs that occur less often are not merged.
+    pub(crate) min_frequency: u64,
+    pub(crate) limit: Option<&'a MemoryLimit>,
+    /// Pairs that are rarer are not kept at first; by default a guess.
+    pub(crate) threshold: Option<i64>,
+}
+
+/// The least count of a merge is at least the corpus's bytes by its merges and this. On 236 MB of Python, 50,000 merges
+/// end at 1/31 of bytes by merges, 1,000 at 1/8: the guess leaves room for flatter corpora.
+const GUESS: u64 = 256;
+/// A threshold that was too high falls to this part.
+const LOWER: i64 = 16;
+/// Counters for sums of pairs that share one, where a threshold is lowered, at the most: 32 MiB.
+const MAX_SUMS: usize = 1 << 22;
+/// Places whose cells are fetched at once.
+const GROUP: usize = 32;
+/// Groups between two looks at the memory in use.
+const CHUNK: usize = 16 * GROUP;
+/// Memory for places by memory for cells, as estimated before there are any; measured 1.4.
+const PLACES_BYTES: u64 = 8;
+
 /// See the head of this file.
 pub(crate) struct Pairs {
-    places: Vec<Place>,
-    /// How often each word occurs in the corpus.
-    word_counts: Vec<i64>,
+    words: Words,
     table: Table,
-    /// The places of all pairs, a range each. Within a range they ascend, so that of overlapping occurrences, as in
-    /// `aaa`, the left one is merged.
-    recorded: Vec<u32>,
+    places: Places,
     queue: BinaryHeap<Candidate>,
-    /// (slot, place) of every occurrence made by the merge in progress.
-    new: Vec<(u32, u32)>,
+    /// Pairs of a lower count are in neither table nor queue.
+    threshold: i64,
+    /// The threshold never falls below this.
+    least: i64,
+    before: Neighbours,
+    after: Neighbours,
+    residency: Residency,
+    is_in_file: bool,
+    /// Symbols and ends of words: the cells there would be without those that merges have left empty.
+    num_live: usize,
+    /// Words of one byte, which no merge changes.
+    pub(crate) byte_counts: Box<[i64; 256]>,
+    pub(crate) num_words: u64,
 }
 
 impl Pairs {
-    pub(crate) fn new(counts: WordCounts, byte_ids: &[u32; 256]) -> Result<Self, Error> {
-        let mut pairs = Self {
-            places: Vec::new(),
-            word_counts: Vec::new(),
-            table: Table::new(),
-            recorded: Vec::new(),
-            queue: BinaryHeap::new(),
-            new: Vec::new(),
+    /// Takes over all words of `runs`. `progress` gets the number of words now and then.
+    pub(crate) fn new(
+        runs: Vec<Run>,
+        byte_ids: &[u32; 256],
+        plan: &Plan<'_>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Self, Error> {
+        let num_ids = byte_ids.iter().max().map_or(0, |&id| id as usize + 1);
+        let size = |run: &Run| run.size();
+        let (num_bytes, num_words) =
+            runs.iter().map(size).fold((0, 0), |(bytes, words), run| (bytes + run.0, words + run.1));
+        // An upper bound: a word may be in several runs.
+        let num_cells = num_bytes + num_words + 1;
+        let table_bytes = runs.iter().map(Run::num_memory_bytes).sum::<u64>() + (64 << 20);
+        let in_file =
+            plan.limit.filter(|limit| num_cells * (4 + PLACES_BYTES) + table_bytes > limit.max_bytes);
+        let cells = match in_file {
+            Some(limit) => Buffer::in_file(&limit.folder, num_cells)?,
+            None => Buffer::in_memory(),
         };
-        let (mut num_bytes, limit) = (0, u64::from(u32::MAX));
-        counts.for_each(|word, _| num_bytes += word.len() as u64);
-        if num_bytes >= limit {
-            return Err(Error::CorpusTooLarge { num_bytes, limit });
+        let mut pairs = Self {
+            words: Words::new(cells, num_ids)?,
+            table: Table::new(),
+            places: Places::new(in_file, num_cells)?,
+            queue: BinaryHeap::new(),
+            threshold: 1,
+            least: plan.min_frequency.clamp(1, i64::MAX as u64) as i64,
+            before: Neighbours::default(),
+            after: Neighbours::default(),
+            residency: Residency::new(in_file),
+            is_in_file: in_file.is_some(),
+            num_live: 0,
+            byte_counts: Box::new([0; 256]),
+            num_words: 0,
+        };
+        let (bytes, total_bytes) = pairs.take_words(runs, byte_ids, progress)?;
+        let guess = total_bytes / GUESS / plan.num_merges.max(1) as u64;
+        pairs.threshold = plan.threshold.unwrap_or(guess as i64).max(pairs.least);
+        for (index, tally) in bytes.iter().enumerate().filter(|(_, tally)| tally.count >= pairs.threshold) {
+            let key = pair(byte_ids[index >> 8], byte_ids[index & 255]);
+            *pairs.table.insert(key) = Slot { pair: key, count: tally.count, start: 0, num: tally.num };
         }
-        counts.for_each(|word, count| {
-            // A word of one byte has no pairs.
-            if word.len() > 1 {
-                let index = pairs.word_counts.len() as u32;
-                let place = |&byte: &u8| Place { id: byte_ids[usize::from(byte)], span: 1, word: index };
-                pairs.places.extend(word.iter().map(place));
-                pairs.word_counts.push(count as i64);
-            }
-        });
-        drop(counts);
-        for at in 1..pairs.places.len() {
-            let (left, right) = (pairs.places[at - 1], pairs.places[at]);
-            if left.word == right.word {
-                pairs.add(left.id, right.id, left.word, at - 1);
-            }
-        }
-        pairs.queue_new();
+        pairs.record_all()?;
         Ok(pairs)
     }
 
-    /// Takes the best pair off the queue, or `None` when nothing is left that occurs, and often enough.
-    pub(crate) fn pop_best(&mut self, min_frequency: u64) -> Option<Candidate> {
-        loop {
-            let mut best = self.queue.peek_mut()?;
-            let count = self.table.slots[self.table.find(best.pair)].count;
-            if best.count != count {
-                best.count = count;
-            } else if count < 1 || (count as u64) < min_frequency {
-                return None;
-            } else {
-                return Some(PeekMut::pop(best));
+    /// Lays out all words, and counts pairs of bytes, and the bytes of the corpus.
+    fn take_words(
+        &mut self,
+        runs: Vec<Run>,
+        byte_ids: &[u32; 256],
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(Vec<Tally>, u64), Error> {
+        let mut tallies = vec![Tally::default(); 1 << 16];
+        let (mut total_bytes, mut next_pause) = (0, STEP);
+        for_each_word(runs, &mut |word, count| {
+            self.num_words += 1;
+            total_bytes += word.len() as u64 * count;
+            if let [byte] = word {
+                self.byte_counts[usize::from(*byte)] = count as i64;
+                return Ok(());
             }
+            for two in word.windows(2) {
+                let tally = &mut tallies[usize::from(two[0]) << 8 | usize::from(two[1])];
+                tally.add(count as i64);
+            }
+            self.words.push(word.iter().map(|&byte| byte_ids[usize::from(byte)]), count as i64)?;
+            if self.words.num_cells() >= next_pause {
+                next_pause += STEP;
+                progress(self.num_words);
+                self.pause(STEP);
+            }
+            Ok(())
+        })?;
+        self.num_live = self.words.num_cells();
+        Ok((tallies, total_bytes))
+    }
+
+    /// Takes the best pair off the queue, or `None` when nothing is left that occurs, and often enough.
+    pub(crate) fn pop_best(&mut self) -> Result<Option<Candidate>, Error> {
+        loop {
+            if let Some(mut best) = self.queue.peek_mut() {
+                let count = self.table.count(best.pair);
+                if best.count != count {
+                    best.count = count;
+                    continue;
+                }
+                if count >= self.threshold {
+                    return Ok(Some(PeekMut::pop(best)));
+                }
+            }
+            if self.threshold == self.least {
+                return Ok(None);
+            }
+            self.lower_threshold()?;
         }
     }
 
     /// Joins the pair into `joined` everywhere. `num_ids` is the number of ids there are, `joined` included.
-    pub(crate) fn merge(&mut self, best: Candidate, joined: u32, num_ids: usize) {
-        let slot = self.table.slots[self.table.find(best.pair)];
-        let num = slot.num as usize;
-        // At most two new pairs an occurrence, and at most two with each id there is.
-        self.table.reserve(2 * num.min(num_ids));
-        for i in slot.start..slot.start + num {
-            self.merge_at(self.recorded[i] as usize, best.left(), best.right(), joined);
-        }
-        self.queue_new();
-    }
-
-    /// Joins the pair at this place, if it is still there.
-    fn merge_at(&mut self, at: usize, left: u32, right: u32, joined: u32) {
-        let first = self.places[at];
-        let middle = at + first.span as usize;
-        if first.id != left || !self.is_symbol(middle, right, first.word) {
-            return;
-        }
-        let count = self.word_counts[first.word as usize];
-        let span = first.span + self.places[middle].span;
-        if let Some(last) = at.checked_sub(1).map(|i| self.places[i]).filter(|last| last.word == first.word) {
-            let before = at - last.span as usize;
-            let id = self.places[before].id;
-            self.table.subtract(id, left, count);
-            self.add(id, joined, first.word, before);
-        }
-        self.places[middle].id = DEAD;
-        self.places[at].id = joined;
-        self.places[at].span = span;
-        let end = at + span as usize;
-        self.places[end - 1].span = span;
-        if let Some(after) = self.places.get(end).filter(|after| after.word == first.word) {
-            let id = after.id;
-            self.table.subtract(right, id, count);
-            self.add(joined, id, first.word, at);
-        }
-    }
-
-    fn is_symbol(&self, at: usize, id: u32, word: u32) -> bool {
-        self.places.get(at).is_some_and(|place| place.id == id && place.word == word)
-    }
-
-    /// Counts and records a pair at its place.
-    fn add(&mut self, left: u32, right: u32, word: u32, at: usize) {
-        let index = self.table.find_or_insert(pair(left, right));
-        let slot = &mut self.table.slots[index];
-        slot.count += self.word_counts[word as usize];
-        slot.num += 1;
-        self.new.push((index as u32, at as u32));
-    }
-
-    /// Gives each pair that came into being since the last call its range of places, and queues it.
-    fn queue_new(&mut self) {
-        for &(index, place) in &self.new {
-            let slot = &mut self.table.slots[index as usize];
-            // A pair that came and went within the merge is never looked up.
-            if slot.count == 0 {
-                continue;
+    pub(crate) fn merge(&mut self, best: Candidate, joined: u32, num_ids: usize) -> Result<(), Error> {
+        let merge = Merge { left: best.left(), right: best.right(), joined };
+        let slot = *self.table.find(best.pair);
+        self.words.set_width(joined, merge.left, merge.right);
+        self.before.begin(num_ids);
+        self.after.begin(num_ids);
+        // Of the pairs of `joined` and `left`, those of which `left` is about to be joined as well.
+        let mut chained = Tally::default();
+        let end = slot.start + slot.num as usize;
+        for start in (slot.start..end).step_by(CHUNK) {
+            let chunk = start..end.min(start + CHUNK);
+            let num_places = chunk.len();
+            let mut view = self.words.view();
+            let places = self.places.slice(chunk);
+            let mut word = (0, 0);
+            for start in (0..num_places).step_by(GROUP) {
+                let group = start..num_places.min(start + GROUP);
+                view.touch(group.clone().map(|i| places.get(i)));
+                for at in group.map(|i| places.get(i)) {
+                    let (before, after) = (&mut self.before, &mut self.after);
+                    let is_joined = merge.join_at(&mut view, at, before, after, &mut chained, &mut word);
+                    self.num_live -= usize::from(is_joined);
+                }
             }
-            if slot.num_filled == 0 {
-                slot.start = self.recorded.len();
-                self.recorded.resize(slot.start + slot.num as usize, 0);
-                self.queue.push(Candidate { count: slot.count, pair: slot.pair });
-            }
-            debug_assert!(slot.num_filled < slot.num, "a pair came into being twice");
-            self.recorded[slot.start + slot.num_filled as usize] = place;
-            slot.num_filled += 1;
+            self.pause(num_places);
         }
-        self.new.clear();
-        // The first call records every byte of every word; no later one comes near.
-        self.new.shrink_to(1 << 20);
+        self.replace_pairs(&merge, chained)?;
+        if self.before.has_cursors || self.after.has_cursors {
+            self.record(&merge, slot)?;
+        }
+        // Half of the cells are empty: what is in a file comes closer to what memory holds.
+        if self.is_in_file && self.num_live * 2 < self.words.num_cells() {
+            self.record_all()?;
+        }
+        Ok(())
+    }
+
+    /// Takes the neighbours from the pairs they made, and keeps those that they make with the new symbol.
+    fn replace_pairs(&mut self, merge: &Merge, chained: Tally) -> Result<(), Error> {
+        let &Merge { left, right, joined } = merge;
+        self.table.reserve(self.before.seen.len() + self.after.seen.len());
+        for &id in &self.before.seen {
+            let tally = &mut self.before.tallies[id as usize];
+            if id != joined {
+                self.table.subtract(pair(id, left), tally.count);
+            }
+            let made = Slot { pair: pair(id, joined), count: tally.count, start: 0, num: tally.num };
+            let cursor = keep(made, self.threshold, &mut self.table, &mut self.places, &mut self.queue)?;
+            self.before.has_cursors |= cursor != NOT_KEPT;
+            tally.num = cursor;
+        }
+        for &id in &self.after.seen {
+            let tally = &mut self.after.tallies[id as usize];
+            self.table.subtract(pair(right, id), tally.count);
+            let gone = if id == left { chained } else { Tally::default() };
+            let (count, num) = (tally.count - gone.count, tally.num - gone.num);
+            let made = Slot { pair: pair(joined, id), count, start: 0, num };
+            let cursor = keep(made, self.threshold, &mut self.table, &mut self.places, &mut self.queue)?;
+            self.after.has_cursors |= cursor != NOT_KEPT;
+            tally.num = cursor;
+        }
+        self.table.remove(pair(left, right));
+        Ok(())
+    }
+
+    /// Writes down the places of the pairs that the merge has made and that are kept.
+    fn record(&mut self, merge: &Merge, slot: Slot) -> Result<(), Error> {
+        let end = slot.start + slot.num as usize;
+        for start in (slot.start..end).step_by(CHUNK) {
+            let chunk = start..end.min(start + CHUNK);
+            let view = self.words.view();
+            for i in chunk.clone() {
+                let at = self.places.get(i);
+                if !view.is(at, merge.joined) {
+                    continue;
+                }
+                if let Some((place, id)) = view.before(at) {
+                    self.before.put(&mut self.places, id, place);
+                }
+                let after = view.id(at + view.width(merge.joined));
+                if let Some(id) = after.filter(|&id| id != merge.joined) {
+                    self.after.put(&mut self.places, id, at);
+                }
+            }
+            self.pause(chunk.len());
+        }
+        Ok(())
+    }
+
+    /// Makes every symbol one cell and writes down the places of all pairs that are kept, from the start.
+    fn record_all(&mut self) -> Result<(), Error> {
+        let residency = &mut self.residency;
+        self.words.compact(|cells| {
+            if residency.is_used_up(STEP) {
+                cells.release();
+            }
+        })?;
+        self.table.retain(self.threshold);
+        self.places.clear();
+        self.queue.clear();
+        self.table.for_each(|slot| slot.num = 0);
+        self.pass(|_, (left, right), _, table, _| {
+            if let Some(slot) = table.get(pair(left, right)) {
+                slot.num += 1;
+            }
+        })?;
+        let mut total = 0;
+        self.table.for_each(|slot| {
+            self.queue.push(Candidate { count: slot.count, pair: slot.pair });
+            slot.start = total;
+            total += slot.num as usize;
+        });
+        self.places.allocate(total as u64)?;
+        self.pass(|at, (left, right), _, table, places| {
+            if let Some(slot) = table.get(pair(left, right)) {
+                places.put(slot.start, at);
+                slot.start += 1;
+            }
+        })?;
+        self.table.for_each(|slot| slot.start -= slot.num as usize);
+        Ok(())
+    }
+
+    /// Finds the pairs that a lower threshold keeps.
+    ///
+    /// Pairs that share a counter cannot hide: the counter has at least what each of them has. So only pairs whose counter
+    /// reaches the threshold are counted one by one.
+    fn lower_threshold(&mut self) -> Result<(), Error> {
+        self.threshold = (self.threshold / LOWER).max(self.least);
+        let mut sums = vec![0_i64; self.num_live.next_power_of_two().min(MAX_SUMS)];
+        let mask = sums.len() - 1;
+        self.pass(|_, (left, right), count, _, _| sums[Table::hash(pair(left, right)) & mask] += count)?;
+        self.table = Table::new();
+        let threshold = self.threshold;
+        self.pass(|_, (left, right), count, table, _| {
+            let key = pair(left, right);
+            if sums[Table::hash(key) & mask] >= threshold {
+                table.reserve(1);
+                table.insert(key).count += count;
+            }
+        })?;
+        drop(sums);
+        self.record_all()
+    }
+
+    /// Calls `f` with each pair of neighbours, as [`View::for_each_pair`], and what it may change.
+    fn pass(
+        &mut self,
+        mut f: impl FnMut(usize, (u32, u32), i64, &mut Table, &mut Places),
+    ) -> Result<(), Error> {
+        let mut at = 1;
+        while at < self.words.num_cells() {
+            let end = self.words.num_cells().min(at + STEP);
+            let view = self.words.view();
+            at = view.for_each_pair(at..end, |at, ids, count| {
+                f(at, ids, count, &mut self.table, &mut self.places);
+            });
+            self.pause(STEP);
+        }
+        Ok(())
+    }
+
+    /// Calls `f` with the symbols of each word of more than one byte, and its count.
+    pub(crate) fn for_each_word(&mut self, mut f: impl FnMut(&mut dyn Iterator<Item = u32>, i64)) {
+        let mut at = 1;
+        while at < self.words.num_cells() {
+            let end = self.words.num_cells().min(at + STEP);
+            let view = self.words.view();
+            at = view.for_each_word(at..end, |symbols, count| f(&mut symbols.map(|(_, id)| id), count));
+            self.pause(STEP);
+        }
+    }
+
+    /// Gives memory back, where it is used up.
+    #[inline]
+    fn pause(&mut self, num_touched: usize) {
+        if self.residency.is_used_up(num_touched) {
+            self.words.release();
+            self.places.release();
+        }
+    }
+
+    /// Bytes of files in use, if there are any.
+    pub(crate) fn num_file_bytes(&self) -> u64 {
+        match self.is_in_file {
+            true => 4 * self.words.num_cells() as u64 + self.places.num_bytes(),
+            false => 0,
+        }
     }
 }
 
-#[derive(Clone, Copy)]
-struct Slot {
-    /// Left id in the high half, right id in the low; [`FREE`] without a pair.
-    pair: u64,
+/// A merge in progress.
+struct Merge {
+    left: u32,
+    right: u32,
+    joined: u32,
+}
+
+impl Merge {
+    /// Joins the pair at this place, if it is still there. `word` is the end of the word met last, and its count.
+    #[inline]
+    fn join_at(
+        &self,
+        view: &mut View<'_>,
+        at: usize,
+        before: &mut Neighbours,
+        after: &mut Neighbours,
+        chained: &mut Tally,
+        word: &mut (usize, i64),
+    ) -> bool {
+        if !view.is(at, self.left) {
+            return false;
+        }
+        let middle = at + view.width(self.left);
+        if !view.is(middle, self.right) {
+            return false;
+        }
+        let end = middle + view.width(self.right);
+        // Places ascend, so that a word is not searched for its end more than once.
+        if at > word.0 {
+            *word = view.word_end(end);
+        }
+        let count = word.1;
+        if let Some((_, id)) = view.before(at) {
+            before.add(id, count);
+        }
+        if let Some(id) = view.id(end) {
+            after.add(id, count);
+            if id == self.left && view.is(end + view.width(id), self.right) {
+                chained.add(count);
+            }
+        }
+        view.join(at, middle, end, self.joined);
+        true
+    }
+}
+
+/// How often something occurs in the corpus, and at how many places of the distinct words.
+#[derive(Clone, Copy, Default)]
+struct Tally {
     count: i64,
-    /// Its places: a range of `Pairs::recorded`, of which the first `num_filled` are written.
-    start: usize,
-    num: u32,
-    num_filled: u32,
+    num: u64,
 }
 
-const FREE: u64 = u64::MAX;
-const FREE_SLOT: Slot = Slot { pair: FREE, count: 0, start: 0, num: 0, num_filled: 0 };
-
-/// Pairs by open addressing; they are never removed.
-struct Table {
-    slots: Vec<Slot>,
-    num: usize,
+impl Tally {
+    #[inline]
+    fn add(&mut self, count: i64) {
+        self.count += count;
+        self.num += 1;
+    }
 }
 
-impl Table {
-    /// Room for all pairs of bytes.
-    fn new() -> Self {
-        Self { slots: vec![FREE_SLOT; 1 << 17], num: 0 }
-    }
+/// The `num` of a [`Tally`] whose pair is not kept. For one that is kept it becomes where its next place goes.
+const NOT_KEPT: u64 = u64::MAX;
 
-    /// The slot of a pair, or the free one where it belongs.
-    fn find(&self, pair: u64) -> usize {
-        let mask = self.slots.len() - 1;
-        let mut at = (pair.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 24) as usize & mask;
-        while self.slots[at].pair != pair && self.slots[at].pair != FREE {
-            at = (at + 1) & mask;
+/// The symbols beside a merge's places, on one side.
+#[derive(Default)]
+struct Neighbours {
+    /// By id; zero but for those `seen`.
+    tallies: Vec<Tally>,
+    seen: Vec<u32>,
+    has_cursors: bool,
+}
+
+impl Neighbours {
+    fn begin(&mut self, num_ids: usize) {
+        for id in self.seen.drain(..) {
+            self.tallies[id as usize] = Tally::default();
         }
-        at
-    }
-
-    fn find_or_insert(&mut self, pair: u64) -> usize {
-        let at = self.find(pair);
-        if self.slots[at].pair == FREE {
-            self.slots[at].pair = pair;
-            self.num += 1;
+        self.has_cursors = false;
+        if self.tallies.len() < num_ids {
+            self.tallies.resize(num_ids.next_power_of_two(), Tally::default());
         }
-        at
     }
 
-    fn subtract(&mut self, left: u32, right: u32, count: i64) {
-        let slot = self.find(pair(left, right));
-        self.slots[slot].count -= count;
-    }
-
-    /// Makes room for so many new pairs, so that slots stay where they are while these are inserted.
-    fn reserve(&mut self, num_more: usize) {
-        let needed = ((self.num + num_more) * 2).next_power_of_two();
-        if needed <= self.slots.len() {
-            return;
+    #[inline]
+    fn add(&mut self, id: u32, count: i64) {
+        let tally = &mut self.tallies[id as usize];
+        if tally.num == 0 {
+            self.seen.push(id);
         }
-        let old = std::mem::replace(&mut self.slots, vec![FREE_SLOT; needed]);
-        for slot in old.into_iter().filter(|slot| slot.pair != FREE) {
-            let at = self.find(slot.pair);
-            self.slots[at] = slot;
+        tally.add(count);
+    }
+
+    #[inline]
+    fn put(&mut self, places: &mut Places, id: u32, place: usize) {
+        let cursor = &mut self.tallies[id as usize].num;
+        if *cursor != NOT_KEPT {
+            places.put(*cursor as usize, place);
+            *cursor += 1;
         }
     }
 }
 
-fn pair(left: u32, right: u32) -> u64 {
-    u64::from(left) << 32 | u64::from(right)
+/// Keeps a new pair that is frequent enough, and says where its places begin.
+fn keep(
+    mut made: Slot,
+    threshold: i64,
+    table: &mut Table,
+    places: &mut Places,
+    queue: &mut BinaryHeap<Candidate>,
+) -> Result<u64, Error> {
+    if made.num == 0 || made.count < threshold {
+        return Ok(NOT_KEPT);
+    }
+    made.start = places.allocate(made.num)?;
+    let slot = table.insert(made.pair);
+    debug_assert!(slot.num == 0, "a pair came into being twice");
+    *slot = made;
+    queue.push(Candidate { count: made.count, pair: made.pair });
+    Ok(made.start as u64)
 }

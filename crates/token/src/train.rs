@@ -6,9 +6,9 @@
 
 use crate::added::AddedToken;
 use crate::alphabet;
-use crate::count::WordCounts;
+use crate::count::{MemoryLimit, WordCounts};
 use crate::error::Error;
-use crate::pairs::Pairs;
+use crate::pairs::{Pairs, Plan};
 use crate::splitter::Splitter;
 use crate::tokenizer::{END_OF_TEXT, Parts, Token, Tokenizer};
 use std::collections::HashMap;
@@ -22,12 +22,19 @@ pub struct TrainOptions {
     pub special_tokens: Vec<String>,
     /// Pairs that occur less often are not merged.
     pub min_frequency: u64,
+    /// How much memory to take; by default any.
+    pub limit: Option<MemoryLimit>,
 }
 
 impl Default for TrainOptions {
     /// 50,000 tokens, `<|endoftext|>` first, no least frequency.
     fn default() -> Self {
-        Self { vocab_size: 50_000, special_tokens: vec![END_OF_TEXT.to_string()], min_frequency: 0 }
+        Self {
+            vocab_size: 50_000,
+            special_tokens: vec![END_OF_TEXT.to_string()],
+            min_frequency: 0,
+            limit: None,
+        }
     }
 }
 
@@ -50,15 +57,21 @@ pub fn train(
         let num_special = options.special_tokens.len();
         return Err(Error::VocabularyTooSmall { asked: options.vocab_size, least: num_base, num_special });
     }
-    let mut pairs = Pairs::new(counts, &vocabulary.byte_ids())?;
     let num_wanted = options.vocab_size - num_base;
+    let plan = Plan {
+        num_merges: num_wanted,
+        min_frequency: options.min_frequency,
+        limit: options.limit.as_ref(),
+        threshold: None,
+    };
+    let mut pairs = Pairs::new(counts.into_runs()?, &vocabulary.byte_ids(), &plan, &mut |_| {})?;
     let mut merges = Vec::with_capacity(num_wanted.min(1 << 20));
     progress(0, num_wanted);
     while vocabulary.tokens.len() < options.vocab_size {
-        let Some(best) = pairs.pop_best(options.min_frequency) else { break };
+        let Some(best) = pairs.pop_best()? else { break };
         let joined = vocabulary.join(best.left(), best.right());
         merges.push((best.left(), best.right(), joined));
-        pairs.merge(best, joined, vocabulary.tokens.len());
+        pairs.merge(best, joined, vocabulary.tokens.len())?;
         let num_done = vocabulary.tokens.len() - num_base;
         if num_done.is_multiple_of(PROGRESS_EVERY) {
             progress(num_done, num_wanted);

@@ -68,6 +68,11 @@ impl Key {
         (bytes, length)
     }
 
+    /// Ascends as the words do.
+    pub(crate) fn order(self) -> u128 {
+        u128::from(self.low.swap_bytes()) << 64 | u128::from(self.high.swap_bytes())
+    }
+
     /// 64 well-mixed bits.
     #[inline]
     pub(crate) fn hash(self, seed: u64) -> u64 {

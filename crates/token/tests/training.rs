@@ -110,7 +110,8 @@ fn counting_in_parts_changes_nothing() {
 fn impossible_options() {
     let attempt = |vocab_size, special: &[&str]| {
         let special_tokens = special.iter().map(|token| token.to_string()).collect();
-        let options = TrainOptions { vocab_size, special_tokens, min_frequency: 0 };
+        let options =
+            TrainOptions { vocab_size, special_tokens, min_frequency: 0, ..TrainOptions::default() };
         train(WordCounts::new(), &options, &mut |_, _| {}).expect_err("refused")
     };
     assert!(matches!(

@@ -45,8 +45,12 @@ pub(crate) fn train_ours(
         counts.add(text);
     }
     let special_tokens = special.iter().map(|token| token.to_string()).collect();
-    train(counts, &TrainOptions { vocab_size, special_tokens, min_frequency }, &mut |_, _| {})
-        .expect("ours trains")
+    train(
+        counts,
+        &TrainOptions { vocab_size, special_tokens, min_frequency, ..TrainOptions::default() },
+        &mut |_, _| {},
+    )
+    .expect("ours trains")
 }
 
 /// Our tokenizer as the library loads it from our files.

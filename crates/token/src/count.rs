@@ -117,6 +117,11 @@ impl WordCounts {
         self.failure.take().map_or(Ok(()), Err)
     }
 
+    /// Whether [`WordCounts::check`] has something to tell.
+    pub fn has_failed(&self) -> bool {
+        self.failure.is_some()
+    }
+
     /// Sorts what is in memory, which [`WordCounts::merge`] and training do otherwise: here it runs in the caller's thread.
     pub fn seal(&mut self) {
         self.flush();
@@ -137,6 +142,11 @@ impl WordCounts {
     /// UTF-8 bytes of all the text added.
     pub fn num_bytes(&self) -> u64 {
         self.num_bytes
+    }
+
+    /// What cuts the text.
+    pub(crate) fn splitter(&self) -> &Splitter {
+        &self.splitter
     }
 
     /// Sorted runs of words on disk, and their bytes.

@@ -42,6 +42,7 @@ mod pairs;
 mod parts;
 mod pipeline;
 mod places;
+mod report;
 mod save;
 mod spill;
 mod split;
@@ -58,8 +59,9 @@ mod words;
 
 pub use count::{MemoryLimit, WordCounts};
 pub use error::Error;
+pub use report::{Odd, Report, TokenUse};
 pub use split::Pattern;
 pub use splitter::Splitter;
 pub use stream::StreamDecoder;
 pub use tokenizer::{END_OF_TEXT, Tokenizer};
-pub use train::{TrainOptions, train};
+pub use train::{Stage, TrainOptions, Trained, train, train_and_report};

@@ -9,16 +9,16 @@ use crate::alphabet;
 use crate::count::{MemoryLimit, WordCounts};
 use crate::error::Error;
 use crate::pairs::{Pairs, Plan};
-use crate::splitter::Splitter;
+use crate::report::Report;
 use crate::tokenizer::{END_OF_TEXT, Parts, Token, Tokenizer};
 use std::collections::HashMap;
 
 /// What to train.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct TrainOptions {
     /// Tokens in all: special ones, bytes and merges. The result has fewer when the corpus has no more pairs to merge.
     pub vocab_size: usize,
-    /// Take the first ids, in this order.
+    /// Take the first ids, in this order; those of `from` come before them.
     pub special_tokens: Vec<String>,
     /// Pairs that occur less often are not merged.
     pub min_frequency: u64,
@@ -38,46 +38,94 @@ impl Default for TrainOptions {
     }
 }
 
+/// How far training is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Distinct words are put together from all runs; so many so far.
+    Words(u64),
+    /// Merges are found.
+    Merges {
+        /// So many so far.
+        done: usize,
+        /// So many in all.
+        wanted: usize,
+    },
+}
+
+/// What training makes.
+#[derive(Debug)]
+pub struct Trained {
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+    /// How the corpus uses its vocabulary.
+    pub report: Report,
+    /// The most bytes that lay in temporary files while merges were found; 0 where memory sufficed.
+    pub num_file_bytes: u64,
+}
+
 /// Merges are reported this many at a time.
 const PROGRESS_EVERY: usize = 64;
 
 /// Trains a tokenizer on counted words. `progress` gets the merges done and the merges wanted, now and then.
 ///
 /// # Errors
-/// [`Error::VocabularyTooSmall`], [`Error::SpecialToken`] for an empty, repeated or one-byte special token,
-/// [`Error::CorpusTooLarge`] beyond four billion bytes of distinct words.
+/// As [`train_and_report`].
 pub fn train(
     counts: WordCounts,
     options: &TrainOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Tokenizer, Error> {
+    let mut merges = |stage| {
+        if let Stage::Merges { done, wanted } = stage {
+            progress(done, wanted);
+        }
+    };
+    Ok(train_and_report(counts, options, &mut merges)?.tokenizer)
+}
+
+/// Trains a tokenizer on counted words, and looks at how they use it.
+///
+/// # Errors
+/// [`Error::VocabularyTooSmall`], [`Error::SpecialToken`] for an empty, repeated or one-byte special token,
+/// [`Error::CorpusTooLarge`] beyond a terabyte of distinct words, [`Error::Spill`] where memory does not suffice and disk
+/// does not either, and what [`WordCounts::check`] has to tell.
+pub fn train_and_report(
+    counts: WordCounts,
+    options: &TrainOptions,
+    progress: &mut dyn FnMut(Stage),
+) -> Result<Trained, Error> {
     let mut vocabulary = Vocabulary::new(&options.special_tokens)?;
     let num_base = vocabulary.tokens.len();
     if options.vocab_size < num_base {
         let num_special = options.special_tokens.len();
         return Err(Error::VocabularyTooSmall { asked: options.vocab_size, least: num_base, num_special });
     }
-    let num_wanted = options.vocab_size - num_base;
+    let wanted = options.vocab_size - num_base;
     let plan = Plan {
-        num_merges: num_wanted,
+        num_merges: wanted,
         min_frequency: options.min_frequency,
         limit: options.limit.as_ref(),
         threshold: None,
     };
-    let mut pairs = Pairs::new(counts.into_runs()?, &vocabulary.byte_ids(), &plan, &mut |_| {})?;
-    let mut merges = Vec::with_capacity(num_wanted.min(1 << 20));
-    progress(0, num_wanted);
+    let (num_bytes, byte_ids, splitter) =
+        (counts.num_bytes(), vocabulary.byte_ids(), counts.splitter().clone());
+    let runs = counts.into_runs()?;
+    let mut pairs = Pairs::new(runs, &byte_ids, &plan, &mut |done| progress(Stage::Words(done)))?;
+    let mut num_file_bytes = pairs.num_file_bytes();
+    let mut merges = Vec::with_capacity(wanted.min(1 << 20));
+    progress(Stage::Merges { done: 0, wanted });
     while vocabulary.tokens.len() < options.vocab_size {
         let Some(best) = pairs.pop_best()? else { break };
         let joined = vocabulary.join(best.left(), best.right());
         merges.push((best.left(), best.right(), joined));
         pairs.merge(best, joined, vocabulary.tokens.len())?;
-        let num_done = vocabulary.tokens.len() - num_base;
-        if num_done.is_multiple_of(PROGRESS_EVERY) {
-            progress(num_done, num_wanted);
+        let done = vocabulary.tokens.len() - num_base;
+        if done.is_multiple_of(PROGRESS_EVERY) {
+            num_file_bytes = num_file_bytes.max(pairs.num_file_bytes());
+            progress(Stage::Merges { done, wanted });
         }
     }
-    progress(vocabulary.tokens.len() - num_base, num_wanted);
+    progress(Stage::Merges { done: vocabulary.tokens.len() - num_base, wanted });
     let added = options.special_tokens.iter().enumerate().map(|(id, content)| AddedToken {
         id: id as u32,
         content: content.clone(),
@@ -86,13 +134,15 @@ pub fn train(
         normalized: false,
         special: true,
     });
-    Ok(Tokenizer::from_parts(Parts {
+    let tokenizer = Tokenizer::from_parts(Parts {
         added: added.collect(),
         tokens: vocabulary.tokens,
         merges,
-        splitter: Splitter::default(),
+        splitter,
         ignore_merges: false,
-    }))
+    });
+    let report = Report::new(&mut pairs, &byte_ids, &tokenizer, num_bytes);
+    Ok(Trained { tokenizer, report, num_file_bytes })
 }
 
 /// The tokens so far, and their ids by bytes.

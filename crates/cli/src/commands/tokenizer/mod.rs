@@ -1,6 +1,7 @@
 //! `eyas tokenizer train|encode|decode`.
 
 mod in_order;
+mod report;
 mod text;
 mod train;
 

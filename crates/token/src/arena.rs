@@ -161,32 +161,40 @@ fn reserve(file: &File, offset: u64) -> std::io::Result<()> {
 /// Tells when mapped arrays shall give their memory back.
 pub(crate) struct Residency {
     max_bytes: Option<u64>,
-    /// Places touched since the last look.
-    num_touched: usize,
+    /// Places that may be touched before the next look at the memory in use.
+    num_left: usize,
 }
 
-/// Places between two looks at the memory in use. A place brings in at most a page, or where it is read the 16 pages
-/// around it that the system has at hand: 32 MiB.
+/// What touching a place may bring in: the system may map a huge page for its cell, and another for its record.
+const TOUCH_BYTES: u64 = 4 << 20;
+/// Places between two looks where memory is plenty.
 const LOOK_EVERY: usize = 512;
 
 impl Residency {
-    /// No limit where there is nothing mapped.
+    /// No limit where nothing is mapped.
     pub(crate) fn new(limit: Option<&MemoryLimit>) -> Self {
-        let max_bytes =
-            limit.map(|limit| limit.max_bytes.saturating_sub(limit.max_bytes / 8).saturating_sub(32 << 20));
-        Self { max_bytes, num_touched: 0 }
+        let max_bytes = limit.map(|limit| limit.max_bytes - limit.max_bytes / 16);
+        Self { max_bytes, num_left: if limit.is_some() { 0 } else { usize::MAX } }
+    }
+
+    /// The number of places that may be touched before [`Residency::is_used_up`] is to be asked; at least one.
+    #[inline]
+    pub(crate) fn num_left(&self) -> usize {
+        self.num_left.max(1)
     }
 
     /// Notes that so many places were touched. True where memory is used up.
     #[inline]
     pub(crate) fn is_used_up(&mut self, num_touched: usize) -> bool {
-        self.num_touched += num_touched;
-        if self.num_touched < LOOK_EVERY {
+        let Some(max_bytes) = self.max_bytes else { return false };
+        self.num_left = self.num_left.saturating_sub(num_touched);
+        if self.num_left > 0 {
             return false;
         }
-        let num_touched = std::mem::take(&mut self.num_touched);
         // Where the system does not tell, memory is given back at every look.
-        self.max_bytes.is_some_and(|max| num_touched > 0 && resident_bytes().is_none_or(|bytes| bytes > max))
+        let free = resident_bytes().and_then(|bytes| max_bytes.checked_sub(bytes)).unwrap_or(0);
+        self.num_left = ((free / TOUCH_BYTES) as usize).clamp(1, LOOK_EVERY);
+        free < TOUCH_BYTES
     }
 }
 

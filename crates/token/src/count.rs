@@ -168,8 +168,7 @@ impl WordCounts {
         let text = splitter.with_prefix(&text);
         let (text, pattern) = (text.as_bytes(), splitter.pattern());
         self.num_bytes += text.len() as u64;
-        let mut start = 0;
-        while let Some(end) = pattern.next_word(text, start) {
+        pattern.for_each_word(text, |start, end| {
             if end - start <= SHORT {
                 self.group.push(Key::new(text, start, end));
                 if self.group.len() == GROUP {
@@ -178,8 +177,7 @@ impl WordCounts {
             } else {
                 self.add_long(&text[start..end]);
             }
-            start = end;
-        }
+        });
         if self.is_full() { self.spill() } else { Ok(()) }
     }
 

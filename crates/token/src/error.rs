@@ -116,6 +116,12 @@ pub enum Error {
         /// The library's message.
         problem: String,
     },
+    /// A tokenizer that another cannot be trained like.
+    #[error("cannot train a tokenizer like this one, which is not byte-level BPE of a known kind: {problem}")]
+    NotTrainable {
+        /// What is unlike.
+        problem: String,
+    },
     /// A file that holds what training has no memory for.
     #[error("cannot {doing} a temporary file in {}: {source}", folder.display())]
     Spill {

@@ -73,8 +73,8 @@ const LOWER: i64 = 16;
 const MAX_SUMS: usize = 1 << 22;
 /// Places whose cells are fetched at once.
 const GROUP: usize = 32;
-/// Groups between two looks at the memory in use.
-const CHUNK: usize = 16 * GROUP;
+/// What a [`STEP`] counts as, in places: its cells are next to each other, but it may write to as many places.
+const STEP_TOUCHES: usize = 8;
 /// Memory for places by memory for cells, as estimated before there are any; measured 1.4.
 const PLACES_BYTES: u64 = 8;
 
@@ -170,7 +170,7 @@ impl Pairs {
             if self.words.num_cells() >= next_pause {
                 next_pause += STEP;
                 progress(self.num_words);
-                self.pause(STEP);
+                self.pause(STEP_TOUCHES);
             }
             Ok(())
         })?;
@@ -207,15 +207,14 @@ impl Pairs {
         self.after.begin(num_ids);
         // Of the pairs of `joined` and `left`, those of which `left` is about to be joined as well.
         let mut chained = Tally::default();
-        let end = slot.start + slot.num as usize;
-        for start in (slot.start..end).step_by(CHUNK) {
-            let chunk = start..end.min(start + CHUNK);
-            let num_places = chunk.len();
+        let (mut start, end) = (slot.start, slot.start + slot.num as usize);
+        while start < end {
+            let num_places = (end - start).min(self.residency.num_left());
             let mut view = self.words.view();
-            let places = self.places.slice(chunk);
+            let places = self.places.slice(start..start + num_places);
             let mut word = (0, 0);
-            for start in (0..num_places).step_by(GROUP) {
-                let group = start..num_places.min(start + GROUP);
+            for first in (0..num_places).step_by(GROUP) {
+                let group = first..num_places.min(first + GROUP);
                 view.touch(group.clone().map(|i| places.get(i)));
                 for at in group.map(|i| places.get(i)) {
                     let (before, after) = (&mut self.before, &mut self.after);
@@ -223,6 +222,7 @@ impl Pairs {
                     self.num_live -= usize::from(is_joined);
                 }
             }
+            start += num_places;
             self.pause(num_places);
         }
         self.replace_pairs(&merge, chained)?;
@@ -266,11 +266,13 @@ impl Pairs {
 
     /// Writes down the places of the pairs that the merge has made and that are kept.
     fn record(&mut self, merge: &Merge, slot: Slot) -> Result<(), Error> {
-        let end = slot.start + slot.num as usize;
-        for start in (slot.start..end).step_by(CHUNK) {
-            let chunk = start..end.min(start + CHUNK);
+        let (mut start, end) = (slot.start, slot.start + slot.num as usize);
+        while start < end {
+            let chunk = start..end.min(start.saturating_add(self.residency.num_left()));
+            start = chunk.end;
+            let num_places = chunk.len();
             let view = self.words.view();
-            for i in chunk.clone() {
+            for i in chunk {
                 let at = self.places.get(i);
                 if !view.is(at, merge.joined) {
                     continue;
@@ -283,7 +285,7 @@ impl Pairs {
                     self.after.put(&mut self.places, id, at);
                 }
             }
-            self.pause(chunk.len());
+            self.pause(num_places);
         }
         Ok(())
     }
@@ -292,7 +294,7 @@ impl Pairs {
     fn record_all(&mut self) -> Result<(), Error> {
         let residency = &mut self.residency;
         self.words.compact(|cells| {
-            if residency.is_used_up(STEP) {
+            if residency.is_used_up(STEP_TOUCHES) {
                 cells.release();
             }
         })?;
@@ -356,7 +358,7 @@ impl Pairs {
             at = view.for_each_pair(at..end, |at, ids, count| {
                 f(at, ids, count, &mut self.table, &mut self.places);
             });
-            self.pause(STEP);
+            self.pause(STEP_TOUCHES);
         }
         Ok(())
     }
@@ -368,7 +370,7 @@ impl Pairs {
             let end = self.words.num_cells().min(at + STEP);
             let view = self.words.view();
             at = view.for_each_word(at..end, |symbols, count| f(&mut symbols.map(|(_, id)| id), count));
-            self.pause(STEP);
+            self.pause(STEP_TOUCHES);
         }
     }
 

@@ -83,9 +83,9 @@ impl Report {
             }),
             ("used in one distinct word only", &|id| merged(id) && uses.words[id as usize].0 == 1),
             ("pieces of characters, no text by themselves", &|id| {
-                merged(id) && str::from_utf8(bytes(id)).is_err()
+                merged(id) && str::from_utf8(&bytes(id)).is_err()
             }),
-            ("numbers of four digits or more", &|id| is_number(bytes(id))),
+            ("numbers of four digits or more", &|id| is_number(&bytes(id))),
         ];
         let show = |mut ids: Vec<u32>| -> Vec<TokenUse> {
             ids.sort_by_key(|&id| std::cmp::Reverse(bytes(id).len()));
@@ -93,7 +93,7 @@ impl Report {
             shown
                 .map(|id| TokenUse {
                     id,
-                    text: String::from_utf8_lossy(bytes(id)).into_owned(),
+                    text: String::from_utf8_lossy(&bytes(id)).into_owned(),
                     num_uses: uses.counts[id as usize],
                 })
                 .collect()

@@ -10,7 +10,7 @@ use crate::count::{MemoryLimit, WordCounts};
 use crate::error::Error;
 use crate::pairs::{Pairs, Plan};
 use crate::report::Report;
-use crate::tokenizer::{END_OF_TEXT, Parts, Token, Tokenizer};
+use crate::tokenizer::{END_OF_TEXT, Engine, Parts, Token, Tokenizer};
 use std::collections::HashMap;
 
 /// What to train.
@@ -24,6 +24,10 @@ pub struct TrainOptions {
     pub min_frequency: u64,
     /// How much memory to take; by default any.
     pub limit: Option<MemoryLimit>,
+    /// Make one as this, as train_new_from_iterator of transformers does: its special tokens come first, with their flags,
+    /// its other added tokens are left out, and a word that is a token needs no merges where it is so there. The words
+    /// must have been cut by its [`Tokenizer::splitter`].
+    pub from: Option<Tokenizer>,
 }
 
 impl Default for TrainOptions {
@@ -34,7 +38,19 @@ impl Default for TrainOptions {
             special_tokens: vec![END_OF_TEXT.to_string()],
             min_frequency: 0,
             limit: None,
+            from: None,
         }
+    }
+}
+
+impl TrainOptions {
+    /// Refuses what training would refuse, before anything is counted.
+    ///
+    /// # Errors
+    /// [`Error::VocabularyTooSmall`], [`Error::NotTrainable`], [`Error::SpecialToken`] for an empty, repeated or one-byte
+    /// special token.
+    pub fn check(&self) -> Result<(), Error> {
+        Vocabulary::new(&special_tokens(self)?.0, self.vocab_size).map(|_| ())
     }
 }
 
@@ -86,20 +102,16 @@ pub fn train(
 /// Trains a tokenizer on counted words, and looks at how they use it.
 ///
 /// # Errors
-/// [`Error::VocabularyTooSmall`], [`Error::SpecialToken`] for an empty, repeated or one-byte special token,
-/// [`Error::CorpusTooLarge`] beyond a terabyte of distinct words, [`Error::Spill`] where memory does not suffice and disk
+/// As [`TrainOptions::check`]; [`Error::CorpusTooLarge`] beyond a terabyte of distinct words, [`Error::Spill`] where memory does not suffice and disk
 /// does not either, and what [`WordCounts::check`] has to tell.
 pub fn train_and_report(
     counts: WordCounts,
     options: &TrainOptions,
     progress: &mut dyn FnMut(Stage),
 ) -> Result<Trained, Error> {
-    let mut vocabulary = Vocabulary::new(&options.special_tokens)?;
+    let (added, ignore_merges) = special_tokens(options)?;
+    let mut vocabulary = Vocabulary::new(&added, options.vocab_size)?;
     let num_base = vocabulary.tokens.len();
-    if options.vocab_size < num_base {
-        let num_special = options.special_tokens.len();
-        return Err(Error::VocabularyTooSmall { asked: options.vocab_size, least: num_base, num_special });
-    }
     let wanted = options.vocab_size - num_base;
     let plan = Plan {
         num_merges: wanted,
@@ -126,23 +138,36 @@ pub fn train_and_report(
         }
     }
     progress(Stage::Merges { done: vocabulary.tokens.len() - num_base, wanted });
-    let added = options.special_tokens.iter().enumerate().map(|(id, content)| AddedToken {
-        id: id as u32,
+    let tokenizer =
+        Tokenizer::from_parts(Parts { added, tokens: vocabulary.tokens, merges, splitter, ignore_merges });
+    let report = Report::new(&mut pairs, &byte_ids, &tokenizer, num_bytes);
+    Ok(Trained { tokenizer, report, num_file_bytes })
+}
+
+/// The special tokens by id, and whether a word that is a token needs no merges.
+fn special_tokens(options: &TrainOptions) -> Result<(Vec<AddedToken>, bool), Error> {
+    let (mut added, mut ignore_merges) = (Vec::new(), false);
+    match options.from.as_ref().map(|from| &from.inner.engine) {
+        None => {}
+        Some(Engine::Library(library)) => {
+            return Err(Error::NotTrainable { problem: library.reason.clone() });
+        }
+        Some(Engine::ByteLevel(from)) => {
+            ignore_merges = from.ignore_merges;
+            added.extend(from.added.tokens().iter().filter(|token| token.special).cloned());
+        }
+    }
+    let new = options.special_tokens.iter().map(|content| AddedToken {
+        id: 0,
         content: content.clone(),
         lstrip: false,
         rstrip: false,
         normalized: false,
         special: true,
     });
-    let tokenizer = Tokenizer::from_parts(Parts {
-        added: added.collect(),
-        tokens: vocabulary.tokens,
-        merges,
-        splitter,
-        ignore_merges: false,
-    });
-    let report = Report::new(&mut pairs, &byte_ids, &tokenizer, num_bytes);
-    Ok(Trained { tokenizer, report, num_file_bytes })
+    added.extend(new);
+    added.iter_mut().enumerate().for_each(|(id, token)| token.id = id as u32);
+    Ok((added, ignore_merges))
 }
 
 /// The tokens so far, and their ids by bytes.
@@ -152,13 +177,14 @@ struct Vocabulary {
 }
 
 impl Vocabulary {
-    fn new(special_tokens: &[String]) -> Result<Self, Error> {
+    /// Special tokens and bytes, of `vocab_size` tokens in all.
+    fn new(special_tokens: &[AddedToken], vocab_size: usize) -> Result<Self, Error> {
         let mut vocabulary = Self { tokens: Vec::new(), ids: HashMap::new() };
-        for (i, content) in special_tokens.iter().enumerate() {
+        for (i, AddedToken { content, .. }) in special_tokens.iter().enumerate() {
             let token = Token::new(content);
             let problem = match &token {
                 _ if content.is_empty() => "is empty",
-                _ if special_tokens[..i].contains(content) => "is given twice",
+                _ if special_tokens[..i].iter().any(|other| other.content == *content) => "is given twice",
                 Token::Bytes(bytes) if bytes.len() == 1 => {
                     "is the spelling of a single byte, which is a token already"
                 }
@@ -171,6 +197,10 @@ impl Vocabulary {
         }
         for byte in alphabet::bytes_by_char() {
             vocabulary.push(Token::Bytes([byte].into()));
+        }
+        let (least, num_special) = (vocabulary.tokens.len(), special_tokens.len());
+        if vocab_size < least {
+            return Err(Error::VocabularyTooSmall { asked: vocab_size, least, num_special });
         }
         Ok(vocabulary)
     }

@@ -236,5 +236,5 @@ impl Iterator for Symbols<'_> {
     }
 }
 
-/// Cells that are read in sequence between two looks at the memory in use: half a MiB.
-pub(crate) const STEP: usize = 1 << 17;
+/// Cells that are read in sequence between two looks at the memory in use: 64 KiB.
+pub(crate) const STEP: usize = 1 << 14;

@@ -7,7 +7,7 @@ use crate::format;
 use crate::output::{Output, note};
 use crate::progress::Progress;
 use eyas_data::{Document, Documents};
-use eyas_token::{END_OF_TEXT, MemoryLimit, Stage, Tokenizer, TrainOptions, Trained, WordCounts};
+use eyas_token::{END_OF_TEXT, MemoryLimit, Splitter, Stage, Tokenizer, TrainOptions, Trained, WordCounts};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -40,6 +40,11 @@ pub(crate) struct TrainArgs {
     /// Token that never comes from text; may be repeated, ids in the order given [default: <|endoftext|>]
     #[arg(long = "special-token", value_name = "TOKEN")]
     special_tokens: Vec<String>,
+
+    /// Make one like this: its way to cut text and its special tokens, then those given here. A folder with
+    /// tokenizer.json, or a tokenizer.json
+    #[arg(long, value_name = "TOKENIZER")]
+    from: Option<PathBuf>,
 
     /// Special tokens for fill-in-the-middle, ids first: <|endoftext|>, <fim_prefix>, <fim_suffix>, <fim_middle>,
     /// <fim_pad>, <repo_name>, <file_sep>
@@ -75,15 +80,19 @@ const LEAST_MEMORY: u64 = 256 << 20;
 
 pub(super) fn run(args: TrainArgs) -> Outcome {
     let limit = memory_limit(&args)?;
+    let from = args.from.as_deref().map(Tokenizer::load).transpose()?;
     let options = TrainOptions {
         vocab_size: args.vocab_size,
-        special_tokens: special_tokens(&args),
+        special_tokens: special_tokens(&args, from.as_ref()),
         min_frequency: args.min_frequency,
         limit: Some(limit.clone()),
+        from,
     };
-    check(&options)?;
+    // Before anything is read.
+    options.check()?;
+    let splitter = options.from.as_ref().and_then(|from| from.splitter()).cloned().unwrap_or_default();
     let mut documents = Documents::open(&args.data, &args.source.options())?;
-    let counts = count_words(&mut documents, &limit)?;
+    let counts = count_words(&mut documents, &splitter, &limit)?;
     tell("read", documents.report());
     drop(documents);
     let (num_runs, num_bytes) = counts.spilled();
@@ -109,14 +118,18 @@ pub(super) fn run(args: TrainArgs) -> Outcome {
     Ok(())
 }
 
-fn special_tokens(args: &TrainArgs) -> Vec<String> {
+/// What is asked for, without what `from` has already.
+fn special_tokens(args: &TrainArgs, from: Option<&Tokenizer>) -> Vec<String> {
     let mut tokens: Vec<String> = match args.fim {
         true => FIM.map(String::from).into(),
-        false if args.special_tokens.is_empty() => vec![END_OF_TEXT.into()],
+        false if args.special_tokens.is_empty() && from.is_none() => vec![END_OF_TEXT.into()],
         false => Vec::new(),
     };
-    tokens
-        .extend(args.special_tokens.iter().filter(|token| !(args.fim && FIM.contains(&&***token))).cloned());
+    let more: Vec<String> =
+        args.special_tokens.iter().filter(|token| !(args.fim && tokens.contains(token))).cloned().collect();
+    tokens.extend(more);
+    let has = |from: &Tokenizer, token: &str| from.token_to_id(token).is_some_and(|id| from.is_special(id));
+    tokens.retain(|token| !from.is_some_and(|from| has(from, token)));
     tokens
 }
 
@@ -181,16 +194,6 @@ fn existing_parent(out: &Path) -> Outcome<PathBuf> {
     Ok(parent.unwrap_or(Path::new("/")).to_path_buf())
 }
 
-/// Refuses options that training would refuse, before anything is read.
-fn check(options: &TrainOptions) -> Outcome {
-    let smallest = TrainOptions {
-        vocab_size: options.vocab_size.min(options.special_tokens.len() + 256),
-        ..options.clone()
-    };
-    eyas_token::train(WordCounts::new(), &smallest, &mut |_, _| {})?;
-    Ok(())
-}
-
 /// Trains, with progress.
 pub(crate) fn train_on(counts: WordCounts, options: &TrainOptions) -> Outcome<Tokenizer> {
     Ok(train_with_progress(counts, options)?.tokenizer)
@@ -223,14 +226,16 @@ const BATCH: usize = 64;
 const BATCH_BYTES: usize = 1 << 20;
 
 /// Counts the words of documents on all cores, with progress.
-fn count_words(documents: &mut Documents, limit: &MemoryLimit) -> Outcome<WordCounts> {
+fn count_words(documents: &mut Documents, splitter: &Splitter, limit: &MemoryLimit) -> Outcome<WordCounts> {
     let num_threads = eyas_ops::available_threads();
     let (sender, receiver) = sync_channel::<Vec<Document>>(2 * num_threads);
     let receiver = Mutex::new(receiver);
     let state = State { num_runs: AtomicUsize::new(0), has_failed: AtomicBool::new(false) };
     let (mut progress, start) = (Progress::new("read"), Instant::now());
     std::thread::scope(|scope| {
-        let count = || count_batches(&receiver, WordCounts::new().limited(limit, num_threads), &state);
+        let count = || {
+            count_batches(&receiver, WordCounts::with_splitter(splitter).limited(limit, num_threads), &state)
+        };
         let workers: Vec<_> = (0..num_threads).map(|_| scope.spawn(count)).collect();
         let (mut batch, mut batch_bytes) = (Vec::with_capacity(BATCH), 0);
         let sent = loop {
@@ -254,7 +259,7 @@ fn count_words(documents: &mut Documents, limit: &MemoryLimit) -> Outcome<WordCo
         };
         let _ = sender.send(batch);
         drop(sender);
-        let mut all = WordCounts::new();
+        let mut all = WordCounts::with_splitter(splitter);
         for worker in workers {
             match worker.join() {
                 Ok(counts) => all.merge(counts),

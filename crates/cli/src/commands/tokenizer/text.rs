@@ -73,9 +73,9 @@ pub(crate) struct DecodeArgs {
     /// Files with ids [default: stdin]
     files: Vec<PathBuf>,
 
-    /// Write JSON lines, one document each, in the field `content`; bytes that are not UTF-8 become U+FFFD
-    #[arg(long)]
-    jsonl: bool,
+    /// One JSON object a document, the text in the field `content`; bytes that are not UTF-8 become U+FFFD
+    #[arg(long, visible_alias = "jsonl")]
+    json: bool,
 }
 
 /// Input that a worker gets at once.
@@ -200,7 +200,7 @@ pub(super) fn decode(args: &DecodeArgs) -> Outcome {
         tokenizer
             .decode(&ids, &mut bytes)
             .map_err(|error| Failure::from(error).in_file(Path::new(&item.place())))?;
-        match args.jsonl {
+        match args.json {
             true => output.json(&json!({ "content": String::from_utf8_lossy(&bytes) })),
             false => output.bytes(&bytes),
         }

@@ -46,7 +46,8 @@ impl Places {
     }
 
     pub(crate) fn clear(&mut self) {
-        (self.low.clear(), self.high.clear());
+        self.low.clear();
+        self.high.clear();
     }
 
     #[inline]

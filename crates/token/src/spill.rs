@@ -279,11 +279,11 @@ impl Eq for Head {}
 /// Memory for reading runs on disk, all together.
 const READ_BYTES: usize = 16 << 20;
 
+/// What takes a word and its count.
+type TakeWord<'f> = dyn FnMut(&[u8], u64) -> Result<(), Error> + 'f;
+
 /// Calls `f` with every distinct word and its count over all `runs`, in ascending order.
-pub(crate) fn for_each_word(
-    runs: Vec<Run>,
-    f: &mut dyn FnMut(&[u8], u64) -> Result<(), Error>,
-) -> Result<(), Error> {
+pub(crate) fn for_each_word(runs: Vec<Run>, f: &mut TakeWord<'_>) -> Result<(), Error> {
     let buffer_bytes = (READ_BYTES / runs.len().max(1)).clamp(1 << 12, 1 << 18);
     let mut heads = BinaryHeap::new();
     for run in runs {

@@ -64,8 +64,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) threshold: Option<i64>,
 }
 
-/// The least count of a merge is at least the corpus's bytes by its merges and this. On 236 MB of Python, 50,000 merges
-/// end at 1/31 of bytes by merges, 1,000 at 1/8: the guess leaves room for flatter corpora.
+/// The guess: bytes of the corpus by merges and this. Other values were not tried; one too low only keeps more pairs.
 const GUESS: u64 = 256;
 /// A threshold that was too high falls to this part.
 const LOWER: i64 = 16;
@@ -75,7 +74,7 @@ const MAX_SUMS: usize = 1 << 22;
 const GROUP: usize = 32;
 /// What a [`STEP`] counts as, in places: its cells are next to each other, but it may write to as many places.
 const STEP_TOUCHES: usize = 8;
-/// Memory for places by memory for cells, as estimated before there are any; measured 1.4.
+/// Memory for places by memory for cells, as estimated before there are any. Not measured.
 const PLACES_BYTES: u64 = 8;
 
 /// See the head of this file.

@@ -93,3 +93,20 @@ impl Slice<'_> {
         self.low[index] as usize | high
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_beyond_32_bits() {
+        for num_cells in [1 << 20, 1 << 38] {
+            let mut places = Places::new(None, num_cells).expect("memory");
+            let start = places.allocate(3).expect("memory");
+            let some = [7, num_cells as usize / 3, num_cells as usize - 1];
+            some.iter().enumerate().for_each(|(i, &place)| places.put(start + i, place));
+            assert_eq!([0, 1, 2].map(|i| places.slice(start..start + 3).get(i)), some);
+        }
+        assert!(matches!(Places::new(None, 1 << 40), Err(Error::CorpusTooLarge { .. })));
+    }
+}

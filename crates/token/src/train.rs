@@ -109,6 +109,16 @@ pub fn train_and_report(
     options: &TrainOptions,
     progress: &mut dyn FnMut(Stage),
 ) -> Result<Trained, Error> {
+    train_from(counts, options, None, progress)
+}
+
+/// Trains with pairs kept from a threshold on; by default a guess.
+fn train_from(
+    counts: WordCounts,
+    options: &TrainOptions,
+    threshold: Option<i64>,
+    progress: &mut dyn FnMut(Stage),
+) -> Result<Trained, Error> {
     let (added, ignore_merges) = special_tokens(options)?;
     let mut vocabulary = Vocabulary::new(&added, options.vocab_size)?;
     let num_base = vocabulary.tokens.len();
@@ -117,7 +127,7 @@ pub fn train_and_report(
         num_merges: wanted,
         min_frequency: options.min_frequency,
         limit: options.limit.as_ref(),
-        threshold: None,
+        threshold,
     };
     let (num_bytes, byte_ids, splitter) =
         (counts.num_bytes(), vocabulary.byte_ids(), counts.splitter().clone());
@@ -235,5 +245,104 @@ impl Vocabulary {
             Some(&id) => id,
             None => self.push(Token::Bytes(bytes.into())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::split::Pattern;
+    use crate::splitter::Splitter;
+
+    /// Text in which everything occurs: ties, overlaps, long words.
+    fn corpus() -> Vec<String> {
+        let source = [include_str!("table.rs"), include_str!("words.rs")];
+        let runs = (1..90).map(|n| format!(" {}{} ", "ab".repeat(n), "=".repeat(3 * n)));
+        source.into_iter().map(String::from).chain(runs).collect()
+    }
+
+    fn trained(limit: Option<MemoryLimit>, vocab_size: usize, threshold: Option<i64>) -> ([u8; 32], Report) {
+        let mut counts = WordCounts::new();
+        if let Some(limit) = &limit {
+            counts = counts.limited(limit, 1);
+        }
+        corpus().iter().for_each(|text| counts.add(text));
+        let options = TrainOptions { vocab_size, limit, ..TrainOptions::default() };
+        let trained = train_from(counts, &options, threshold, &mut |_| {}).expect("trained");
+        (trained.tokenizer.fingerprint(), trained.report)
+    }
+
+    #[test]
+    fn neither_memory_nor_threshold_change_the_result() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        // With a limit of 0, memory is given back at every place.
+        let limits =
+            [(700, Some(0)), (300, Some(1 << 25)), (900, Some(1 << 25)), (900, None), (100_000, None)];
+        for (vocab_size, max_bytes) in limits {
+            let expected = trained(None, vocab_size, Some(1));
+            for threshold in [None, Some(7), Some(1 << 40)] {
+                let folder = folder.path().to_path_buf();
+                let limit = max_bytes.map(|max_bytes| MemoryLimit { max_bytes, folder });
+                let found = trained(limit, vocab_size, threshold);
+                assert_eq!(found.0, expected.0, "{vocab_size}, {max_bytes:?}, {threshold:?}");
+                assert_eq!(found.1.num_tokens, expected.1.num_tokens);
+            }
+        }
+    }
+
+    #[test]
+    fn the_report_counts_what_encoding_gives() {
+        let mut counts = WordCounts::new();
+        corpus().iter().for_each(|text| counts.add(text));
+        let options = TrainOptions { vocab_size: 700, ..TrainOptions::default() };
+        let Trained { tokenizer, report, .. } =
+            train_and_report(counts, &options, &mut |_| {}).expect("trained");
+        let mut ids = Vec::new();
+        for text in corpus() {
+            tokenizer.encode_ordinary(&text, &mut ids).expect("encoded");
+        }
+        assert_eq!(report.num_tokens, ids.len() as u64);
+        for token in report.longest.iter().chain(report.odd.iter().flat_map(|odd| &odd.examples)) {
+            let num_uses = ids.iter().filter(|&&id| id == token.id).count();
+            assert_eq!(token.num_uses, num_uses as u64, "{token:?}");
+        }
+    }
+
+    #[test]
+    fn one_like_another() {
+        let special = |content: &str, special| AddedToken {
+            id: 0,
+            content: content.into(),
+            lstrip: special,
+            rstrip: false,
+            normalized: false,
+            special,
+        };
+        let mut parts = Parts {
+            tokens: alphabet::bytes_by_char().map(|byte| Token::Bytes([byte].into())).collect(),
+            merges: Vec::new(),
+            added: vec![special("<a>", true), special("ordinary", false), special("<b>", true)],
+            splitter: Splitter::new(Pattern::Qwen2),
+            ignore_merges: true,
+        };
+        (256..).zip(&mut parts.added).for_each(|(id, token)| token.id = id);
+        let from = Tokenizer::from_parts(parts);
+        let mut counts = WordCounts::with_splitter(from.splitter().expect("byte-level"));
+        counts.add("let x12 = 12; let x12 = 12;");
+        let options = TrainOptions {
+            vocab_size: 270,
+            special_tokens: vec!["<c>".into()],
+            from: Some(from),
+            ..TrainOptions::default()
+        };
+        let tokenizer = train(counts, &options, &mut |_, _| {}).expect("trained");
+        let Engine::ByteLevel(made) = &tokenizer.inner.engine else { panic!("byte-level") };
+        let added: Vec<(u32, &str, bool)> =
+            made.added.tokens().iter().map(|token| (token.id, &*token.content, token.lstrip)).collect();
+        assert_eq!(added, [(0, "<a>", true), (1, "<b>", true), (2, "<c>", false)]);
+        assert!(made.ignore_merges);
+        assert_eq!(made.splitter.pattern(), Pattern::Qwen2);
+        // Every digit is a word there.
+        assert_eq!(tokenizer.token_to_id("12"), None);
     }
 }

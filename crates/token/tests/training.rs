@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Random, our_json, sources, train_library, train_ours};
-use eyas_token::{Error, TrainOptions, WordCounts, train};
+use eyas_token::{Error, MemoryLimit, TrainOptions, WordCounts, train, train_and_report};
 
 /// Trains both and compares everything they write.
 fn compare(name: &str, texts: &[String], vocab_size: usize, special: &[&str], min_frequency: u64) {
@@ -104,6 +104,42 @@ fn counting_in_parts_changes_nothing() {
     assert_eq!(tokenizer.fingerprint(), train_ours(&texts, 2000, &["<|endoftext|>"], 0).fingerprint());
     assert_eq!(reports.first(), Some(&(0, 1743)));
     assert_eq!(reports.last(), Some(&(1743, 1743)));
+}
+
+#[test]
+fn what_goes_to_disk_comes_back() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // A few hundred words: everything goes through runs and mapped files.
+    let limit = MemoryLimit { max_bytes: 1 << 16, folder: folder.path().to_path_buf() };
+    let mut random = Random(4);
+    let alphabet: Vec<char> = "ab cdé-".chars().collect();
+    let random_texts: Vec<String> = (0..60).map(|_| random.text(&alphabet, 50)).collect();
+    let numbers: Vec<String> = (0..9000).map(|i| format!(" w{i} x{}", i * i)).collect();
+    for (texts, vocab_size) in
+        [(&sources(), 600), (&random_texts, 600), (&numbers, 300), (&vec!["=".repeat(5000)], 400)]
+    {
+        let mut parts = [(); 2].map(|()| WordCounts::new().limited(&limit, 2));
+        texts.iter().enumerate().for_each(|(i, text)| parts[i % 2].add(text));
+        let [mut counts, other] = parts;
+        counts.merge(other);
+        counts.check().expect("counted");
+        let options = TrainOptions { vocab_size, limit: Some(limit.clone()), ..TrainOptions::default() };
+        let trained = train_and_report(counts, &options, &mut |_| {}).expect("trained");
+        assert!(trained.num_file_bytes > 0);
+        let library = train_library(texts, vocab_size, &["<|endoftext|>"], 0);
+        assert_eq!(our_json(&trained.tokenizer), library.to_string(true).expect("JSON"));
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0, "nothing is left behind");
+}
+
+#[test]
+fn no_room_on_disk_is_an_error() {
+    let limit = MemoryLimit { max_bytes: 0, folder: "/nonexistent".into() };
+    let mut counts = WordCounts::new();
+    counts.add("some words, not many");
+    let options = TrainOptions { limit: Some(limit), ..TrainOptions::default() };
+    let error = train(counts, &options, &mut |_, _| {}).expect_err("refused");
+    assert!(matches!(error, Error::Spill { .. }), "{error}");
 }
 
 #[test]

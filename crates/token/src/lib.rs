@@ -36,6 +36,7 @@ mod file;
 mod guard;
 mod library;
 mod load;
+mod merge;
 mod normalizer;
 mod original;
 mod pairs;

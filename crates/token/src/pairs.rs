@@ -16,10 +16,11 @@
 use crate::arena::{Buffer, Residency};
 use crate::count::MemoryLimit;
 use crate::error::Error;
+use crate::merge::{Merge, NOT_KEPT, Neighbours, Tally};
 use crate::places::Places;
 use crate::spill::{Run, for_each_word};
 use crate::table::{Slot, Table, pair};
-use crate::words::{STEP, View, Words};
+use crate::words::{STEP, Words};
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
@@ -387,109 +388,6 @@ impl Pairs {
         match self.is_in_file {
             true => 4 * self.words.num_cells() as u64 + self.places.num_bytes(),
             false => 0,
-        }
-    }
-}
-
-/// A merge in progress.
-struct Merge {
-    left: u32,
-    right: u32,
-    joined: u32,
-}
-
-impl Merge {
-    /// Joins the pair at this place, if it is still there. `word` is the end of the word met last, and its count.
-    #[inline]
-    fn join_at(
-        &self,
-        view: &mut View<'_>,
-        at: usize,
-        before: &mut Neighbours,
-        after: &mut Neighbours,
-        chained: &mut Tally,
-        word: &mut (usize, i64),
-    ) -> bool {
-        if !view.is(at, self.left) {
-            return false;
-        }
-        let middle = at + view.width(self.left);
-        if !view.is(middle, self.right) {
-            return false;
-        }
-        let end = middle + view.width(self.right);
-        // Places ascend, so that a word is not searched for its end more than once.
-        if at > word.0 {
-            *word = view.word_end(end);
-        }
-        let count = word.1;
-        if let Some((_, id)) = view.before(at) {
-            before.add(id, count);
-        }
-        if let Some(id) = view.id(end) {
-            after.add(id, count);
-            if id == self.left && view.is(end + view.width(id), self.right) {
-                chained.add(count);
-            }
-        }
-        view.join(at, middle, end, self.joined);
-        true
-    }
-}
-
-/// How often something occurs in the corpus, and at how many places of the distinct words.
-#[derive(Clone, Copy, Default)]
-struct Tally {
-    count: i64,
-    num: u64,
-}
-
-impl Tally {
-    #[inline]
-    fn add(&mut self, count: i64) {
-        self.count += count;
-        self.num += 1;
-    }
-}
-
-/// The `num` of a [`Tally`] whose pair is not kept. For one that is kept it becomes where its next place goes.
-const NOT_KEPT: u64 = u64::MAX;
-
-/// The symbols beside a merge's places, on one side.
-#[derive(Default)]
-struct Neighbours {
-    /// By id; zero but for those `seen`.
-    tallies: Vec<Tally>,
-    seen: Vec<u32>,
-    has_cursors: bool,
-}
-
-impl Neighbours {
-    fn begin(&mut self, num_ids: usize) {
-        for id in self.seen.drain(..) {
-            self.tallies[id as usize] = Tally::default();
-        }
-        self.has_cursors = false;
-        if self.tallies.len() < num_ids {
-            self.tallies.resize(num_ids.next_power_of_two(), Tally::default());
-        }
-    }
-
-    #[inline]
-    fn add(&mut self, id: u32, count: i64) {
-        let tally = &mut self.tallies[id as usize];
-        if tally.num == 0 {
-            self.seen.push(id);
-        }
-        tally.add(count);
-    }
-
-    #[inline]
-    fn put(&mut self, places: &mut Places, id: u32, place: usize) {
-        let cursor = &mut self.tallies[id as usize].num;
-        if *cursor != NOT_KEPT {
-            places.put(*cursor as usize, place);
-            *cursor += 1;
         }
     }
 }

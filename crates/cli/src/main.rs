@@ -17,6 +17,7 @@ mod output;
 mod progress;
 mod reporter;
 mod signals;
+mod threads;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -24,6 +24,14 @@ pub(crate) struct AddedToken {
     pub(crate) special: bool,
 }
 
+impl AddedToken {
+    /// A special token, found wherever it is written, with nothing swallowed.
+    pub(crate) fn special(id: u32, content: &str) -> Self {
+        let content = content.to_string();
+        Self { id, content, lstrip: false, rstrip: false, normalized: false, special: true }
+    }
+}
+
 /// All added tokens of a tokenizer, ready to be found.
 #[derive(Clone)]
 pub(crate) struct AddedTokens {
@@ -158,11 +166,6 @@ impl Matcher {
 mod tests {
     use super::*;
 
-    fn token(id: u32, content: &str) -> AddedToken {
-        let content = content.to_string();
-        AddedToken { id, content, lstrip: false, rstrip: false, normalized: false, special: true }
-    }
-
     fn split(tokens: Vec<AddedToken>, text: &str) -> Vec<String> {
         let mut pieces = Vec::new();
         let mut emit = |piece: Piece<'_>| match piece {
@@ -175,7 +178,11 @@ mod tests {
 
     #[test]
     fn leftmost_then_longest() {
-        let tokens = vec![token(0, "<a>"), token(1, "<a><b>"), token(2, "b>")];
+        let tokens = vec![
+            AddedToken::special(0, "<a>"),
+            AddedToken::special(1, "<a><b>"),
+            AddedToken::special(2, "b>"),
+        ];
         assert_eq!(split(tokens.clone(), "x<a><b><a>b>"), ["x", "#1", "#0", "#2"]);
         assert_eq!(split(tokens.clone(), "<<a>"), ["<", "#0"]);
         assert_eq!(split(tokens.clone(), ""), Vec::<String>::new());
@@ -185,9 +192,9 @@ mod tests {
 
     #[test]
     fn flags() {
-        let mask = AddedToken { lstrip: true, ..token(0, "<m>") };
-        let pad = AddedToken { rstrip: true, ..token(1, "<p>") };
-        let late = AddedToken { normalized: true, ..token(2, "m><") };
+        let mask = AddedToken { lstrip: true, ..AddedToken::special(0, "<m>") };
+        let pad = AddedToken { rstrip: true, ..AddedToken::special(1, "<p>") };
+        let late = AddedToken { normalized: true, ..AddedToken::special(2, "m><") };
         let tokens = vec![mask, pad, late];
         assert_eq!(split(tokens.clone(), "a \u{3000}<m><p> \n b m><p>"), ["a", "#0", "#1", "b m>", "#1"]);
         assert_eq!(split(tokens, "b m><<m>"), ["b ", "#2", "#0"]);

@@ -15,7 +15,7 @@ use tokenizers::pattern::Pattern;
 const LONGEST: usize = 1 << 14;
 /// Largest product of the counts in braces: `{1,3}` ten times is 59,049.
 const MOST_REPEATS: u64 = 1_000_000;
-/// What matching may take, and more for each byte: a thousand times what it does take.
+/// What matching may take, and more for each byte: far more than an expression in use takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PATIENCE_PER_BYTE: Duration = Duration::from_micros(60);
 

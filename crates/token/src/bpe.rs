@@ -4,6 +4,7 @@
 //! in a few cache lines. Long ones queue the places of each rank together: a megabyte of one character has few ranks
 //! and is merged in linear time. Both do what `Word::merge_all` of the `tokenizers` crate does.
 
+use crate::table::pair;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
@@ -269,7 +270,7 @@ impl Ranks {
     /// Where to begin to look, and the bits of a slot above the rank.
     #[inline]
     fn place(&self, left: u32, right: u32) -> (usize, u32) {
-        let hash = (u64::from(left) << 32 | u64::from(right)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let hash = pair(left, right).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let tag = u64::from(hash as u32 >> 7) << self.rank_bits;
         ((hash >> 32) as usize & (self.slots.len() - 1), tag as u32)
     }

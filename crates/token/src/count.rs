@@ -163,10 +163,9 @@ impl WordCounts {
     }
 
     fn try_add(&mut self, text: &str) -> Result<(), Error> {
-        let splitter = self.splitter.clone();
-        let text = splitter.normalize(text)?;
-        let text = splitter.with_prefix(&text);
-        let (text, pattern) = (text.as_bytes(), splitter.pattern());
+        let text = self.splitter.normalize(text)?;
+        let text = self.splitter.with_prefix(&text);
+        let (text, pattern) = (text.as_bytes(), self.splitter.pattern());
         self.num_bytes += text.len() as u64;
         pattern.for_each_word(text, |start, end| {
             if end - start <= SHORT {

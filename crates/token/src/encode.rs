@@ -99,9 +99,9 @@ impl Encoder {
 
     /// One word that the cache did not know.
     fn encode_word(&self, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        match self.ids.get(word) {
-            Some(&id) if self.ignore_merges => ids.push(id),
-            _ => self.bpe.encode_word(word, scratch, ids),
+        match self.ignore_merges.then(|| self.ids.get(word)).flatten() {
+            Some(&id) => ids.push(id),
+            None => self.bpe.encode_word(word, scratch, ids),
         }
     }
 }

@@ -95,14 +95,7 @@ fn from_vocabulary_and_merges(vocabulary: &Path, merges: &Path, added: &Path) ->
         file.invalid("the file", format!("is not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
     })?;
     let merges = vocabulary.merges_of_lines(file, &text)?;
-    let end_of_text = vocabulary.id(END_OF_TEXT).map(|id| AddedToken {
-        id,
-        content: END_OF_TEXT.into(),
-        lstrip: false,
-        rstrip: false,
-        normalized: false,
-        special: true,
-    });
+    let end_of_text = vocabulary.id(END_OF_TEXT).map(|id| AddedToken::special(id, END_OF_TEXT));
     Ok(Tokenizer::from_parts(Parts {
         tokens: vocabulary.tokens,
         merges,

@@ -45,9 +45,8 @@ impl Normalizer {
         for part in &parts {
             steps.push(match part.kind() {
                 "Replace" => {
-                    let content =
-                        file.text(&format!("{}.content", part.field), &part.json["content"])?.into();
-                    Step::Replace { pattern: part.pattern(file)?, content }
+                    let (pattern, content) = part.replacement(file)?;
+                    Step::Replace { pattern, content }
                 }
                 _ => Step::Library(part.build(file)?),
             });

@@ -72,6 +72,12 @@ impl Part<'_> {
         build(file, &self.field, self.json.clone())
     }
 
+    /// The `pattern` of a `Replace`, and the `content` that goes in its place.
+    pub(crate) fn replacement(&self, file: File<'_>) -> Result<(Bounded, String), Error> {
+        let content = file.text(&format!("{}.content", self.field), &self.json["content"])?;
+        Ok((self.pattern(file)?, content.into()))
+    }
+
     /// Its `pattern`: `{"Regex": "\\d"}` or `{"String": " "}`.
     pub(crate) fn pattern(&self, file: File<'_>) -> Result<Bounded, Error> {
         let pattern = &self.json["pattern"];

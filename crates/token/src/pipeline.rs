@@ -144,9 +144,8 @@ impl Decoder {
             has_byte_fallback |= part.kind() == "ByteFallback";
             steps.push(match part.kind() {
                 "Replace" => {
-                    let content =
-                        file.text(&format!("{}.content", part.field), &part.json["content"])?.into();
-                    Decoding::Replace { pattern: part.pattern(file)?, content }
+                    let (pattern, content) = part.replacement(file)?;
+                    Decoding::Replace { pattern, content }
                 }
                 _ => Decoding::Library(part.build(file)?),
             });

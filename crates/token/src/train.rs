@@ -102,8 +102,8 @@ pub fn train(
 /// Trains a tokenizer on counted words, and looks at how they use it.
 ///
 /// # Errors
-/// As [`TrainOptions::check`]; [`Error::CorpusTooLarge`] beyond a terabyte of distinct words, [`Error::Spill`] where memory does not suffice and disk
-/// does not either, and what [`WordCounts::check`] has to tell.
+/// As [`TrainOptions::check`]; [`Error::CorpusTooLarge`] beyond a terabyte of distinct words, [`Error::Spill`] where
+/// neither memory nor disk suffices, and what [`WordCounts::check`] has to tell.
 pub fn train_and_report(
     counts: WordCounts,
     options: &TrainOptions,
@@ -167,15 +167,7 @@ fn special_tokens(options: &TrainOptions) -> Result<(Vec<AddedToken>, bool), Err
             added.extend(from.added.tokens().iter().filter(|token| token.special).cloned());
         }
     }
-    let new = options.special_tokens.iter().map(|content| AddedToken {
-        id: 0,
-        content: content.clone(),
-        lstrip: false,
-        rstrip: false,
-        normalized: false,
-        special: true,
-    });
-    added.extend(new);
+    added.extend(options.special_tokens.iter().map(|content| AddedToken::special(0, content)));
     added.iter_mut().enumerate().for_each(|(id, token)| token.id = id as u32);
     Ok((added, ignore_merges))
 }

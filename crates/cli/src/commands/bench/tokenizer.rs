@@ -5,12 +5,12 @@ use crate::errors::{Failure, Outcome};
 use crate::format;
 use crate::measure::Times;
 use crate::output::{Output, note};
+use crate::threads::{count_words, deal};
 use eyas_data::{Documents, SourceOptions};
 use eyas_ops::{Cpu, Device, Isa};
-use eyas_token::{Pattern, Tokenizer, TrainOptions, WordCounts};
+use eyas_token::{Pattern, Tokenizer, TrainOptions};
 use serde_json::json;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// Measure the tokenizer: training, encoding, decoding, and texts made to be slow
@@ -89,7 +89,7 @@ impl Bench<'_> {
     fn run(&self) -> Outcome {
         let mut output = Output::new();
         let tokenizer = match &self.args.tokenizer {
-            Some(path) => Tokenizer::load(path)?,
+            Some(path) => super::super::tokenizer::open(path)?,
             None => self.train(&mut output)?,
         };
         self.encode(&tokenizer, &mut output)?;
@@ -104,13 +104,7 @@ impl Bench<'_> {
         let (mut counting, mut whole, mut trained) = (Vec::new(), Vec::new(), None);
         for _ in 0..self.args.rounds {
             let start = Instant::now();
-            let mut counts = WordCounts::new();
-            for part in self.on_threads(|counts: &mut WordCounts, text| {
-                counts.add(text);
-                Ok(())
-            })? {
-                counts.merge(part);
-            }
+            let counts = count_words(self.threads, &self.texts, |text| text)?;
             counting.push(start.elapsed().as_secs_f64());
             trained = Some(eyas_token::train(counts, &options, &mut |_, _| {})?);
             whole.push(start.elapsed().as_secs_f64());
@@ -123,14 +117,14 @@ impl Bench<'_> {
 
     fn encode(&self, tokenizer: &Tokenizer, output: &mut Output) -> Outcome {
         let cut = self.times(|| {
-            let cut = |num: &mut usize, text: &str| {
+            let cut = |num: &mut usize, text: &String| {
                 *num += Pattern::default().words(text).count();
                 Ok(())
             };
             self.on_threads(cut)
         })?;
         self.rate("cut words", self.num_bytes, cut.1, output)?;
-        let encode = |all: &mut Vec<Vec<u32>>, text: &str| {
+        let encode = |all: &mut Vec<Vec<u32>>, text: &String| {
             let mut ids = Vec::with_capacity(text.len() / 3);
             tokenizer.encode(text, &mut ids)?;
             all.push(ids);
@@ -154,7 +148,7 @@ impl Bench<'_> {
                 Ok(num + bytes.len())
             })
         })?;
-        self.rate("decode, one thread", moved, times, output)?;
+        self.rate_of(1, "decode", moved, times, output)?;
         if decoded as f64 != self.num_bytes {
             note("decoding gives other bytes than those encoded: this tokenizer's normalizer changes text");
         }
@@ -167,7 +161,7 @@ impl Bench<'_> {
             let (_, times) = self.times(|| {
                 // A new thread, as above.
                 let encode = || tokenizer.encode(&text, &mut Vec::new()).map_err(Failure::from);
-                std::thread::scope(|scope| joined(scope.spawn(encode)))
+                deal(1, &[()], |(), ()| encode())
             })?;
             let name = format!("encode 10 MB of {name}, one thread");
             let (seconds, spread) = (times.median(), times.spread());
@@ -185,23 +179,12 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Deals all texts to threads that begin new, and returns what each has made.
+    /// Deals all texts to new threads.
     fn on_threads<T: Default + Send>(
         &self,
-        work: impl Fn(&mut T, &str) -> Outcome + Sync,
+        work: impl Fn(&mut T, &String) -> Outcome + Sync,
     ) -> Outcome<Vec<T>> {
-        let next = AtomicUsize::new(0);
-        let run = || {
-            let mut made = T::default();
-            while let Some(text) = self.texts.get(next.fetch_add(1, Ordering::Relaxed)) {
-                work(&mut made, text)?;
-            }
-            Ok(made)
-        };
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..self.threads).map(|_| scope.spawn(run)).collect();
-            threads.into_iter().map(joined).collect()
-        })
+        deal(self.threads, &self.texts, work)
     }
 
     /// What the last of all rounds made, and the time of each.
@@ -219,9 +202,14 @@ impl Bench<'_> {
 
     /// Prints a rate of text, and of the bytes that were moved for it.
     fn rate(&self, name: &str, moved: f64, times: Times, output: &mut Output) -> Outcome {
+        self.rate_of(self.threads, name, moved, times, output)
+    }
+
+    /// As [`Bench::rate`], for work of so many threads. The peak is always that of all.
+    fn rate_of(&self, threads: usize, name: &str, moved: f64, times: Times, output: &mut Output) -> Outcome {
         let rate = self.num_bytes / times.median() / 1e6;
         let (share, peak) = (moved / times.median() / self.peak, self.peak / 1e9);
-        let (threads, spread) = (self.threads, times.spread());
+        let spread = times.spread();
         if self.args.json {
             return output.json(&json!({
                 "name": name, "value": rate, "unit": "MB/s", "share_of_peak": share, "peak": peak,
@@ -229,13 +217,9 @@ impl Bench<'_> {
             }));
         }
         output.line(format_args!(
-            "{name:<44} {rate:>8.1} MB/s ({threads} threads): {} of the {peak:.1} GB/s read, spread {}",
+            "{name:<44} {rate:>8.1} MB/s (threads: {threads}), {} of the {peak:.1} GB/s read, spread {}",
             format::percent(share),
             format::percent(spread)
         ))
     }
-}
-
-fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

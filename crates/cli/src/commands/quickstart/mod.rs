@@ -15,11 +15,12 @@ use crate::format;
 use crate::output::{Output, note};
 use crate::reporter::Reporter;
 use crate::signals::Stop;
+use crate::threads::count_words;
 use eyas_data::{Document, Mode, PrepareOptions, SourceOptions, prepare};
 use eyas_model::write_atomically;
 use eyas_ops::{Backend, Bf16, Isa};
 use eyas_serve::Precision;
-use eyas_token::{Tokenizer, TrainOptions, WordCounts};
+use eyas_token::{Tokenizer, TrainOptions};
 use eyas_train::{OutputDir, TrainConfig, Trainer};
 use plan::{Clock, Data, Plan};
 use recipe::{Recipe, Shape};
@@ -218,7 +219,7 @@ fn train_tokenizer(sample: &Sample, overrides: &Overrides) -> Outcome<Tokenizer>
         })
         .collect();
     let vocab_size = overrides.vocab_size.unwrap_or_else(|| recipe::vocab_size(sample.train_bytes()));
-    let counts = count_words(&documents);
+    let counts = count_words(eyas_ops::available_threads(), &documents, |document| &document.text)?;
     let text = format::bytes(counts.num_bytes());
     let tokenizer = train_on(counts, &TrainOptions { vocab_size, ..TrainOptions::default() })?;
     note(format_args!(
@@ -226,28 +227,6 @@ fn train_tokenizer(sample: &Sample, overrides: &Overrides) -> Outcome<Tokenizer>
         format::count(tokenizer.vocab_size() as u64)
     ));
     Ok(tokenizer)
-}
-
-/// Counts words on all cores; the sum does not depend on how the documents are dealt.
-fn count_words(documents: &[&Document]) -> WordCounts {
-    let num_threads = eyas_ops::available_threads();
-    let share = documents.len().div_ceil(num_threads).max(1);
-    let mut all = WordCounts::new();
-    std::thread::scope(|scope| {
-        let count = |part: &[&Document]| {
-            let mut counts = WordCounts::new();
-            part.iter().for_each(|document| counts.add(&document.text));
-            counts
-        };
-        let workers: Vec<_> = documents.chunks(share).map(|part| scope.spawn(move || count(part))).collect();
-        for worker in workers {
-            match worker.join() {
-                Ok(counts) => all.merge(counts),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-    });
-    all
 }
 
 /// Measured on a few documents.

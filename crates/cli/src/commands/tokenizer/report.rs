@@ -28,7 +28,7 @@ impl Display for Shown<'_> {
             count(*ninety_nine),
             count(self.0.num_used_under_100_times)
         )?;
-        write!(f, "longest: {}", List(&self.0.longest))?;
+        write!(f, "longest, with how often each is used: {}", List(&self.0.longest))?;
         for odd in self.0.odd.iter().filter(|odd| odd.num_tokens > 0) {
             write!(f, "\n{}: {}, such as {}", odd.criterion, count(odd.num_tokens), List(&odd.examples))?;
         }

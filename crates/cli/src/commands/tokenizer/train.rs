@@ -18,7 +18,7 @@ use std::time::Instant;
 ///
 /// Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json, which Hugging Face transformers opens.
 /// Memory follows the number of distinct words. Past --max-memory, words and their places go to disk and the result
-/// is the same.
+/// is the same; finding merges there takes many times as long.
 #[derive(clap::Args)]
 #[command(after_long_help = with_data_help("\
 Examples:
@@ -55,7 +55,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     min_frequency: u64,
 
-    /// The most memory to use, such as 2GiB or 500MB; beyond it temporary files are used [default: half of the machine's memory]
+    /// The most memory to use, such as 2GiB or 500MB; beyond it temporary files are used; at least 256 MiB [default: half of the machine's memory]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_memory: Option<u64>,
 
@@ -75,7 +75,7 @@ pub(crate) struct TrainArgs {
 const FIM: [&str; 7] =
     [END_OF_TEXT, "<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<fim_pad>", "<repo_name>", "<file_sep>"];
 
-/// Less memory is not accepted: reading alone takes about a third of it.
+/// Less is not accepted: what reads documents needs memory as well.
 const LEAST_MEMORY: u64 = 256 << 20;
 
 pub(super) fn run(args: TrainArgs) -> Outcome {

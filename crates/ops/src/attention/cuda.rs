@@ -41,6 +41,7 @@ pub(crate) const SOURCES: &[Source] = &[
         files: &[
             "#define FLASH_BACKWARD_ONLY",
             include_str!("cuda_flash.cuh"),
+            include_str!("../cuda/hopper.cuh"),
             include_str!("cuda_flash_hopper.cuh"),
         ],
         kernels: &["flash_forward_hopper", "flash_backward_hopper"],

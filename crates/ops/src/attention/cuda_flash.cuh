@@ -16,8 +16,6 @@
 #if !defined(ELEMENT_F32)
 
 #ifndef EMULATED
-__device__ __forceinline__ u32 shared_address(const void* pointer) { return (u32)__cvta_generic_to_shared(pointer); }
-
 // Copies 16 bytes to shared memory, or sets them to zero and reads nothing unless `is_valid`.
 __device__ __forceinline__ void copy_async_16(u32 to, const void* from, bool is_valid) {
     int bytes = is_valid ? 16 : 0;

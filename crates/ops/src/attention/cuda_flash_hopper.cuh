@@ -20,31 +20,9 @@
 
 #if !defined(ELEMENT_F32)
 
-#if defined(EMULATED) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define HOPPER
-#endif
-
 constexpr int HOPPER_THREADS = 256;
 
 #if defined(HOPPER) && !defined(EMULATED)
-// Orders what registers held before against the products that follow, which read and write them.
-__device__ __forceinline__ void group_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void group_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// Waits until at most PENDING committed groups of products are under way.
-template <int PENDING>
-__device__ __forceinline__ void group_wait() {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
-}
-// Makes this thread's writes to shared memory visible to products.
-__device__ __forceinline__ void publish_to_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-
-// Four 8x8 matrices, the inverse of load_matrices.
-__device__ __forceinline__ void store_matrices(u32 address, const u32 (&x)[4]) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
-                 "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
-                 : "memory");
-}
-
 #if defined(ELEMENT_BF16)
 #define GROUP_PRODUCT "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
 #else
@@ -141,13 +119,6 @@ constexpr int FORWARD_STAGES = 4;
 constexpr u32 HOPPER_FORWARD_BYTES = (1 + FORWARD_STAGES) * TILE_BYTES;
 // K three times, V, Q, dout and the gradients of scores twice, a tile on its way out, lse and delta twice.
 constexpr u32 HOPPER_BACKWARD_BYTES = 14 * TILE_BYTES + 4 * TILE * sizeof(float);
-
-// The descriptor of an operand that begins at `address`: 8 rows, 1024 bytes, from one group of rows to the next.
-__device__ __forceinline__ u64 operand(u32 address) {
-    return (u64)1 << 62 | (u64)(1024 >> 4) << 32 | (u64)(1024 >> 4) << 16 | (address & 0x3ffff) >> 4;
-}
-// The same `bytes` further on.
-__device__ __forceinline__ u64 further(u64 operand, u32 bytes) { return operand + (bytes >> 4); }
 
 // Begins to copy rows first .. first + ROWS of a matrix of `count` rows, those past its end as zeros, if
 // `is_wanted`.

@@ -97,7 +97,7 @@ pub(crate) struct Operands {
     pub(crate) aux: u64,
 }
 
-/// A place where one fused product or two separate steps do the same: what it is, and its sizes.
+/// A place where fused products or separate steps do the same: what it is, and its sizes.
 pub(crate) type Place = (&'static str, usize, usize, usize);
 
 /// cuBLASLt, and what it was found to do best.
@@ -108,8 +108,8 @@ pub(crate) struct Matmul {
     /// Whether f32 products may round their operands to TF32.
     tf32: bool,
     plans: Mutex<HashMap<Product, Option<Plan>>>,
-    /// Where the fused form is the faster one.
-    fused: Mutex<HashMap<Place, bool>>,
+    /// Which form is the fastest one.
+    forms: Mutex<HashMap<Place, usize>>,
     choices: Mutex<Choices>,
 }
 
@@ -143,7 +143,7 @@ impl Matmul {
             workspaces,
             tf32,
             plans: Mutex::default(),
-            fused: Mutex::default(),
+            forms: Mutex::default(),
             choices: Mutex::new(Choices::load(path)),
         })
     }
@@ -169,25 +169,30 @@ impl Matmul {
         true
     }
 
-    /// Whether a place takes its fused form: what an earlier run found, or what `measure` says of the seconds of the fused
-    /// form, `None` if it is not to be had, and of the separate one. Fused must be clearly faster, so that noise does not
-    /// decide.
-    pub(crate) fn is_fused(
+    /// Which of `count` forms a place takes: what an earlier run found, or what `measure` says of the seconds of each, `None`
+    /// if it is not to be had. A later one must be clearly faster than those before it, so that noise does not decide.
+    pub(crate) fn fastest_form(
         &self,
         kind: Kind,
         place: Place,
-        measure: impl FnOnce() -> (Option<f64>, f64),
-    ) -> bool {
-        let mut fused = self.fused.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        *fused.entry(place).or_insert_with(|| {
-            let key = format!("{place:?} {kind:?} tf32 {}", self.tf32);
+        count: usize,
+        mut measure: impl FnMut(usize) -> Option<f64>,
+    ) -> usize {
+        let mut forms = self.forms.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        *forms.entry(place).or_insert_with(|| {
+            let key = format!("{place:?} of {count} {kind:?} tf32 {}", self.tf32);
             let choices = || self.choices.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let kept = choices().by_product.get(&key).map(|words| words[0] == 1);
-            kept.unwrap_or_else(|| {
-                let (together, separate) = measure();
-                let is_fused = together.is_some_and(|together| together < 0.97 * separate);
-                choices().keep(key, [u64::from(is_fused), 0, 0, 0, 0, 0, 0, 0]);
-                is_fused
+            let kept = choices().by_product.get(&key).map(|words| words[0] as usize);
+            kept.filter(|&form| form < count).unwrap_or_else(|| {
+                let (mut best, mut least) = (0, f64::INFINITY);
+                for form in 0..count {
+                    match measure(form) {
+                        Some(seconds) if seconds < 0.97 * least => (best, least) = (form, seconds),
+                        _ => {}
+                    }
+                }
+                choices().keep(key, [best as u64, 0, 0, 0, 0, 0, 0, 0]);
+                best
             })
         })
     }

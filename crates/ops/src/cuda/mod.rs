@@ -14,6 +14,7 @@ mod error;
 mod graph;
 mod library;
 mod matmul;
+mod tensor_map;
 
 pub(crate) use compile::Source;
 pub(crate) use context::{Argument, Lane, ScratchMemory, Shape, TABLE_ROWS, arguments};
@@ -21,6 +22,7 @@ pub use error::CudaError;
 pub use graph::Recording;
 pub use library::LibraryPaths;
 pub(crate) use matmul::{Epilogue, Kind, Operands, Place, Product};
+pub(crate) use tensor_map::{Boxes, TensorMap};
 
 use crate::device::{Buffer, Device, Scalar};
 use crate::element::{Bf16, Element, F16};
@@ -36,6 +38,7 @@ pub(crate) const SOURCES: &[Source] = &[
     crate::embedding::cuda::SOURCE,
     crate::layernorm::cuda::SOURCE,
     crate::linear::cuda::SOURCE,
+    crate::linear::cuda_hopper::SOURCE,
     crate::loss::cuda::SOURCE,
     crate::adamw::cuda::SOURCE,
     crate::muon::cuda::SOURCE,
@@ -171,22 +174,16 @@ impl<E: CudaElement> Cuda<E> {
         self.matmul.plain(&self.context, lane, product, operands);
     }
 
-    /// Whether a place takes its fused form; see [`Matmul::is_fused`]. Both are run a few times where that is not known.
-    pub(crate) fn is_fused(&self, place: Place, fused: impl Fn() -> bool, separate: impl Fn()) -> bool {
-        self.matmul.is_fused(Self::KIND, place, || {
+    /// Takes the form that is fastest in a place, of several that do the same: see [`Matmul::fastest_form`]. All are run a few
+    /// times where that is not known. A form returns false, with nothing done, if it is not to be had; the first always is.
+    pub(crate) fn fastest_form(&self, place: Place, forms: &[&dyn Fn() -> bool]) -> usize {
+        self.matmul.fastest_form(Self::KIND, place, forms.len(), |form| {
             self.synchronize();
-            let best = |run: &dyn Fn()| {
-                run();
+            forms[form]().then(|| {
                 self.synchronize();
-                let run = || (0..3).for_each(|_| run());
+                let run = || (0..3).for_each(|_| _ = forms[form]());
                 (0..3).map(|_| self.context.time(run)).fold(f64::INFINITY, f64::min)
-            };
-            let together = fused().then(|| {
-                best(&|| {
-                    let _ = fused();
-                })
-            });
-            (together, best(&separate))
+            })
         })
     }
 

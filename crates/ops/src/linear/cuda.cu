@@ -1,21 +1,5 @@
 // What surrounds the products of a linear layer: conversions, bias, GELU, residual, dropout, and sums over rows.
 
-// gelu_new: x sigmoid(2u).
-__device__ __forceinline__ float gelu_gate(float x) {
-    const float u2 = 1.5957691216057308f * (x + 0.044715f * x * x * x);
-#if defined(ELEMENT_F32)
-    return 1.0f / (1.0f + expf(-u2));
-#else
-    return __fdividef(1.0f, 1.0f + __expf(-u2));
-#endif
-}
-__device__ __forceinline__ float gelu(float x) { return x * gelu_gate(x); }
-__device__ __forceinline__ float gelu_derivative(float x) {
-    const float gate = gelu_gate(x);
-    const float du2 = 1.5957691216057308f * (1.0f + 3.0f * 0.044715f * x * x);
-    return gate + x * gate * (1.0f - gate) * du2;
-}
-
 // Applies `f(element, index)` to every element of out, VEC at a time. One thread a vector; the last takes the rest.
 template <typename F> __device__ __forceinline__ void each(int n, F f) {
     const int start = (blockIdx.x * blockDim.x + threadIdx.x) * VEC;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) const SOURCE: Source = Source {
     name: "linear",
-    files: &[include_str!("cuda.cu")],
+    files: &[include_str!("cuda_gelu.cuh"), include_str!("cuda.cu")],
     kernels: &[
         "convert",
         "copy",
@@ -42,6 +42,11 @@ impl<E> CudaWeights<E> {
     /// The address of the matrix.
     pub(crate) fn matrix(&self) -> u64 {
         self.copy.pointer()
+    }
+
+    /// How it lies.
+    pub(super) fn storage(&self) -> Storage {
+        self.storage
     }
 }
 
@@ -82,17 +87,27 @@ impl<E: CudaElement> Cuda<E> {
         let operands =
             Operands { d: dx.pointer(), c: 0, a, b, bias: 0, aux: pre.map_or(0, CudaBuf::pointer) };
         let through_gelu = Product { epilogue: Epilogue::GeluBackward, ..product };
-        let fused = || self.try_product_on(Lane::First, through_gelu, operands);
         let separate = || {
             self.product_on(Lane::First, product, operands);
             if let Some(pre) = pre {
                 let (to, len) = (dx.pointer(), rows * inputs);
                 self.launch_on(Lane::First, "gelu_backward", vectors::<E>(len), arguments![to, pre, len]);
             }
+            true
         };
-        let is_fused = pre.is_some()
-            && !E::IS_F32
-            && self.is_fused(("gelu backward", rows, inputs, outputs), fused, separate);
+        let fused = || self.try_product_on(Lane::First, through_gelu, operands);
+        let of_hopper = || {
+            if !self.is_for_hopper(weights, dims) {
+                return false;
+            }
+            let addresses = [operands.d, operands.b, operands.aux, 0];
+            self.gelu_backward_on_hopper(addresses, weights, dims)
+        };
+        let forms: [&dyn Fn() -> bool; 3] = [&separate, &fused, &of_hopper];
+        let form = match pre {
+            Some(_) if !E::IS_F32 => self.fastest_form(("gelu backward", rows, inputs, outputs), &forms),
+            _ => 0,
+        };
 
         let of_bias = self.has_fused_bias_gradient(dweights, dbias, dout, x, weights.storage, dims);
         self.context.fork();
@@ -102,7 +117,7 @@ impl<E: CudaElement> Cuda<E> {
             self.add_column_sums(Lane::Second, dbias.pointer(), dout, rows, outputs);
         }
         self.context.beside(&[dout.pointer(), x.pointer(), dweights.pointer(), dbias.pointer()]);
-        if !(is_fused && fused()) {
+        if !forms[form]() {
             separate();
         }
     }
@@ -125,12 +140,13 @@ impl<E: CudaElement> Cuda<E> {
         let own = std::cell::OnceCell::new();
         let own = || own.get_or_init(|| [self.zeros::<f32>(dweights.len()), self.zeros::<f32>(dbias.len())]);
         let addresses = || [own()[0].pointer(), dout.pointer(), x.pointer()];
-        let fused = || self.weights_and_bias_backward(Lane::First, addresses(), own()[1].pointer(), dims);
         let separate = || {
             self.weights_backward(Lane::First, addresses(), storage, dims);
             self.add_column_sums(Lane::First, own()[1].pointer(), dout, rows, outputs);
+            true
         };
-        self.is_fused(("bias gradient", rows, inputs, outputs), fused, separate)
+        let fused = || self.weights_and_bias_backward(Lane::First, addresses(), own()[1].pointer(), dims);
+        self.fastest_form(("bias gradient", rows, inputs, outputs), &[&separate, &fused]) == 1
     }
 
     /// dW += x^T dout and dbias += the sums over the rows of dout, of a matrix (inputs, outputs), in one product; false if
@@ -312,12 +328,23 @@ impl<E: CudaElement> Linear for Cuda<E> {
         check(weights, dims, x, out);
         let (a, b, of_bias) = (weights.copy.pointer(), x.pointer(), self.bias(weights, bias));
         let operands = Operands { d: out.pointer(), c: 0, a, b, bias: of_bias, aux: pre.pointer() };
-        // The library's GELU of f32 is not held to f32's precision.
-        if E::IS_F32 || !self.try_product(forward(weights, dims, Epilogue::BiasGelu, false), operands) {
-            let plain = Operands { d: pre.pointer(), ..operands };
-            self.product(forward(weights, dims, Epilogue::None, false), plain);
-            let len = dims.rows * dims.outputs;
-            self.launch("add_bias_gelu", Shape::each(len), arguments![out, pre, bias, len, dims.outputs]);
+        let [out, pre] = [operands.d, operands.aux];
+        let of_library = || {
+            // The library's GELU of f32 is not held to f32's precision.
+            if E::IS_F32 || !self.try_product(forward(weights, dims, Epilogue::BiasGelu, false), operands) {
+                self.product(forward(weights, dims, Epilogue::None, false), Operands { d: pre, ..operands });
+                let len = dims.rows * dims.outputs;
+                self.launch("add_bias_gelu", Shape::each(len), arguments![out, pre, bias, len, dims.outputs]);
+            }
+            true
+        };
+        let of_hopper = || self.gelu_forward_on_hopper([out, pre, operands.b], weights, bias, dims);
+        let place = ("gelu forward", dims.rows, dims.inputs, dims.outputs);
+        if !(self.is_for_hopper(weights, dims)
+            && self.fastest_form(place, &[&of_library, &of_hopper]) == 1
+            && of_hopper())
+        {
+            of_library();
         }
     }
 

@@ -19,6 +19,7 @@
 
 pub(crate) mod cpu;
 pub(crate) mod cuda;
+pub(crate) mod cuda_hopper;
 
 use crate::{Act, Buf, Device, Dropout, Format};
 

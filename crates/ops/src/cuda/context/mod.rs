@@ -281,16 +281,30 @@ impl Context {
         shape: Shape,
         arguments: &[u64],
     ) {
+        self.start_with(lane, function, kernel, shape, &[], arguments);
+    }
+
+    /// As [`start`](Self::start), for a kernel whose first parameter, unless it is empty, is a structure of these words.
+    pub(crate) fn start_with(
+        &self,
+        lane: Lane,
+        function: driver::CUfunction,
+        kernel: &str,
+        shape: Shape,
+        structure: &[u64],
+        arguments: &[u64],
+    ) {
         let (x, y, z) = shape.grid;
         if x * y * z == 0 {
             return;
         }
         let mut pointers: [*mut c_void; 32] = [std::ptr::null_mut(); 32];
-        for (pointer, argument) in pointers[..arguments.len()].iter_mut().zip(arguments) {
+        let all = structure.first().into_iter().chain(arguments);
+        for (pointer, argument) in pointers.iter_mut().zip(all) {
             *pointer = std::ptr::from_ref(argument).cast_mut().cast();
         }
         self.bind();
-        // SAFETY: the arguments are those of the kernel's declaration, each in a word of its own that outlives the call.
+        // SAFETY: the arguments are those of the kernel's declaration, each in words of its own that outlive the call.
         let result = unsafe {
             driver::cuLaunchKernel(
                 function,

@@ -133,14 +133,17 @@ impl<D: Backend> Gpt<D> {
 
     /// Makes the compute copies from the weights.
     fn pack(&mut self) {
-        let device = &self.device;
-        for (copy, master) in self.matrices.blocks.iter_mut().zip(&self.weights.blocks) {
-            device.pack(&mut copy.c_attn, &master.attn.c_attn.weight);
-            device.pack(&mut copy.attn_proj, &master.attn.c_proj.weight);
-            device.pack(&mut copy.c_fc, &master.mlp.c_fc.weight);
-            device.pack(&mut copy.mlp_proj, &master.mlp.c_proj.weight);
-        }
-        device.pack(&mut self.matrices.head, &self.weights.wte);
+        let Matrices { blocks, head } = &mut self.matrices;
+        let blocks = blocks.iter_mut().zip(&self.weights.blocks).flat_map(|(copy, master)| {
+            [
+                (&mut copy.c_attn, &master.attn.c_attn.weight),
+                (&mut copy.attn_proj, &master.attn.c_proj.weight),
+                (&mut copy.c_fc, &master.mlp.c_fc.weight),
+                (&mut copy.mlp_proj, &master.mlp.c_proj.weight),
+            ]
+        });
+        let mut copies: Vec<_> = blocks.chain([(head, &self.weights.wte)]).collect();
+        self.device.pack(&mut copies);
     }
 
     /// Copies a tensor from the device.

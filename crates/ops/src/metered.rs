@@ -241,9 +241,10 @@ impl<D: Linear> Linear for Metered<D> {
     }
 
     /// Counted as in training, where both directions are written.
-    fn pack(&self, weights: &mut D::Weights, master: &Buf<Self, f32>) {
-        let bytes = master.len() * (4 + 2 * size_of::<D::Element>());
-        self.note("pack".into(), 0, bytes, |device| device.pack(weights, master));
+    fn pack(&self, copies: &mut [(&mut D::Weights, &Buf<Self, f32>)]) {
+        let len: usize = copies.iter().map(|(_, master)| master.len()).sum();
+        let bytes = len * (4 + 2 * size_of::<D::Element>());
+        self.note("pack".into(), 0, bytes, |device| device.pack(copies));
     }
 
     fn linear_forward(
@@ -500,9 +501,13 @@ mod tests {
         assert_eq!(device.sum_of_squares(&[&uploaded]), device.device.sum_of_squares(&[&uploaded]));
         let dims = LinearDims { rows: 2, inputs: 3, outputs: 4 };
         let mut weights = device.weights(3, 4, Storage::InputsOutputs, Use::Training);
-        device.pack(&mut weights, &uploaded);
-        let (mut out, bias) = (device.zeros(8), device.zeros(4));
+        let mut others = device.weights(4, 3, Storage::OutputsInputs, Use::Training);
         device.take();
+        device.pack(&mut [(&mut weights, &uploaded), (&mut others, &uploaded)]);
+        let records = device.take();
+        assert_eq!((records.len(), records[0].name.as_str(), records[0].num_calls), (1, "pack", 1));
+        assert_eq!(records[0].bytes, f64::from(2 * 12 * (4 + 2 * 4)));
+        let (mut out, bias) = (device.zeros(8), device.zeros(4));
         for _ in 0..2 {
             device.linear_forward(&mut out, &uploaded, &weights, &bias, dims);
         }

@@ -1,5 +1,5 @@
-// AdamW, the sum of squares and zeroing, over many tensors in one launch: most tensors of a network are so small that a
-// launch for each would take longer than its work. One pass over memory each.
+// AdamW, the sum of squares, zeroing and compute copies, over many tensors in one launch: most tensors of a network are so
+// small that a launch for each would take longer than its work. One pass over memory each.
 
 constexpr int BLOCK = 1 << 15;
 
@@ -64,6 +64,27 @@ extern "C" __global__ void __launch_bounds__(1024) clear(const Tensor* tensors, 
         if (i + 4 <= n) *(Four*)(x + i) = Four{};
         else
             for (int j = i; j < n; ++j) x[j] = 0.0f;
+    }
+}
+
+// Compute copies, in the element type, of f32 masters: a = b, narrowed.
+extern "C" __global__ void __launch_bounds__(1024) pack(const Tensor* tensors, int count) {
+    int start;
+    const Tensor& tensor = tensor_of_block(tensors, count, start);
+    E* copy = (E*)tensor.a;
+    const float* master = (const float*)tensor.b;
+    const int n = min((int)tensor.len, start + BLOCK);
+    for (int i = start + threadIdx.x * VEC; i < n; i += 1024 * VEC) {
+        if (i + VEC <= n) {
+            float wide[VEC];
+            load_floats(wide, master + i);
+            Vec narrow;
+#pragma unroll
+            for (int j = 0; j < VEC; ++j) narrow.x[j] = from_f32(wide[j]);
+            *(Vec*)(copy + i) = narrow;
+        } else {
+            for (int j = i; j < n; ++j) copy[j] = from_f32(master[j]);
+        }
     }
 }
 

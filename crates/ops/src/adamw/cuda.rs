@@ -1,14 +1,14 @@
-//! AdamW on a GPU: launches.
+//! AdamW on a GPU, and what else takes many tensors in one launch.
 
 use super::{AdamW, AdamWStep, AdamWTensor};
 use crate::adamw::cpu::Constants;
-use crate::cuda::{CudaBuf, CudaElement, Shape, Source, TABLE_ROWS, arguments};
+use crate::cuda::{Argument, CudaBuf, CudaElement, Shape, Source, TABLE_ROWS, arguments};
 use crate::{Buffer, Cuda};
 
 pub(crate) const SOURCE: Source = Source {
     name: "adamw",
     files: &[include_str!("cuda.cu")],
-    kernels: &["adamw", "sum_of_squares", "clear"],
+    kernels: &["adamw", "sum_of_squares", "clear", "pack"],
 };
 
 /// Elements of a block: the kernels'.
@@ -29,7 +29,7 @@ impl Table {
     /// Adds a tensor of `len` elements, with its addresses and a constant of its own.
     fn push(&mut self, len: usize, [a, b, c, d]: [u64; 4], constant: f32) {
         if len > 0 {
-            let place = self.blocks as u64 | (len as u64) << 32;
+            let place = self.blocks as u64 | len.word() << 32;
             self.rows.push([place, a, b, c, d, u64::from(constant.to_bits())]);
             self.blocks += len.div_ceil(BLOCK);
         }
@@ -47,9 +47,9 @@ impl<E: CudaElement> Cuda<E> {
 
     /// Starts a kernel over all tensors of a table: `more` follows the table among its arguments.
     fn launch_table(&self, kernel: &str, table: &Table, more: &[u64]) {
-        assert!(table.rows.len() <= TABLE_ROWS, "{} tensors in one update", table.rows.len());
+        assert!(table.rows.len() <= TABLE_ROWS, "{} tensors in one launch", table.rows.len());
         let rows = self.context.table(bytemuck::cast_slice(&table.rows));
-        let mut arguments = vec![rows, table.rows.len() as u64];
+        let mut arguments = vec![*rows, table.rows.len() as u64];
         arguments.extend_from_slice(more);
         self.launch(kernel, Shape::new(table.blocks, 1024), &arguments);
     }
@@ -59,6 +59,13 @@ impl<E: CudaElement> Cuda<E> {
         let mut table = Table::new(tensors.size_hint().0);
         tensors.for_each(|(pointer, len)| table.push(len, [pointer, 0, 0, 0], 0.0));
         self.launch_table("clear", &table, &[]);
+    }
+
+    /// Makes compute copies of tensors of f32: each the address of the copy, that of the master, and the elements.
+    pub(crate) fn pack_table(&self, tensors: &[(u64, u64, usize)]) {
+        let mut table = Table::new(tensors.len());
+        tensors.iter().for_each(|&(copy, master, len)| table.push(len, [copy, master, 0, 0], 0.0));
+        self.launch_table("pack", &table, &[]);
     }
 }
 

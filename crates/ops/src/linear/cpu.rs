@@ -34,6 +34,30 @@ enum Forward {
 }
 
 impl<E: Word> CpuWeights<E> {
+    /// Fills the panels of both directions from the f32 master.
+    fn pack(&mut self, cpu: &Cpu<E>, master: &[f32]) {
+        let (k, n) = (self.inputs, self.outputs);
+        let rows_are_inputs = self.storage == Storage::InputsOutputs;
+        match &mut self.forward {
+            Forward::Quantized(quantized) => quantized.pack(cpu, master, self.storage),
+            Forward::Packed(words) if rows_are_inputs => {
+                pack_rhs_rows(cpu, words, master, k, n, None);
+            }
+            Forward::Packed(words) => {
+                pack_rhs_columns(cpu, words, master, k, n);
+            }
+        }
+        match &mut self.backward {
+            Some(backward) if rows_are_inputs => {
+                pack_rhs_columns(cpu, backward, master, n, k);
+            }
+            Some(backward) => {
+                pack_rhs_rows(cpu, backward, master, n, k, None);
+            }
+            None => {}
+        }
+    }
+
     /// Hands the tiles of x W to `epilogue`, for `rows` rows of x, (rows, inputs).
     pub(crate) fn multiply<P: Epilogue>(&self, cpu: &Cpu<E>, x: &[E], rows: usize, epilogue: &P) {
         let (k, columns) = (self.inputs, self.outputs);
@@ -93,28 +117,8 @@ impl<E: Word> Linear for Cpu<E> {
         4 * (Packed::num_words::<E>(rows, outputs) + LhsPanels::num_words::<E>(inputs, rows))
     }
 
-    fn pack(&self, weights: &mut CpuWeights<E>, master: &AlignedBuf<f32>) {
-        let CpuWeights { inputs, outputs, storage, forward, backward, .. } = weights;
-        let (k, n) = (*inputs, *outputs);
-        let rows_are_inputs = *storage == Storage::InputsOutputs;
-        match forward {
-            Forward::Quantized(quantized) => quantized.pack(self, master, *storage),
-            Forward::Packed(words) if rows_are_inputs => {
-                pack_rhs_rows(self, words, master, k, n, None);
-            }
-            Forward::Packed(words) => {
-                pack_rhs_columns(self, words, master, k, n);
-            }
-        }
-        match backward {
-            Some(backward) if rows_are_inputs => {
-                pack_rhs_columns(self, backward, master, n, k);
-            }
-            Some(backward) => {
-                pack_rhs_rows(self, backward, master, n, k, None);
-            }
-            None => {}
-        }
+    fn pack(&self, copies: &mut [(&mut CpuWeights<E>, &AlignedBuf<f32>)]) {
+        copies.iter_mut().for_each(|(weights, master)| weights.pack(self, master));
     }
 
     fn linear_forward(

@@ -8,7 +8,7 @@ template <typename F> __device__ __forceinline__ void each(int n, F f) {
         for (int i = start; i < n; ++i) f(i, false);
 }
 
-// out = in, narrowed: a compute copy of f32 weights.
+// out = in, narrowed: the first compute copy of a bias.
 extern "C" __global__ void convert(E* out, const float* in, int n) {
     each(n, [&](int i, bool whole) {
         if (!whole) {

@@ -195,14 +195,11 @@ impl<E: CudaElement> Cuda<E> {
         }
         if weights.bias_master.load(Ordering::Acquire) != bias.pointer() {
             // Another thread may do the same, but none finds the copy before it was queued.
-            self.convert(&weights.bias, bias.pointer(), weights.outputs);
+            let len = weights.outputs;
+            self.launch("convert", vectors::<E>(len), arguments![weights.bias, bias, len]);
             weights.bias_master.store(bias.pointer(), Ordering::Release);
         }
         weights.bias.pointer()
-    }
-
-    fn convert(&self, out: &CudaBuf<E>, master: u64, len: usize) {
-        self.launch("convert", vectors::<E>(len), arguments![out, master, len]);
     }
 
     /// A dropout's key, threshold and factor, as kernels take them.
@@ -289,13 +286,17 @@ impl<E: CudaElement> Linear for Cuda<E> {
         0
     }
 
-    fn pack(&self, weights: &mut CudaWeights<E>, master: &CudaBuf<f32>) {
-        assert_eq!(master.len(), weights.inputs * weights.outputs, "a master of the copy's shape");
-        self.convert(&weights.copy, master.pointer(), master.len());
-        let bias = *weights.bias_master.get_mut();
-        if bias != 0 && !E::IS_F32 {
-            self.convert(&weights.bias, bias, weights.outputs);
+    fn pack(&self, copies: &mut [(&mut CudaWeights<E>, &CudaBuf<f32>)]) {
+        let mut tensors = Vec::with_capacity(2 * copies.len());
+        for (weights, master) in copies {
+            assert_eq!(master.len(), weights.inputs * weights.outputs, "a master of the copy's shape");
+            tensors.push((weights.copy.pointer(), master.pointer(), master.len()));
+            let bias = *weights.bias_master.get_mut();
+            if bias != 0 && !E::IS_F32 {
+                tensors.push((weights.bias.pointer(), bias, weights.outputs));
+            }
         }
+        self.pack_table(&tensors);
     }
 
     fn linear_forward(

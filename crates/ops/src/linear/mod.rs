@@ -67,9 +67,10 @@ pub trait Linear: Device {
     fn linear_scratch_bytes(&self, dims: LinearDims) -> usize;
     /// Bytes of scratch memory that the device allocates once for the forward pass of a layer of these shapes.
     fn linear_forward_scratch_bytes(&self, dims: LinearDims, purpose: Use) -> usize;
-    /// Fills the compute copy from the f32 `master`. A device may keep a copy of the layer's bias beside it, which is made
-    /// again here: a bias changes only together with a call of this, and lives as long as the copy.
-    fn pack(&self, weights: &mut Self::Weights, master: &Buf<Self, f32>);
+    /// Fills each compute copy from its f32 master. It takes all copies at once, as the optimizer's operations do and for the
+    /// same reason. A device may keep a copy of the layer's bias beside it, which is made again here: a bias changes only
+    /// together with a call of this, and lives as long as the copy.
+    fn pack(&self, copies: &mut [(&mut Self::Weights, &Buf<Self, f32>)]);
 
     /// Sets `out` (rows, OC).
     fn linear_forward(

@@ -25,7 +25,7 @@ impl<D: Linear> Layer<D> {
         let weights = random::<D::Element>(rng, inputs * outputs);
         let (bias, dout) = (random::<f32>(rng, outputs), random::<D::Element>(rng, rows * outputs));
         let mut weights_d = device.weights(inputs, outputs, Storage::InputsOutputs, Use::Training);
-        device.pack(&mut weights_d, &upload(device, &weights));
+        device.pack(&mut [(&mut weights_d, &upload(device, &weights))]);
         let (x_d, bias_d, dout_d) =
             (upload_act(device, &x), upload(device, &bias), upload_act(device, &dout));
         Layer { dims, x, weights, bias, dout, x_d, weights_d, bias_d, dout_d }
@@ -130,6 +130,48 @@ fn equals_the_reference_with_the_same_bits_for_any_threads() {
             let key = (any_threads(device), rows, inputs);
             let first = results.entry(key).or_insert_with(|| result.clone());
             assert_eq!(*first, result, "threads change no bit");
+        }
+    });
+}
+
+/// All layers' weights and biases are drawn again and packed together, after a pass in which the device may have kept copies
+/// of the biases.
+fn check_copies<D: Linear>(device: &D, shapes: &[(usize, usize)]) {
+    let mut rng = Rng::new(shapes.len() as u64);
+    let dims = |&(inputs, outputs): &(usize, usize)| LinearDims { rows: 2, inputs, outputs };
+    let mut layers: Vec<_> = shapes.iter().map(|shape| Layer::new(device, &mut rng, dims(shape))).collect();
+    let forward = |layer: &Layer<D>| {
+        let len = layer.dims.rows * layer.dims.outputs;
+        let mut out = device.zeros(len);
+        device.linear_forward(&mut out, &layer.x_d, &layer.weights_d, &layer.bias_d, layer.dims);
+        download_act(device, &out, len)
+    };
+    layers.iter().for_each(|layer| drop(forward(layer)));
+    let masters: Vec<_> = layers
+        .iter_mut()
+        .map(|layer| {
+            layer.weights = random::<D::Element>(&mut rng, layer.weights.len());
+            layer.bias = random::<D::Element>(&mut rng, layer.bias.len());
+            device.write(&mut layer.bias_d, &layer.bias);
+            upload(device, &layer.weights)
+        })
+        .collect();
+    let copies = layers.iter_mut().zip(&masters);
+    let mut copies: Vec<_> = copies.map(|(layer, master)| (&mut layer.weights_d, master)).collect();
+    device.pack(&mut copies);
+    for layer in &layers {
+        let error = relative_error(&forward(layer), &layer.reference().0);
+        assert!(error < forward_tolerance::<D>(), "{:?} among {shapes:?}: {error:e}", layer.dims);
+        check_backward(device, layer, &mut rng);
+    }
+}
+
+#[test]
+fn copies_are_made_together() {
+    on_every_device!(|device| {
+        // 33,567 elements: more than a GPU's block takes, and odd.
+        for shapes in [&[][..], &[(5, 7)], &[(9, 3), (201, 167), (1, 33), (64, 64), (7, 5)]] {
+            check_copies(device, shapes);
         }
     });
 }

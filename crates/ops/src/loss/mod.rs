@@ -96,7 +96,7 @@ mod tests {
         let mut targets_d = device.zeros::<u32>(rows);
         device.write(&mut targets_d, &targets);
         let mut head_d = device.weights(channels, vocab_size, Storage::OutputsInputs, Use::Training);
-        device.pack(&mut head_d, &upload(device, &head));
+        device.pack(&mut [(&mut head_d, &upload(device, &head))]);
         let (x_d, weights_d) = (upload_act(device, &x), upload(device, &weights));
         let want: Vec<f32> = reference::<f64>(&constants(&x), &constants(&head), &targets, dims)
             .iter()

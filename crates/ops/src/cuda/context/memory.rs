@@ -165,11 +165,13 @@ impl Context {
         require("cuMemcpyDtoDAsync", copied);
     }
 
-    /// Writes a table for the next kernel, and returns its address. The stream keeps it from being overwritten too early.
-    pub(crate) fn table(&self, bytes: &[u8]) -> u64 {
+    /// Writes a table for the next kernel, and returns its address, to be kept until that kernel is queued: no other thread
+    /// writes one before. The stream, in which the next table is copied after the kernel, does the rest.
+    pub(crate) fn table(&self, bytes: &[u8]) -> MutexGuard<'_, u64> {
         assert!(bytes.len() <= TABLE_ROWS * TABLE_ROW_BYTES, "a table of {} bytes", bytes.len());
-        self.write(self.table, bytes);
-        self.table
+        let table = self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.write(*table, bytes);
+        table
     }
 
     /// Copies from the card; waits for all work before.
@@ -227,7 +229,8 @@ impl Drop for Context {
             let scratch = scratch.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
             (scratch.bytes > 0).then_some(scratch.pointer)
         });
-        scratches.into_iter().flatten().chain([self.table]).for_each(|pointer| self.free(pointer));
+        let table = *self.table.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        scratches.into_iter().flatten().chain([table]).for_each(|pointer| self.free(pointer));
         let staging = self.staging.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
         // SAFETY: all copies from it are done: freeing memory waited for them.
         let _ = unsafe { driver::cuMemFreeHost(staging.memory.cast()) };

@@ -42,7 +42,7 @@ pub(crate) struct Context {
     variants: RwLock<HashMap<usize, Functions>>,
     staging: Mutex<Staging>,
     /// Where tables of tensors are written before the kernel that reads them.
-    table: u64,
+    table: Mutex<u64>,
     scratch: [Mutex<Scratch>; 2],
     /// How often scratch memory has moved: what a recording must have been made after.
     scratch_generation: AtomicU64,
@@ -194,7 +194,7 @@ impl Context {
             functions: Functions::new(),
             variants: RwLock::default(),
             staging: Mutex::new(Staging::new()?),
-            table: 0,
+            table: Mutex::new(0),
             scratch: [(); 2].map(|()| Mutex::new(Scratch { pointer: 0, bytes: 0 })),
             scratch_generation: AtomicU64::new(0),
             recorder: Mutex::new(None),
@@ -204,7 +204,7 @@ impl Context {
             max_shared,
             cache: options.cache_dir.clone(),
         };
-        opened.table = opened.open_memory(TABLE_ROWS * TABLE_ROW_BYTES)?;
+        opened.table = Mutex::new(opened.open_memory(TABLE_ROWS * TABLE_ROW_BYTES)?);
         opened.functions = opened.load(sources, defines)?;
         Ok(opened)
     }

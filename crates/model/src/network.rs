@@ -216,12 +216,13 @@ impl<D: Backend> Gpt<D> {
         // The MLP.
         let dropout = self.dropout(Site::MlpProjection(layer), dropout_key);
         let dbranch = self.dropout_backward(&mut d.dbranch, &d.dstream, dropout, dims.mlp_proj);
-        device.linear_gelu_backward(
-            &mut d.dwide, &mut grads.mlp.c_proj.weight, &mut grads.mlp.c_proj.bias,
+        let c_fc = &mut grads.mlp.c_fc;
+        let has_bias = device.linear_gelu_backward(
+            &mut d.dwide, &mut c_fc.bias, &mut grads.mlp.c_proj.weight, &mut grads.mlp.c_proj.bias,
             dbranch, &s.pre, &s.act, &matrices.mlp_proj, dims.mlp_proj,
         );
         device.linear_backward(
-            &mut d.dnorm, &mut grads.mlp.c_fc.weight, &mut grads.mlp.c_fc.bias,
+            &mut d.dnorm, &mut c_fc.weight, (!has_bias).then_some(&mut c_fc.bias),
             &d.dwide, &s.ln_2.out, &matrices.c_fc, dims.c_fc,
         );
         device.layernorm_backward(
@@ -233,13 +234,13 @@ impl<D: Backend> Gpt<D> {
         let dbranch = self.dropout_backward(&mut d.dbranch, &d.dstream, dropout, dims.attn_proj);
         let datty = &mut d.dnorm;
         device.linear_backward(
-            datty, &mut grads.attn.c_proj.weight, &mut grads.attn.c_proj.bias,
+            datty, &mut grads.attn.c_proj.weight, Some(&mut grads.attn.c_proj.bias),
             dbranch, &s.atty, &matrices.attn_proj, dims.attn_proj,
         );
         let dropout = self.dropout(Site::Attention(layer), dropout_key);
         device.attention_backward(&mut d.dwide, datty, &s.atty, &s.lse, &s.qkv, dropout, dims.attention);
         device.linear_backward(
-            &mut d.dnorm, &mut grads.attn.c_attn.weight, &mut grads.attn.c_attn.bias,
+            &mut d.dnorm, &mut grads.attn.c_attn.weight, Some(&mut grads.attn.c_attn.bias),
             &d.dwide, &s.ln_1.out, &matrices.c_attn, dims.c_attn,
         );
         device.layernorm_backward(

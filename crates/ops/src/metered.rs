@@ -296,7 +296,7 @@ impl<D: Linear> Linear for Metered<D> {
         &self,
         dx: &mut Act<Self>,
         dweights: &mut Buf<Self, f32>,
-        dbias: &mut Buf<Self, f32>,
+        dbias: Option<&mut Buf<Self, f32>>,
         dout: &Act<Self>,
         x: &Act<Self>,
         weights: &D::Weights,
@@ -311,6 +311,7 @@ impl<D: Linear> Linear for Metered<D> {
     fn linear_gelu_backward(
         &self,
         dpre: &mut Act<Self>,
+        dbias_of_pre: &mut Buf<Self, f32>,
         dweights: &mut Buf<Self, f32>,
         dbias: &mut Buf<Self, f32>,
         dout: &Act<Self>,
@@ -318,11 +319,11 @@ impl<D: Linear> Linear for Metered<D> {
         x: &Act<Self>,
         weights: &D::Weights,
         dims: LinearDims,
-    ) {
+    ) -> bool {
         let activations = dims.rows * (3 * dims.inputs + dims.outputs);
         self.linear("linear_gelu_backward", dims, 2, activations, |device| {
-            device.linear_gelu_backward(dpre, dweights, dbias, dout, pre, x, weights, dims);
-        });
+            device.linear_gelu_backward(dpre, dbias_of_pre, dweights, dbias, dout, pre, x, weights, dims)
+        })
     }
 
     fn dropout_backward(&self, out: &mut Act<Self>, dout: &Act<Self>, dropout: Dropout, dims: LinearDims) {

@@ -111,6 +111,12 @@ __device__ __forceinline__ void copy_box(u32 to, const TensorMap& map, int x, in
                      "l"(&map), "r"(x), "r"(y), "r"(barrier)
                      : "memory");
 }
+// The same for `bytes`, a multiple of 16, that follow each other.
+__device__ __forceinline__ void copy_bytes(u32 to, const void* from, u32 bytes, u32 barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(barrier)
+                 : "memory");
+}
 #endif
 
 #endif

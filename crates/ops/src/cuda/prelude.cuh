@@ -23,6 +23,8 @@ __device__ __forceinline__ u32 pack2(float first, float second) {
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(second), "f"(first));
     return out;
 }
+__device__ __forceinline__ float first_of(u32 pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float second_of(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
 #elif defined(ELEMENT_F16)
 struct alignas(2) E {
     u16 bits;
@@ -42,6 +44,8 @@ __device__ __forceinline__ u32 pack2(float first, float second) {
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(second), "f"(first));
     return out;
 }
+__device__ __forceinline__ float first_of(u32 pair) { return to_f32(E{(u16)pair}); }
+__device__ __forceinline__ float second_of(u32 pair) { return to_f32(E{(u16)(pair >> 16)}); }
 #else
 typedef float E;
 __device__ __forceinline__ float to_f32(E x) { return x; }
@@ -52,6 +56,11 @@ __device__ __forceinline__ E from_f32(float x) { return x; }
 constexpr int VEC = 16 / sizeof(E);
 struct alignas(16) Vec {
     E x[VEC];
+};
+
+// The same as words, for what works on pairs of 16-bit elements.
+struct alignas(16) Words {
+    u32 x[4];
 };
 
 struct alignas(16) Four {

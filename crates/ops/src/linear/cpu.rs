@@ -172,13 +172,13 @@ impl<E: Word> Linear for Cpu<E> {
         &self,
         dx: &mut AlignedBuf<E>,
         dweights: &mut AlignedBuf<f32>,
-        dbias: &mut AlignedBuf<f32>,
+        dbias: Option<&mut AlignedBuf<f32>>,
         dout: &AlignedBuf<E>,
         x: &AlignedBuf<E>,
         weights: &CpuWeights<E>,
         dims: LinearDims,
     ) {
-        weights_backward(self, dweights, dbias, dout, x, weights, dims);
+        weights_backward(self, dweights, dbias.map(|dbias| &mut **dbias), dout, x, weights, dims);
         let dx = Matrix::new(dx, dims.rows, dims.inputs);
         input_backward(self, dout, weights, dims, &Store { out: dx });
     }
@@ -186,6 +186,7 @@ impl<E: Word> Linear for Cpu<E> {
     fn linear_gelu_backward(
         &self,
         dpre: &mut AlignedBuf<E>,
+        _: &mut AlignedBuf<f32>,
         dweights: &mut AlignedBuf<f32>,
         dbias: &mut AlignedBuf<f32>,
         dout: &AlignedBuf<E>,
@@ -193,8 +194,8 @@ impl<E: Word> Linear for Cpu<E> {
         x: &AlignedBuf<E>,
         weights: &CpuWeights<E>,
         dims: LinearDims,
-    ) {
-        weights_backward(self, dweights, dbias, dout, x, weights, dims);
+    ) -> bool {
+        weights_backward(self, dweights, Some(dbias), dout, x, weights, dims);
         let out = Matrix::new(dpre, dims.rows, dims.inputs);
         input_backward(
             self,
@@ -203,6 +204,8 @@ impl<E: Word> Linear for Cpu<E> {
             dims,
             &StoreGeluGrad { out, pre: &pre[..dims.rows * dims.inputs] },
         );
+        // The next layer's weights need dpre in another order, and sum it up while they put it there.
+        false
     }
 
     fn dropout_backward(
@@ -240,7 +243,7 @@ fn forward<E: Word, P: Epilogue>(
 fn weights_backward<E: Word>(
     cpu: &Cpu<E>,
     dweights: &mut [f32],
-    dbias: &mut [f32],
+    dbias: Option<&mut [f32]>,
     dout: &[E],
     x: &[E],
     weights: &CpuWeights<E>,
@@ -249,7 +252,7 @@ fn weights_backward<E: Word>(
     let LinearDims { rows, inputs, outputs } = dims;
     weights.check(inputs, outputs, Storage::InputsOutputs);
     cpu.with_scratch(Packed::num_words::<E>(rows, outputs), |words| {
-        let rhs = pack_rhs_rows(cpu, words, dout, rows, outputs, Some(&mut dbias[..outputs]));
+        let rhs = pack_rhs_rows(cpu, words, dout, rows, outputs, dbias.map(|dbias| &mut dbias[..outputs]));
         cpu.with_scratch(LhsPanels::num_words::<E>(inputs, rows), |words| {
             let lhs = Lhs::Panels(pack_lhs_transposed(cpu, words, x, rows, inputs));
             let out = Matrix::new(dweights, inputs, outputs);

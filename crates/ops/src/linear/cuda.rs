@@ -66,60 +66,30 @@ fn forward<E: CudaElement>(
 }
 
 impl<E: CudaElement> Cuda<E> {
-    /// The whole backward pass: dx = dout W^T, through the GELU where `pre` is given, in the first lane; beside it, in the
-    /// second, dW += x^T dout and dbias += the sum over the rows of dout.
-    fn backward(
+    /// The backward pass but for the input's gradient: dW += x^T dout and dbias += the sum over the rows of dout, in the second
+    /// lane, beside what the first is given next.
+    fn parameters_backward(
         &self,
-        dx: &mut CudaBuf<E>,
         dweights: &mut CudaBuf<f32>,
-        dbias: &mut CudaBuf<f32>,
+        dbias: Option<&mut CudaBuf<f32>>,
         dout: &CudaBuf<E>,
         x: &CudaBuf<E>,
-        pre: Option<&CudaBuf<E>>,
-        weights: &CudaWeights<E>,
+        storage: Storage,
         dims: LinearDims,
     ) {
-        let LinearDims { rows, inputs, outputs } = dims;
-        self.context.join_for(&[dx.pointer()]);
-        let transpose_a = weights.storage == Storage::InputsOutputs;
-        let product = Product { transpose_a, ..Product::new(Self::KIND, inputs, rows, outputs) };
-        let (a, b) = (weights.copy.pointer(), dout.pointer());
-        let operands =
-            Operands { d: dx.pointer(), c: 0, a, b, bias: 0, aux: pre.map_or(0, CudaBuf::pointer) };
-        let through_gelu = Product { epilogue: Epilogue::GeluBackward, ..product };
-        let separate = || {
-            self.product_on(Lane::First, product, operands);
-            if let Some(pre) = pre {
-                let (to, len) = (dx.pointer(), rows * inputs);
-                self.launch_on(Lane::First, "gelu_backward", vectors::<E>(len), arguments![to, pre, len]);
-            }
-            true
-        };
-        let fused = || self.try_product_on(Lane::First, through_gelu, operands);
-        let of_hopper = || {
-            if !self.is_for_hopper(weights, dims) {
-                return false;
-            }
-            let addresses = [operands.d, operands.b, operands.aux, 0];
-            self.gelu_backward_on_hopper(addresses, weights, dims)
-        };
-        let forms: [&dyn Fn() -> bool; 3] = [&separate, &fused, &of_hopper];
-        let form = match pre {
-            Some(_) if !E::IS_F32 => self.fastest_form(("gelu backward", rows, inputs, outputs), &forms),
-            _ => 0,
-        };
-
-        let of_bias = self.has_fused_bias_gradient(dweights, dbias, dout, x, weights.storage, dims);
-        self.context.fork();
         let addresses = [dweights.pointer(), dout.pointer(), x.pointer()];
-        if !(of_bias && self.weights_and_bias_backward(Lane::Second, addresses, dbias.pointer(), dims)) {
-            self.weights_backward(Lane::Second, addresses, weights.storage, dims);
-            self.add_column_sums(Lane::Second, dbias.pointer(), dout, rows, outputs);
+        let dbias_pointer = dbias.as_ref().map_or(0, |dbias| dbias.pointer());
+        let of_bias =
+            dbias.is_some_and(|dbias| self.has_fused_bias_gradient(dweights, dbias, dout, x, storage, dims));
+        self.context.fork();
+        if !(of_bias && self.weights_and_bias_backward(Lane::Second, addresses, dbias_pointer, dims)) {
+            self.weights_backward(Lane::Second, addresses, storage, dims);
+            if dbias_pointer != 0 {
+                self.add_column_sums(Lane::Second, dbias_pointer, dout, dims.rows, dims.outputs);
+            }
         }
-        self.context.beside(&[dout.pointer(), x.pointer(), dweights.pointer(), dbias.pointer()]);
-        if !forms[form]() {
-            separate();
-        }
+        // No buffer has address 0.
+        self.context.beside(&[dout.pointer(), x.pointer(), dweights.pointer(), dbias_pointer]);
     }
 
     /// Whether the bias's gradient comes out of the weights' product. Where that is not known yet both forms run, on
@@ -238,6 +208,20 @@ impl<E: CudaElement> Cuda<E> {
     }
 }
 
+/// dx = dout W^T.
+fn input_product<E: CudaElement>(
+    dx: &CudaBuf<E>,
+    dout: &CudaBuf<E>,
+    weights: &CudaWeights<E>,
+    dims: LinearDims,
+) -> (Product, Operands) {
+    let LinearDims { rows, inputs, outputs } = dims;
+    let transpose_a = weights.storage == Storage::InputsOutputs;
+    let product = Product { transpose_a, ..Product::new(Cuda::<E>::KIND, inputs, rows, outputs) };
+    let (d, a, b) = (dx.pointer(), weights.copy.pointer(), dout.pointer());
+    (product, Operands { d, c: 0, a, b, bias: 0, aux: 0 })
+}
+
 /// A gradient of weights (m, n), column-major: a (m, rows) times the transpose of b (n, rows), added to what is there.
 pub(crate) fn weights_product<E: CudaElement>(m: usize, n: usize, rows: usize) -> Product {
     Product {
@@ -279,7 +263,8 @@ impl<E: CudaElement> Linear for Cuda<E> {
     }
 
     fn linear_scratch_bytes(&self, dims: LinearDims) -> usize {
-        4 * dims.rows.div_ceil(chunk_rows(dims.rows)) * dims.outputs
+        let of_columns = dims.rows.div_ceil(chunk_rows(dims.rows)) * dims.outputs;
+        4 * of_columns.max(dims.rows.div_ceil(128) * dims.inputs)
     }
 
     fn linear_forward_scratch_bytes(&self, _: LinearDims, _: Use) -> usize {
@@ -377,19 +362,23 @@ impl<E: CudaElement> Linear for Cuda<E> {
         &self,
         dx: &mut CudaBuf<E>,
         dweights: &mut CudaBuf<f32>,
-        dbias: &mut CudaBuf<f32>,
+        dbias: Option<&mut CudaBuf<f32>>,
         dout: &CudaBuf<E>,
         x: &CudaBuf<E>,
         weights: &CudaWeights<E>,
         dims: LinearDims,
     ) {
         check(weights, dims, x, dout);
-        self.backward(dx, dweights, dbias, dout, x, None, weights, dims);
+        self.context.join_for(&[dx.pointer()]);
+        self.parameters_backward(dweights, dbias, dout, x, weights.storage, dims);
+        let (product, operands) = input_product(dx, dout, weights, dims);
+        self.product_on(Lane::First, product, operands);
     }
 
     fn linear_gelu_backward(
         &self,
         dpre: &mut CudaBuf<E>,
+        dbias_of_pre: &mut CudaBuf<f32>,
         dweights: &mut CudaBuf<f32>,
         dbias: &mut CudaBuf<f32>,
         dout: &CudaBuf<E>,
@@ -397,9 +386,45 @@ impl<E: CudaElement> Linear for Cuda<E> {
         x: &CudaBuf<E>,
         weights: &CudaWeights<E>,
         dims: LinearDims,
-    ) {
+    ) -> bool {
         check(weights, dims, x, dout);
-        self.backward(dpre, dweights, dbias, dout, x, Some(pre), weights, dims);
+        let LinearDims { rows, inputs, outputs } = dims;
+        self.context.join_for(&[dpre.pointer(), dbias_of_pre.pointer()]);
+        let (product, operands) = input_product(dpre, dout, weights, dims);
+        let dpre = &*dpre;
+        let separate = || {
+            self.product_on(Lane::First, product, operands);
+            let len = rows * inputs;
+            self.launch_on(Lane::First, "gelu_backward", vectors::<E>(len), arguments![dpre, pre, len]);
+            true
+        };
+        let fused = || {
+            let product = Product { epilogue: Epilogue::GeluBackward, ..product };
+            !E::IS_F32
+                && self.try_product_on(Lane::First, product, Operands { aux: pre.pointer(), ..operands })
+        };
+        let of_hopper = |sums: u64| {
+            self.is_for_hopper(weights, dims)
+                && self.gelu_backward_on_hopper([dpre, dout, pre].map(CudaBuf::pointer), sums, weights, dims)
+        };
+        // Where the forms are timed, all of them also make the sums, which only the last has on its way.
+        let own = std::cell::OnceCell::new();
+        let sums = || own.get_or_init(|| self.zeros::<f32>(inputs)).pointer();
+        let add_sums = || {
+            self.add_column_sums(Lane::First, sums(), dpre, rows, inputs);
+            true
+        };
+        let forms: [&dyn Fn() -> bool; 3] =
+            [&|| separate() && add_sums(), &|| fused() && add_sums(), &|| of_hopper(sums())];
+        let form = self.fastest_form(("gelu backward", rows, inputs, outputs), &forms);
+
+        self.parameters_backward(dweights, Some(dbias), dout, x, weights.storage, dims);
+        match form {
+            2 if of_hopper(dbias_of_pre.pointer()) => return true,
+            1 if fused() => {}
+            _ => _ = separate(),
+        }
+        false
     }
 
     fn dropout_backward(&self, out: &mut CudaBuf<E>, dout: &CudaBuf<E>, dropout: Dropout, dims: LinearDims) {

@@ -1,17 +1,34 @@
-// GELU in the form that GPT-2 has, and its derivative.
+// GELU in the form that GPT-2 has, x sigmoid(2u) with u = sqrt(2 / pi) (x + 0.044715 x^3), and its derivative.
 
-// gelu_new: x sigmoid(2u).
-__device__ __forceinline__ float gelu_gate(float x) {
-    const float u2 = 1.5957691216057308f * (x + 0.044715f * x * x * x);
 #if defined(ELEMENT_F32)
-    return 1.0f / (1.0f + expf(-u2));
+__device__ __forceinline__ float gelu_gate(float x) {
+    return 1.0f / (1.0f + expf(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
+}
 #else
-    return __fdividef(1.0f, 1.0f + __expf(-u2));
+// The gates of COUNT elements, step by step: written so that a step of one does not wait for its last step before the other
+// elements have been through that.
+template <int COUNT>
+__device__ __forceinline__ void gelu_gates(float (&gates)[COUNT], const float (&x)[COUNT]) {
+    // exp(-2u) = 2^y; infinite where the gate is 0.
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) gates[i] = x[i] * fmaf(-0.10294324f, x[i] * x[i], -2.3022082f);
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) asm volatile("ex2.approx.ftz.f32 %0, %1;" : "=f"(gates[i]) : "f"(gates[i]));
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) asm volatile("rcp.approx.ftz.f32 %0, %1;" : "=f"(gates[i]) : "f"(1.0f + gates[i]));
+}
+__device__ __forceinline__ float gelu_gate(float x) {
+    const float all[1] = {x};
+    float gate[1];
+    gelu_gates(gate, all);
+    return gate[0];
+}
 #endif
-}
 __device__ __forceinline__ float gelu(float x) { return x * gelu_gate(x); }
-__device__ __forceinline__ float gelu_derivative(float x) {
-    const float gate = gelu_gate(x);
-    const float du2 = 1.5957691216057308f * (1.0f + 3.0f * 0.044715f * x * x);
-    return gate + x * gate * (1.0f - gate) * du2;
+// The derivative at x, where the gate is known.
+__device__ __forceinline__ float gelu_derivative(float x, float gate) {
+    // x times the derivative of 2u.
+    const float slope = x * fmaf(0.21406445f, x * x, 1.5957691f);
+    return fmaf(gate, (1.0f - gate) * slope, gate);
 }
+__device__ __forceinline__ float gelu_derivative(float x) { return gelu_derivative(x, gelu_gate(x)); }

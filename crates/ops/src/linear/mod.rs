@@ -106,12 +106,13 @@ pub trait Linear: Device {
         dims: LinearDims,
     );
 
-    /// Sets `dx` (rows, C), adds to `dweights` (shape of the master) and `dbias` (OC).
+    /// Sets `dx` (rows, C), adds to `dweights` (shape of the master) and `dbias` (OC), unless the operation that made `dout`
+    /// has added to that.
     fn linear_backward(
         &self,
         dx: &mut Act<Self>,
         dweights: &mut Buf<Self, f32>,
-        dbias: &mut Buf<Self, f32>,
+        dbias: Option<&mut Buf<Self, f32>>,
         dout: &Act<Self>,
         x: &Act<Self>,
         weights: &Self::Weights,
@@ -119,10 +120,13 @@ pub trait Linear: Device {
     );
 
     /// The backward pass of a layer whose input was x = gelu(pre), through the GELU: sets `dpre` (rows, C), adds to
-    /// `dweights` and `dbias`.
+    /// `dweights` and `dbias`. Returns whether it has also added the sums over the rows of `dpre` to `dbias_of_pre` (C), the
+    /// gradient of the bias of the layer that made `pre`: some devices have them on the way.
+    #[must_use]
     fn linear_gelu_backward(
         &self,
         dpre: &mut Act<Self>,
+        dbias_of_pre: &mut Buf<Self, f32>,
         dweights: &mut Buf<Self, f32>,
         dbias: &mut Buf<Self, f32>,
         dout: &Act<Self>,
@@ -130,7 +134,7 @@ pub trait Linear: Device {
         x: &Act<Self>,
         weights: &Self::Weights,
         dims: LinearDims,
-    );
+    ) -> bool;
 
     /// Sets `out` (rows, OC) = dropout's factors times `x` (rows, OC): the backward pass of the dropout inside
     /// `linear_residual_forward`.

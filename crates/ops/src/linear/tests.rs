@@ -72,7 +72,7 @@ fn check_backward<D: Linear>(device: &D, layer: &Layer<D>, rng: &mut Rng) -> Vec
     let mut dweights = upload(device, &vec![1.0; inputs * outputs]);
     let mut dbias = upload(device, &vec![1.0; outputs]);
     let (x, w) = (&layer.x_d, &layer.weights_d);
-    device.linear_backward(&mut dx, &mut dweights, &mut dbias, &layer.dout_d, x, w, layer.dims);
+    device.linear_backward(&mut dx, &mut dweights, Some(&mut dbias), &layer.dout_d, x, w, layer.dims);
     let added = |x: Vec<f32>| x.into_iter().map(|x| x - 1.0).collect::<Vec<f32>>();
     let dx = download_act(device, &dx, rows * inputs);
     let dweights = added(download(device, &dweights, inputs * outputs));
@@ -98,8 +98,10 @@ fn check_gelu_backward<D: Linear>(device: &D, layer: &Layer<D>, rng: &mut Rng) {
     let (mut dpre, pre_d) = (device.zeros(rows * inputs), upload_act(device, &pre));
     let (mut dweights, mut dbias) = (device.zeros(inputs * outputs), device.zeros(outputs));
     let (x, w) = (&layer.x_d, &layer.weights_d);
-    device.linear_gelu_backward(
+    let mut sums = upload(device, &vec![1.0; inputs]);
+    let has_sums = device.linear_gelu_backward(
         &mut dpre,
+        &mut sums,
         &mut dweights,
         &mut dbias,
         &layer.dout_d,
@@ -109,6 +111,11 @@ fn check_gelu_backward<D: Linear>(device: &D, layer: &Layer<D>, rng: &mut Rng) {
         layer.dims,
     );
     let dpre = download_act(device, &dpre, rows * inputs);
+    let sums = download(device, &sums, inputs);
+    for (i, sum) in sums.into_iter().enumerate() {
+        let want = if has_sums { (0..rows).map(|row| dpre[row * inputs + i]).sum() } else { 0.0 };
+        assert!((sum - 1.0 - want).abs() < 1e-4 * rows as f32, "sum over column {i} of dpre: {sum}, {want}");
+    }
     let direction = random::<f32>(rng, dpre.len());
     let activated: Vec<Dual> = moving(&pre, &direction).into_iter().map(gelu_reference).collect();
     let (out, _) = reference(&activated, &constants(&layer.weights), &constants(&layer.bias), layer.dims);

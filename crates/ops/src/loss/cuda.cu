@@ -121,6 +121,21 @@ __device__ __forceinline__ float power_of_2(float x) {
 #endif
 }
 
+// The larger of each half.
+__device__ __forceinline__ u32 larger_pair(u32 a, u32 b) {
+#if defined(EMULATED)
+    return pack2(fmaxf(first_of(a), first_of(b)), fmaxf(second_of(a), second_of(b)));
+#else
+    u32 out;
+#if defined(ELEMENT_BF16)
+    asm("max.bf16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
+#else
+    asm("max.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
+#endif
+    return out;
+#endif
+}
+
 // The same in 16 bits for rows that fit shared memory twice: a row is read once, and while one block waits for memory another
 // computes. Powers are of 2, with the logarithm's factor in the multiplication that is there anyway. 512 threads; dynamic
 // shared memory: the row, in whole vectors. `stride` is a multiple of VEC.
@@ -130,7 +145,7 @@ extern "C" __global__ void __launch_bounds__(512)
     constexpr int AHEAD = 4;
     extern __shared__ __align__(16) char memory[];
     __shared__ float shared[64];
-    Vec* row = (Vec*)memory;
+    Words* row = (Words*)memory;
     logits += (u64)blockIdx.x * stride;
     const u32 target = targets[blockIdx.x];
     const float weight = target == IGNORE ? 0.0f : weights[blockIdx.x];
@@ -138,23 +153,27 @@ extern "C" __global__ void __launch_bounds__(512)
     const int count = (vocab + VEC - 1) / VEC;
     Running r = {-__int_as_float(0x7f800000), 0.0f};
     for (int first = threadIdx.x; first < count; first += 512 * AHEAD) {
-        Vec x[AHEAD];
+        Words x[AHEAD];
 #pragma unroll
         for (int k = 0; k < AHEAD; ++k)
-            if (first + 512 * k < count) x[k] = ((const Vec*)logits)[first + 512 * k];
+            if (first + 512 * k < count) x[k] = ((const Words*)logits)[first + 512 * k];
 #pragma unroll
         for (int k = 0; k < AHEAD; ++k) {
             const int i = first + 512 * k;
             if (i >= count) break;
             // What lies behind the row was never written: it gets a probability of zero.
-            if ((i + 1) * VEC > vocab)
+            if ((i + 1) * VEC > vocab) {
+                const float least = -__int_as_float(0x7f800000);
 #pragma unroll
-                for (int j = 0; j < VEC; ++j)
-                    if (i * VEC + j >= vocab) x[k].x[j] = from_f32(-__int_as_float(0x7f800000));
+                for (int j = 0; j < VEC / 2; ++j) {
+                    const int at = i * VEC + 2 * j;
+                    x[k].x[j] = pack2(at < vocab ? first_of(x[k].x[j]) : least,
+                                      at + 1 < vocab ? second_of(x[k].x[j]) : least);
+                }
+            }
             row[i] = x[k];
-            float top = to_f32(x[k].x[0]);
-#pragma unroll
-            for (int j = 1; j < VEC; ++j) top = fmaxf(top, to_f32(x[k].x[j]));
+            const u32 pair = larger_pair(larger_pair(x[k].x[0], x[k].x[1]), larger_pair(x[k].x[2], x[k].x[3]));
+            const float top = fmaxf(first_of(pair), second_of(pair));
             // The sum is rescaled only when the maximum rises.
             if (top > r.max) {
                 r.sum *= power_of_2((r.max - top) * LOG2E);
@@ -162,27 +181,31 @@ extern "C" __global__ void __launch_bounds__(512)
             }
             const float shift = r.max * LOG2E;
 #pragma unroll
-            for (int j = 0; j < VEC; ++j) r.sum += power_of_2(fmaf(to_f32(x[k].x[j]), LOG2E, -shift));
+            for (int j = 0; j < VEC / 2; ++j)
+                r.sum += power_of_2(fmaf(first_of(x[k].x[j]), LOG2E, -shift)) +
+                         power_of_2(fmaf(second_of(x[k].x[j]), LOG2E, -shift));
         }
     }
     // Its barriers also keep the target's logit from being replaced before all have read it.
     r = join_block(r, shared);
     const float logsumexp = r.max + logf(r.sum), shift = r.max * LOG2E + log2f(r.sum);
     if (threadIdx.x == 0) losses[blockIdx.x] = target == IGNORE ? 0.0f : logsumexp - target_logit;
+    const int of_target = target == IGNORE ? -1 : (int)(target / VEC);
+#pragma unroll 2
     for (int i = threadIdx.x; i < count; i += 512) {
-        const Vec x = row[i];
-        float gradient[VEC];
+        Words x = row[i];
+        const bool has_target = i == of_target;
 #pragma unroll
-        for (int j = 0; j < VEC; ++j) gradient[j] = weight * power_of_2(fmaf(to_f32(x.x[j]), LOG2E, -shift));
-        if (i == (int)(target / VEC) && target != IGNORE) {
-#pragma unroll
-            for (int j = 0; j < VEC; ++j)
-                if (j == (int)(target % VEC)) gradient[j] -= weight;
+        for (int j = 0; j < VEC / 2; ++j) {
+            float first = weight * power_of_2(fmaf(first_of(x.x[j]), LOG2E, -shift));
+            float second = weight * power_of_2(fmaf(second_of(x.x[j]), LOG2E, -shift));
+            if (has_target) {
+                if (target % VEC == 2 * j) first -= weight;
+                if (target % VEC == 2 * j + 1) second -= weight;
+            }
+            x.x[j] = pack2(first, second);
         }
-        Vec out;
-#pragma unroll
-        for (int j = 0; j < VEC; ++j) out.x[j] = from_f32(gradient[j]);
-        ((Vec*)logits)[i] = out;
+        ((Words*)logits)[i] = x;
     }
 }
 #else

@@ -107,14 +107,21 @@ impl<D: Backend> Gpt<D> {
             &acts.ln_f.out, &self.matrices.head, &acts.targets, &acts.loss_weights, dims.head,
         );
         device.clear(&mut d.dstream);
-        device.layernorm_backward(
-            &mut d.dstream, &mut grads.ln_f.weight, &mut grads.ln_f.bias,
+        // Whether the bias of the layer that the stream's gradient comes to next has its gradient, from what made that.
+        let last = self.config().n_layer - 1;
+        let of_last = self.undropped(Site::MlpProjection(last), dropout_key, &mut grads.blocks[last].mlp.c_proj.bias);
+        let mut has_bias = device.layernorm_backward(
+            &mut d.dstream, of_last, &mut grads.ln_f.weight, &mut grads.ln_f.bias,
             &d.dnorm, &acts.ln_f.mean, &acts.ln_f.rstd, &acts.stream[self.config().n_layer],
             &self.weights.ln_f.weight, dims.norm,
         );
         for layer in (0..self.config().n_layer).rev() {
             let (x, saved) = (&acts.stream[layer], &acts.blocks[layer]);
-            self.block_backward(layer, d, &mut grads.blocks[layer], saved, x, dropout_key, dims);
+            let (below, block) = grads.blocks.split_at_mut(layer);
+            let of_below = below.last_mut().and_then(|below| {
+                self.undropped(Site::MlpProjection(layer - 1), dropout_key, &mut below.mlp.c_proj.bias)
+            });
+            has_bias = self.block_backward(layer, d, &mut block[0], has_bias, of_below, saved, x, dropout_key, dims);
         }
         let dropout = self.dropout(Site::Embedding, dropout_key);
         device.embedding_backward(
@@ -200,33 +207,39 @@ impl<D: Backend> Gpt<D> {
         );
     }
 
-    /// The backward pass of `block_forward`: `d.dstream` is the gradient of `out` before, that of `x` after.
+    /// The backward pass of `block_forward`: `d.dstream` is the gradient of `out` before, that of `x` after. `has_bias` says
+    /// that the bias of the MLP's projection has its gradient already, and what is returned the same of the block below,
+    /// whose bias's gradient is `of_below` where that is wanted.
     fn block_backward(
         &self,
         layer: usize,
         d: &mut ActivationGradients<D>,
         grads: &mut Block<Buf<D, f32>>,
+        has_bias: bool,
+        of_below: Option<&mut Buf<D, f32>>,
         saved: &BlockActivations<D>,
         x: &Act<D>,
         dropout_key: Option<u64>,
         dims: Dims,
-    ) {
+    ) -> bool {
         let (device, s) = (&**self.device(), saved);
         let (weights, matrices) = (&self.weights.blocks[layer], &self.matrices.blocks[layer]);
         // The MLP.
         let dropout = self.dropout(Site::MlpProjection(layer), dropout_key);
         let dbranch = self.dropout_backward(&mut d.dbranch, &d.dstream, dropout, dims.mlp_proj);
-        let c_fc = &mut grads.mlp.c_fc;
+        let (c_fc, c_proj) = (&mut grads.mlp.c_fc, &mut grads.mlp.c_proj);
         let has_bias = device.linear_gelu_backward(
-            &mut d.dwide, &mut c_fc.bias, &mut grads.mlp.c_proj.weight, &mut grads.mlp.c_proj.bias,
+            &mut d.dwide, &mut c_fc.bias, &mut c_proj.weight, (!has_bias).then_some(&mut c_proj.bias),
             dbranch, &s.pre, &s.act, &matrices.mlp_proj, dims.mlp_proj,
         );
         device.linear_backward(
             &mut d.dnorm, &mut c_fc.weight, (!has_bias).then_some(&mut c_fc.bias),
             &d.dwide, &s.ln_2.out, &matrices.c_fc, dims.c_fc,
         );
-        device.layernorm_backward(
-            &mut d.dstream, &mut grads.ln_2.weight, &mut grads.ln_2.bias,
+        let c_proj = &mut grads.attn.c_proj;
+        let of_c_proj = self.undropped(Site::AttentionProjection(layer), dropout_key, &mut c_proj.bias);
+        let has_bias = device.layernorm_backward(
+            &mut d.dstream, of_c_proj, &mut grads.ln_2.weight, &mut grads.ln_2.bias,
             &d.dnorm, &s.ln_2.mean, &s.ln_2.rstd, &s.middle, &weights.ln_2.weight, dims.norm,
         );
         // Attention.
@@ -234,7 +247,7 @@ impl<D: Backend> Gpt<D> {
         let dbranch = self.dropout_backward(&mut d.dbranch, &d.dstream, dropout, dims.attn_proj);
         let datty = &mut d.dnorm;
         device.linear_backward(
-            datty, &mut grads.attn.c_proj.weight, Some(&mut grads.attn.c_proj.bias),
+            datty, &mut c_proj.weight, (!has_bias).then_some(&mut c_proj.bias),
             dbranch, &s.atty, &matrices.attn_proj, dims.attn_proj,
         );
         let dropout = self.dropout(Site::Attention(layer), dropout_key);
@@ -244,9 +257,15 @@ impl<D: Backend> Gpt<D> {
             &d.dwide, &s.ln_1.out, &matrices.c_attn, dims.c_attn,
         );
         device.layernorm_backward(
-            &mut d.dstream, &mut grads.ln_1.weight, &mut grads.ln_1.bias,
+            &mut d.dstream, of_below, &mut grads.ln_1.weight, &mut grads.ln_1.bias,
             &d.dnorm, &s.ln_1.mean, &s.ln_1.rstd, x, &weights.ln_1.weight, dims.norm,
-        );
+        )
+    }
+
+    /// The gradient of a branch's bias, where nothing is dropped between the branch and the stream: only then is the sum of the
+    /// stream's gradient also that of the bias.
+    fn undropped<'a>(&self, site: Site, key: Option<u64>, bias: &'a mut Buf<D, f32>) -> Option<&'a mut Buf<D, f32>> {
+        (!self.dropout(site, key).is_active()).then_some(bias)
     }
 
     /// The gradient of a branch before its dropout: the stream's own where nothing was dropped.

@@ -208,6 +208,7 @@ impl<D: LayerNorm> LayerNorm for Metered<D> {
     fn layernorm_backward(
         &self,
         dx: &mut Act<Self>,
+        dx_sums: Option<&mut Buf<Self, f32>>,
         dweight: &mut Buf<Self, f32>,
         dbias: &mut Buf<Self, f32>,
         dout: &Act<Self>,
@@ -216,11 +217,11 @@ impl<D: LayerNorm> LayerNorm for Metered<D> {
         x: &Act<Self>,
         weight: &Buf<Self, f32>,
         dims: LayerNormDims,
-    ) {
+    ) -> bool {
         let bytes = 4 * dims.rows * dims.channels * size_of::<D::Element>();
         self.note("layernorm_backward".into(), 0, bytes, |device| {
-            device.layernorm_backward(dx, dweight, dbias, dout, mean, rstd, x, weight, dims);
-        });
+            device.layernorm_backward(dx, dx_sums, dweight, dbias, dout, mean, rstd, x, weight, dims)
+        })
     }
 }
 
@@ -313,7 +314,7 @@ impl<D: Linear> Linear for Metered<D> {
         dpre: &mut Act<Self>,
         dbias_of_pre: &mut Buf<Self, f32>,
         dweights: &mut Buf<Self, f32>,
-        dbias: &mut Buf<Self, f32>,
+        dbias: Option<&mut Buf<Self, f32>>,
         dout: &Act<Self>,
         pre: &Act<Self>,
         x: &Act<Self>,

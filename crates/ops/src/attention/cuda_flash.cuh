@@ -16,21 +16,6 @@
 #if !defined(ELEMENT_F32)
 
 #ifndef EMULATED
-// Copies 16 bytes to shared memory, or sets them to zero and reads nothing unless `is_valid`.
-__device__ __forceinline__ void copy_async_16(u32 to, const void* from, bool is_valid) {
-    int bytes = is_valid ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
-}
-__device__ __forceinline__ void copy_async_4(u32 to, const void* from, bool is_valid) {
-    int bytes = is_valid ? 4 : 0;
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
-}
-__device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int PENDING>
-__device__ __forceinline__ void copy_async_wait() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
-}
-
 // Four 8x8 matrices; lane l names row l % 8 of matrix l / 8, and receives elements 2 (l % 4) and the next of row l / 4.
 __device__ __forceinline__ void load_matrices(u32 (&out)[4], u32 address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"

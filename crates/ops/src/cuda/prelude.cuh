@@ -80,6 +80,21 @@ __device__ __forceinline__ void load_floats(float (&out)[VEC], const float* from
 #ifndef EMULATED
 // Where something lies in shared memory, as instructions count there.
 __device__ __forceinline__ u32 shared_address(const void* pointer) { return (u32)__cvta_generic_to_shared(pointer); }
+
+// Copies 16 bytes to shared memory, or sets them to zero and reads nothing unless `is_valid`.
+__device__ __forceinline__ void copy_async_16(u32 to, const void* from, bool is_valid) {
+    int bytes = is_valid ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void copy_async_4(u32 to, const void* from, bool is_valid) {
+    int bytes = is_valid ? 4 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int PENDING>
+__device__ __forceinline__ void copy_async_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
 #endif
 
 // Whether rows of `n` elements can be read 16 bytes at a time; the buffers themselves begin on 256-byte boundaries.

@@ -41,6 +41,7 @@ impl<E: Word> LayerNorm for Cpu<E> {
     fn layernorm_backward(
         &self,
         dx: &mut AlignedBuf<E>,
+        _: Option<&mut AlignedBuf<f32>>,
         dweight: &mut AlignedBuf<f32>,
         dbias: &mut AlignedBuf<f32>,
         dout: &AlignedBuf<E>,
@@ -49,7 +50,7 @@ impl<E: Word> LayerNorm for Cpu<E> {
         x: &AlignedBuf<E>,
         weight: &AlignedBuf<f32>,
         dims: LayerNormDims,
-    ) {
+    ) -> bool {
         let LayerNormDims { rows, channels, .. } = dims;
         let weight = &weight[..channels];
         let blocks = rows.div_ceil(ROWS);
@@ -75,6 +76,8 @@ impl<E: Word> LayerNorm for Cpu<E> {
                 dbias.iter_mut().zip(db).for_each(|(sum, x)| *sum += x);
             }
         });
+        // The next layer's weights need dx in another order, and sum it up while they put it there.
+        false
     }
 }
 

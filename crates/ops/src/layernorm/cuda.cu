@@ -151,12 +151,14 @@ extern "C" __global__ void layernorm_parameters(float* partial, const E* dout, c
 }
 
 // Everything in one reading, for C = 32 VEC COUNT at most: a lane keeps the parameters' gradients of its channels in
-// registers over all rows of its warp; a block adds up its eight warps in order. Dynamic shared memory: 8 C floats.
-template <int COUNT>
+// registers over all rows of its warp; a block adds up its eight warps in order. With HAS_SUMS it does the same with the sums
+// over the rows of dx as it leaves it. Dynamic shared memory: 8 C floats.
+template <int COUNT, bool HAS_SUMS>
 __device__ __forceinline__ void backward(E* dx, float* partial, const E* dout, const float* mean, const float* rstd,
                                          const E* x, const float* weight, int rows, int channels, float* shared) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    float dweight[COUNT][VEC] = {}, dbias[COUNT][VEC] = {};
+    constexpr int OUTPUTS = HAS_SUMS ? 3 : 2;
+    float dweight[COUNT][VEC] = {}, dbias[COUNT][VEC] = {}, sums[HAS_SUMS ? COUNT : 1][VEC] = {};
     for (int row = blockIdx.x * 8 + warp; row < rows; row += gridDim.x * 8) {
         const u64 at = (u64)row * channels;
         const float m = mean[row], r = rstd[row];
@@ -198,40 +200,47 @@ __device__ __forceinline__ void backward(E* dx, float* partial, const E* dout, c
             for (int j = 0; j < VEC; ++j) {
                 const float g = __fmul_rn(to_f32(d[i].x[j]), w[j]), normed = (to_f32(n[i].x[j]) - m) * r;
                 old[i].x[j] = from_f32(to_f32(old[i].x[j]) + r * (g - sum - normed * inner));
+                if constexpr (HAS_SUMS) sums[i][j] += to_f32(old[i].x[j]);
             }
             *(Vec*)(dx + at + c) = old[i];
         }
     }
-    // First dweight, then dbias, through the same shared memory.
+    // First dweight, then dbias, then the sums, through the same shared memory.
 #pragma unroll
-    for (int which = 0; which < 2; ++which) {
+    for (int which = 0; which < OUTPUTS; ++which) {
         __syncthreads();
 #pragma unroll
         for (int i = 0; i < COUNT; ++i) {
             const int c = (i * 32 + lane) * VEC;
             if (c >= channels) continue;
 #pragma unroll
-            for (int j = 0; j < VEC; ++j) shared[warp * channels + c + j] = which == 0 ? dweight[i][j] : dbias[i][j];
+            for (int j = 0; j < VEC; ++j)
+                shared[warp * channels + c + j] =
+                    which == 0 ? dweight[i][j] : which == 1 ? dbias[i][j] : sums[HAS_SUMS ? i : 0][j];
         }
         __syncthreads();
         for (int c = threadIdx.x; c < channels; c += 256) {
             float total = 0.0f;
 #pragma unroll
             for (int w = 0; w < 8; ++w) total += shared[w * channels + c];
-            partial[((u64)blockIdx.x * 2 + which) * channels + c] = total;
+            partial[((u64)blockIdx.x * OUTPUTS + which) * channels + c] = total;
         }
     }
 }
 
-// Blocks of 256 threads, any number of them; partial (blocks, 2, C).
-#define LAYERNORM_BACKWARD(COUNT)                                                                                      \
-    extern "C" __global__ void __launch_bounds__(256)                                                                  \
-        layernorm_backward_##COUNT(E* dx, float* partial, const E* dout, const float* mean, const float* rstd,         \
-                                   const E* x, const float* weight, int rows, int channels) {                          \
+// Blocks of 256 threads, any number of them; partial (blocks, 2, C), or (blocks, 3, C) with sums.
+#define LAYERNORM_BACKWARD(NAME, COUNT, HAS_SUMS)                                                                      \
+    extern "C" __global__ void __launch_bounds__(256, 2)                                                               \
+        NAME##_##COUNT(E* dx, float* partial, const E* dout, const float* mean, const float* rstd, const E* x,         \
+                       const float* weight, int rows, int channels) {                                                  \
         extern __shared__ float shared[];                                                                              \
-        backward<COUNT>(dx, partial, dout, mean, rstd, x, weight, rows, channels, shared);                             \
+        backward<COUNT, HAS_SUMS>(dx, partial, dout, mean, rstd, x, weight, rows, channels, shared);                   \
     }
-LAYERNORM_BACKWARD(1)
-LAYERNORM_BACKWARD(2)
-LAYERNORM_BACKWARD(3)
-LAYERNORM_BACKWARD(4)
+LAYERNORM_BACKWARD(layernorm_backward, 1, false)
+LAYERNORM_BACKWARD(layernorm_backward, 2, false)
+LAYERNORM_BACKWARD(layernorm_backward, 3, false)
+LAYERNORM_BACKWARD(layernorm_backward, 4, false)
+LAYERNORM_BACKWARD(layernorm_backward_sums, 1, true)
+LAYERNORM_BACKWARD(layernorm_backward_sums, 2, true)
+LAYERNORM_BACKWARD(layernorm_backward_sums, 3, true)
+LAYERNORM_BACKWARD(layernorm_backward_sums, 4, true)

@@ -15,6 +15,10 @@ pub(crate) const SOURCE: Source = Source {
         "layernorm_backward_2",
         "layernorm_backward_3",
         "layernorm_backward_4",
+        "layernorm_backward_sums_1",
+        "layernorm_backward_sums_2",
+        "layernorm_backward_sums_3",
+        "layernorm_backward_sums_4",
     ],
 };
 
@@ -23,6 +27,20 @@ const WARPS: usize = 8;
 /// Blocks of the backward pass at most: two for each processor of the largest cards. Fixed, because they decide the order
 /// of sums.
 const MAX_BLOCKS: usize = 264;
+
+/// The kernel of the backward pass for rows of at most `count` vectors a lane.
+fn kernel(count: usize, has_sums: bool) -> &'static str {
+    match (count, has_sums) {
+        (1, false) => "layernorm_backward_1",
+        (2, false) => "layernorm_backward_2",
+        (3, false) => "layernorm_backward_3",
+        (_, false) => "layernorm_backward_4",
+        (1, true) => "layernorm_backward_sums_1",
+        (2, true) => "layernorm_backward_sums_2",
+        (3, true) => "layernorm_backward_sums_3",
+        (_, true) => "layernorm_backward_sums_4",
+    }
+}
 
 impl<E: CudaElement> LayerNorm for Cuda<E> {
     fn layernorm_forward(
@@ -44,6 +62,7 @@ impl<E: CudaElement> LayerNorm for Cuda<E> {
     fn layernorm_backward(
         &self,
         dx: &mut CudaBuf<E>,
+        dx_sums: Option<&mut CudaBuf<f32>>,
         dweight: &mut CudaBuf<f32>,
         dbias: &mut CudaBuf<f32>,
         dout: &CudaBuf<E>,
@@ -52,9 +71,10 @@ impl<E: CudaElement> LayerNorm for Cuda<E> {
         x: &CudaBuf<E>,
         weight: &CudaBuf<f32>,
         dims: LayerNormDims,
-    ) {
+    ) -> bool {
         let LayerNormDims { rows, channels, .. } = dims;
-        self.context.join_for(&[dx.pointer(), dweight.pointer(), dbias.pointer()]);
+        let sums = dx_sums.map_or(0, |sums| sums.pointer());
+        self.context.join_for(&[dx.pointer(), sums, dweight.pointer(), dbias.pointer()]);
         let width = 16 / size_of::<E>();
         let count = channels.div_ceil(32 * width);
         let is_fused = channels.is_multiple_of(width) && count <= 4;
@@ -63,18 +83,14 @@ impl<E: CudaElement> LayerNorm for Cuda<E> {
             true => rows.div_ceil(WARPS).min(MAX_BLOCKS),
             false => rows.div_ceil(chunk_rows),
         };
-        let scratch = self.context.scratch(8 * num_partials * channels);
+        let has_sums = is_fused && sums != 0;
+        let num_outputs = if has_sums { 3 } else { 2 };
+        let scratch = self.context.scratch(4 * num_outputs * num_partials * channels);
         let partial = scratch.at(0);
         if is_fused {
-            let kernel = [
-                "layernorm_backward_1",
-                "layernorm_backward_2",
-                "layernorm_backward_3",
-                "layernorm_backward_4",
-            ];
             let shape = Shape::new(num_partials, 32 * WARPS).shared(4 * WARPS * channels);
             let arguments = arguments![dx, partial, dout, mean, rstd, x, weight, rows, channels];
-            self.launch_on(Lane::First, kernel[count - 1], shape, arguments);
+            self.launch_on(Lane::First, kernel(count, has_sums), shape, arguments);
         } else {
             let shape = Shape::each(channels).by(num_partials, 1);
             let arguments = arguments![partial, dout, mean, rstd, x, rows, channels, chunk_rows];
@@ -83,7 +99,9 @@ impl<E: CudaElement> LayerNorm for Cuda<E> {
             let arguments = arguments![dx, dout, mean, rstd, x, weight, rows, channels];
             self.launch_on(Lane::First, "layernorm_backward_any", shape, arguments);
         }
-        let outputs = [dweight.pointer(), dbias.pointer()];
-        self.sum_partials(Lane::First, outputs, partial, num_partials, 2 * channels, channels);
+        let outputs = [dweight.pointer(), dbias.pointer(), sums];
+        let outputs = &outputs[..num_outputs];
+        self.sum_partials(Lane::First, outputs, partial, num_partials, channels);
+        has_sums
     }
 }

@@ -39,10 +39,14 @@ pub trait LayerNorm: Device {
         dims: LayerNormDims,
     );
 
-    /// Adds to `dx` (rows, C), `dweight` (C) and `dbias` (C).
+    /// Adds to `dx` (rows, C), `dweight` (C) and `dbias` (C). Returns whether it has also added the sums over the rows of what
+    /// `dx` then holds to `dx_sums` (C), where they are wanted: the gradient of the bias of the layer that x came out of, which
+    /// some devices have on the way.
+    #[must_use]
     fn layernorm_backward(
         &self,
         dx: &mut Act<Self>,
+        dx_sums: Option<&mut Buf<Self, f32>>,
         dweight: &mut Buf<Self, f32>,
         dbias: &mut Buf<Self, f32>,
         dout: &Act<Self>,
@@ -51,7 +55,7 @@ pub trait LayerNorm: Device {
         x: &Act<Self>,
         weight: &Buf<Self, f32>,
         dims: LayerNormDims,
-    );
+    ) -> bool;
 }
 
 /// The forward pass, as naively as it can be written.
@@ -91,10 +95,11 @@ mod tests {
         assert!(error < forward_tolerance::<D>(), "{dims:?}: {error:e}");
 
         let (mut dweight, mut dbias) = (device.zeros(channels), device.zeros(channels));
-        let mut dx = upload_act(device, &before);
+        let (mut dx, mut sums) = (upload_act(device, &before), device.zeros(channels));
         let dout_d = upload_act(device, &dout);
-        device.layernorm_backward(
+        let has_sums = device.layernorm_backward(
             &mut dx,
+            Some(&mut sums),
             &mut dweight,
             &mut dbias,
             &dout_d,
@@ -105,6 +110,17 @@ mod tests {
             dims,
         );
         let after = download_act(device, &dx, rows * channels);
+        for (i, sum) in download(device, &sums, channels).into_iter().enumerate() {
+            let column = after.iter().skip(i).step_by(channels);
+            let want: f32 = if has_sums { column.sum() } else { 0.0 };
+            assert!((sum - want).abs() < 1e-4 * rows as f32, "sum over column {i} of dx {dims:?}: {sum}, {want}");
+        }
+        // Where they are not wanted, all else is the same.
+        let mut again = upload_act(device, &before);
+        let [mut dw, mut db] = [(); 2].map(|()| device.zeros(channels));
+        let has_none = device
+            .layernorm_backward(&mut again, None, &mut dw, &mut db, &dout_d, &mean, &rstd, &x_d, &weight_d, dims);
+        assert!(!has_none && download_act(device, &again, rows * channels) == after, "dx without sums");
         let dx: Vec<f32> = after.iter().zip(&before).map(|(a, b)| a - b).collect();
         let (dweight, dbias) = (download(device, &dweight, channels), download(device, &dbias, channels));
         let (vx, vw, vb) = (

@@ -188,14 +188,14 @@ impl<E: Word> Linear for Cpu<E> {
         dpre: &mut AlignedBuf<E>,
         _: &mut AlignedBuf<f32>,
         dweights: &mut AlignedBuf<f32>,
-        dbias: &mut AlignedBuf<f32>,
+        dbias: Option<&mut AlignedBuf<f32>>,
         dout: &AlignedBuf<E>,
         pre: &AlignedBuf<E>,
         x: &AlignedBuf<E>,
         weights: &CpuWeights<E>,
         dims: LinearDims,
     ) -> bool {
-        weights_backward(self, dweights, Some(dbias), dout, x, weights, dims);
+        weights_backward(self, dweights, dbias.map(|dbias| &mut **dbias), dout, x, weights, dims);
         let out = Matrix::new(dpre, dims.rows, dims.inputs);
         input_backward(
             self,

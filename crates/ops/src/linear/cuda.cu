@@ -140,10 +140,10 @@ extern "C" __global__ void __launch_bounds__(256)
     column_partials<1>(partial, x, rows, cols, chunk_rows);
 }
 
-// Second: the sum of partial, whose `count` rows lie `stride` apart, is added to one or two outputs of `cols` columns that
+// Second: the sum of partial, whose `count` rows lie `stride` apart, is added to up to three outputs of `cols` columns that
 // follow each other in a row. Blocks of 32 x 16 threads; blockIdx.y is the output.
 extern "C" __global__ void __launch_bounds__(512)
-    sum_partials(float* first, float* second, const float* partial, int count, int stride, int cols) {
+    sum_partials(float* first, float* second, float* third, const float* partial, int count, int stride, int cols) {
     __shared__ float shared[16][33];
     const int lane = threadIdx.x % 32, part = threadIdx.x / 32, col = blockIdx.x * 32 + lane;
     partial += blockIdx.y * cols;
@@ -156,6 +156,6 @@ extern "C" __global__ void __launch_bounds__(512)
         float total = 0.0f;
 #pragma unroll
         for (int p = 0; p < 16; ++p) total += shared[p][lane];
-        (blockIdx.y == 0 ? first : second)[col] += total;
+        (blockIdx.y == 0 ? first : blockIdx.y == 1 ? second : third)[col] += total;
     }
 }

@@ -136,7 +136,7 @@ impl<E: CudaElement> Cuda<E> {
         if !self.try_product_on(lane, product, operands) {
             return false;
         }
-        self.sum_partials(lane, [dbias, 0], scratch.at(0), 1, outputs, outputs);
+        self.sum_partials(lane, &[dbias], scratch.at(0), 1, outputs);
         true
     }
 
@@ -189,22 +189,23 @@ impl<E: CudaElement> Cuda<E> {
         let kernel = if width == 1 { "column_sums_scalar" } else { "column_sums" };
         let shape = Shape::new(cols.div_ceil(32 * width), 256).by(chunks, 1);
         self.launch_on(lane, kernel, shape, arguments![partial, x, rows, cols, chunk_rows]);
-        self.sum_partials(lane, [out, 0], partial, chunks, cols, cols);
+        self.sum_partials(lane, &[out], partial, chunks, cols);
     }
 
-    /// Adds the sum of `count` rows of f32 at `partial`, which lie `stride` apart, to one or two outputs (cols) that follow
-    /// each other in a row; 0 is no output.
+    /// Adds the sum of `count` rows of f32 at `partial` to one, two or three outputs (cols), which follow each other in a row.
     pub(crate) fn sum_partials(
         &self,
         lane: Lane,
-        [first, second]: [u64; 2],
+        outputs: &[u64],
         partial: u64,
         count: usize,
-        stride: usize,
         cols: usize,
     ) {
-        let shape = Shape::new(cols.div_ceil(32), 512).by(if second == 0 { 1 } else { 2 }, 1);
-        self.launch_on(lane, "sum_partials", shape, arguments![first, second, partial, count, stride, cols]);
+        let shape = Shape::new(cols.div_ceil(32), 512).by(outputs.len(), 1);
+        let output = |i: usize| outputs.get(i).copied().unwrap_or(0);
+        let stride = outputs.len() * cols;
+        let arguments = arguments![output(0), output(1), output(2), partial, count, stride, cols];
+        self.launch_on(lane, "sum_partials", shape, arguments);
     }
 }
 
@@ -380,7 +381,7 @@ impl<E: CudaElement> Linear for Cuda<E> {
         dpre: &mut CudaBuf<E>,
         dbias_of_pre: &mut CudaBuf<f32>,
         dweights: &mut CudaBuf<f32>,
-        dbias: &mut CudaBuf<f32>,
+        dbias: Option<&mut CudaBuf<f32>>,
         dout: &CudaBuf<E>,
         pre: &CudaBuf<E>,
         x: &CudaBuf<E>,
@@ -418,7 +419,7 @@ impl<E: CudaElement> Linear for Cuda<E> {
             [&|| separate() && add_sums(), &|| fused() && add_sums(), &|| of_hopper(sums())];
         let form = self.fastest_form(("gelu backward", rows, inputs, outputs), &forms);
 
-        self.parameters_backward(dweights, Some(dbias), dout, x, weights.storage, dims);
+        self.parameters_backward(dweights, dbias, dout, x, weights.storage, dims);
         match form {
             2 if of_hopper(dbias_of_pre.pointer()) => return true,
             1 if fused() => {}

@@ -63,7 +63,7 @@ impl<E: CudaElement> Cuda<E> {
         let partials = scratch.at(0);
         let arguments = arguments![dpre, pre, partials, rows, inputs, outputs];
         self.launch_product("gelu_backward_hopper", operands, rows, inputs, arguments);
-        self.sum_partials(Lane::First, [sums, 0], partials, num_partials, inputs, inputs);
+        self.sum_partials(Lane::First, &[sums], partials, num_partials, inputs);
         true
     }
 

@@ -120,7 +120,7 @@ pub trait Linear: Device {
     );
 
     /// The backward pass of a layer whose input was x = gelu(pre), through the GELU: sets `dpre` (rows, C), adds to
-    /// `dweights` and `dbias`. Returns whether it has also added the sums over the rows of `dpre` to `dbias_of_pre` (C), the
+    /// `dweights` and `dbias`, as [`linear_backward`](Self::linear_backward) does. Returns whether it has also added the sums over the rows of `dpre` to `dbias_of_pre` (C), the
     /// gradient of the bias of the layer that made `pre`: some devices have them on the way.
     #[must_use]
     fn linear_gelu_backward(
@@ -128,7 +128,7 @@ pub trait Linear: Device {
         dpre: &mut Act<Self>,
         dbias_of_pre: &mut Buf<Self, f32>,
         dweights: &mut Buf<Self, f32>,
-        dbias: &mut Buf<Self, f32>,
+        dbias: Option<&mut Buf<Self, f32>>,
         dout: &Act<Self>,
         pre: &Act<Self>,
         x: &Act<Self>,

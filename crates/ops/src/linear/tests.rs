@@ -103,7 +103,7 @@ fn check_gelu_backward<D: Linear>(device: &D, layer: &Layer<D>, rng: &mut Rng) {
         &mut dpre,
         &mut sums,
         &mut dweights,
-        &mut dbias,
+        Some(&mut dbias),
         &layer.dout_d,
         &pre_d,
         x,

@@ -142,7 +142,7 @@ __device__ __forceinline__ u32 larger_pair(u32 a, u32 b) {
 extern "C" __global__ void __launch_bounds__(512)
     loss_backward_shared(E* logits, float* losses, const u32* targets, const float* weights, int vocab, int stride) {
     constexpr float LOG2E = 1.4426950408889634f;
-    constexpr int AHEAD = 4;
+    constexpr int GROUPS = 4;
     extern __shared__ __align__(16) char memory[];
     __shared__ float shared[64];
     Words* row = (Words*)memory;
@@ -152,27 +152,28 @@ extern "C" __global__ void __launch_bounds__(512)
     const float target_logit = target == IGNORE ? 0.0f : to_f32(logits[target]);
     const int count = (vocab + VEC - 1) / VEC;
     Running r = {-__int_as_float(0x7f800000), 0.0f};
-    for (int first = threadIdx.x; first < count; first += 512 * AHEAD) {
-        Words x[AHEAD];
+    // The whole row is on its way at once; each thread waits for what it has asked for itself, in four groups.
+    const int of_group = (count + 512 * GROUPS - 1) / (512 * GROUPS) * 512;
 #pragma unroll
-        for (int k = 0; k < AHEAD; ++k)
-            if (first + 512 * k < count) x[k] = ((const Words*)logits)[first + 512 * k];
-#pragma unroll
-        for (int k = 0; k < AHEAD; ++k) {
-            const int i = first + 512 * k;
-            if (i >= count) break;
+    for (int group = 0; group < GROUPS; ++group) {
+        for (int i = group * of_group + threadIdx.x; i < min(count, (group + 1) * of_group); i += 512)
+            copy_async_16(shared_address(row + i), logits + i * VEC, true);
+        copy_async_commit();
+    }
+    auto take = [&](int group) {
+        for (int i = group * of_group + threadIdx.x; i < min(count, (group + 1) * of_group); i += 512) {
+            Words x = row[i];
             // What lies behind the row was never written: it gets a probability of zero.
             if ((i + 1) * VEC > vocab) {
                 const float least = -__int_as_float(0x7f800000);
 #pragma unroll
                 for (int j = 0; j < VEC / 2; ++j) {
                     const int at = i * VEC + 2 * j;
-                    x[k].x[j] = pack2(at < vocab ? first_of(x[k].x[j]) : least,
-                                      at + 1 < vocab ? second_of(x[k].x[j]) : least);
+                    x.x[j] = pack2(at < vocab ? first_of(x.x[j]) : least, at + 1 < vocab ? second_of(x.x[j]) : least);
                 }
+                row[i] = x;
             }
-            row[i] = x[k];
-            const u32 pair = larger_pair(larger_pair(x[k].x[0], x[k].x[1]), larger_pair(x[k].x[2], x[k].x[3]));
+            const u32 pair = larger_pair(larger_pair(x.x[0], x.x[1]), larger_pair(x.x[2], x.x[3]));
             const float top = fmaxf(first_of(pair), second_of(pair));
             // The sum is rescaled only when the maximum rises.
             if (top > r.max) {
@@ -182,10 +183,18 @@ extern "C" __global__ void __launch_bounds__(512)
             const float shift = r.max * LOG2E;
 #pragma unroll
             for (int j = 0; j < VEC / 2; ++j)
-                r.sum += power_of_2(fmaf(first_of(x[k].x[j]), LOG2E, -shift)) +
-                         power_of_2(fmaf(second_of(x[k].x[j]), LOG2E, -shift));
+                r.sum += power_of_2(fmaf(first_of(x.x[j]), LOG2E, -shift)) +
+                         power_of_2(fmaf(second_of(x.x[j]), LOG2E, -shift));
         }
-    }
+    };
+    copy_async_wait<3>();
+    take(0);
+    copy_async_wait<2>();
+    take(1);
+    copy_async_wait<1>();
+    take(2);
+    copy_async_wait<0>();
+    take(3);
     // Its barriers also keep the target's logit from being replaced before all have read it.
     r = join_block(r, shared);
     const float logsumexp = r.max + logf(r.sum), shift = r.max * LOG2E + log2f(r.sum);

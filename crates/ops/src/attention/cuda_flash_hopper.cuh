@@ -76,42 +76,26 @@ __device__ __forceinline__ void copy_async_16_if(u32 to, const void* from, bool 
 #endif
 }
 
-// How long L2 keeps what is read or written, against everything else: to the last, or not at all.
-__device__ __forceinline__ u64 keep_policy() {
-    u64 out = 0;
-#if !defined(EMULATED)
-    asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(out));
-#endif
-    return out;
-}
-__device__ __forceinline__ u64 drop_policy() {
-    u64 out = 0;
-#if !defined(EMULATED)
-    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(out));
-#endif
-    return out;
-}
 // Four sums in scratch memory, past L1, which has no use for them. Zeros unless they are there, without a branch.
-__device__ __forceinline__ Four read_sums(const Four* from, bool are_there, u64 policy) {
+__device__ __forceinline__ Four read_sums(const Four* from, bool are_there) {
 #if defined(EMULATED)
     return are_there ? *from : Four{};
 #else
     Four out = {};
-    asm volatile("{.reg .pred there; setp.ne.b32 there, %5, 0;"
-                 "@there ld.global.cg.L2::cache_hint.v4.f32 {%0, %1, %2, %3}, [%4], %6;}"
+    asm volatile("{.reg .pred there; setp.ne.b32 there, %5, 0; @there ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];}"
                  : "+f"(out.x[0]), "+f"(out.x[1]), "+f"(out.x[2]), "+f"(out.x[3])
-                 : "l"(from), "r"((int)are_there), "l"(policy)
+                 : "l"(from), "r"((int)are_there)
                  : "memory");
     return out;
 #endif
 }
-__device__ __forceinline__ void write_sums(Four* to, Four x, bool is_wanted, u64 policy) {
+__device__ __forceinline__ void write_sums(Four* to, Four x, bool is_wanted) {
 #if defined(EMULATED)
     if (is_wanted) *to = x;
 #else
     asm volatile("{.reg .pred wanted; setp.ne.b32 wanted, %5, 0;"
-                 "@wanted st.global.cg.L2::cache_hint.v4.f32 [%0], {%1, %2, %3, %4}, %6;}" ::"l"(to),
-                 "f"(x.x[0]), "f"(x.x[1]), "f"(x.x[2]), "f"(x.x[3]), "r"((int)is_wanted), "l"(policy)
+                 "@wanted st.global.cg.v4.f32 [%0], {%1, %2, %3, %4};}" ::"l"(to),
+                 "f"(x.x[0]), "f"(x.x[1]), "f"(x.x[2]), "f"(x.x[3]), "r"((int)is_wanted)
                  : "memory");
 #endif
 }
@@ -231,9 +215,6 @@ __device__ __forceinline__ void flash_backward_on_hopper(E* dqkv, const E* dout,
         ((float*)(tiles + saved_at(stage)))[threadIdx.x] = threadIdx.x < TILE ? x * LOG2_E : x;
     };
 
-    // Sums stay in L2 until they are read for the last time: all together they fill most of it.
-    u64 keep = keep_policy(), drop = drop_policy();
-
     int head = blockIdx.x, keys = 0, queries = 0, stage = 0, keys_stage = 0, values_stage = 0;
     save(0, begin_copies(head, 0, 0, 0, 0, 0, true));
     u32 k[4][4], p_fragments[4][4] = {}, ds_fragments[4][4] = {};
@@ -255,8 +236,7 @@ __device__ __forceinline__ void flash_backward_on_hopper(E* dqkv, const E* dout,
     auto end_dq = [&]() {
 #pragma unroll
         for (int i = 0; i < 8; i++)
-            write_sums(dq_sums + i * HOPPER_THREADS, {dq[i][0], dq[i][1], dq[i][2], dq[i][3]},
-                       dq_sums && !is_dq_last, keep);
+            write_sums(dq_sums + i * HOPPER_THREADS, {dq[i][0], dq[i][1], dq[i][2], dq[i][3]}, dq_sums && !is_dq_last);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             int row = dq_first + owned + half * 8 + lane / 4;
@@ -411,7 +391,7 @@ __device__ __forceinline__ void flash_backward_on_hopper(E* dqkv, const E* dout,
         // Not before the fence, which may wait for what is being read, nor among products, which would lack registers.
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            Four before = read_sums(dq_sums + i * HOPPER_THREADS, keys > 0, is_first ? drop : keep);
+            Four before = read_sums(dq_sums + i * HOPPER_THREADS, keys > 0);
 #pragma unroll
             for (int j = 0; j < 4; j++) dq[i][j] = before.x[j];
         }

@@ -58,10 +58,31 @@ struct alignas(16) Vec {
     E x[VEC];
 };
 
-// The same as words, for what works on pairs of 16-bit elements.
+// The same as words, which take fewer registers and steps where elements have 16 bits.
 struct alignas(16) Words {
     u32 x[4];
 };
+
+// One of the VEC elements in words, and words of VEC elements.
+__device__ __forceinline__ float element_of(const Words& words, int i) {
+#if defined(ELEMENT_F32)
+    return __uint_as_float(words.x[i]);
+#else
+    return i % 2 ? second_of(words.x[i / 2]) : first_of(words.x[i / 2]);
+#endif
+}
+__device__ __forceinline__ Words words_of(const float (&x)[VEC]) {
+    Words out;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#if defined(ELEMENT_F32)
+        out.x[i] = __float_as_uint(x[i]);
+#else
+        out.x[i] = pack2(x[2 * i], x[2 * i + 1]);
+#endif
+    }
+    return out;
+}
 
 struct alignas(16) Four {
     float x[4];

@@ -162,15 +162,15 @@ __device__ __forceinline__ void backward(E* dx, float* partial, const E* dout, c
     for (int row = blockIdx.x * 8 + warp; row < rows; row += gridDim.x * 8) {
         const u64 at = (u64)row * channels;
         const float m = mean[row], r = rstd[row];
-        Vec d[COUNT], n[COUNT], old[COUNT];
+        Words d[COUNT], n[COUNT], old[COUNT];
         float sum = 0.0f, inner = 0.0f;
 #pragma unroll
         for (int i = 0; i < COUNT; ++i) {
             const int c = (i * 32 + lane) * VEC;
             if (c >= channels) continue;
-            d[i] = *(const Vec*)(dout + at + c);
-            n[i] = *(const Vec*)(x + at + c);
-            old[i] = *(const Vec*)(dx + at + c);
+            d[i] = *(const Words*)(dout + at + c);
+            n[i] = *(const Words*)(x + at + c);
+            old[i] = *(const Words*)(dx + at + c);
         }
 #pragma unroll
         for (int i = 0; i < COUNT; ++i) {
@@ -180,7 +180,7 @@ __device__ __forceinline__ void backward(E* dx, float* partial, const E* dout, c
             load_floats(w, weight + c);
 #pragma unroll
             for (int j = 0; j < VEC; ++j) {
-                const float grad = to_f32(d[i].x[j]), normed = (to_f32(n[i].x[j]) - m) * r;
+                const float grad = element_of(d[i], j), normed = (element_of(n[i], j) - m) * r;
                 dweight[i][j] += grad * normed;
                 dbias[i][j] += grad;
                 const float g = __fmul_rn(grad, w[j]);
@@ -194,15 +194,18 @@ __device__ __forceinline__ void backward(E* dx, float* partial, const E* dout, c
         for (int i = 0; i < COUNT; ++i) {
             const int c = (i * 32 + lane) * VEC;
             if (c >= channels) continue;
-            float w[VEC];
+            float w[VEC], after[VEC];
             load_floats(w, weight + c);
 #pragma unroll
             for (int j = 0; j < VEC; ++j) {
-                const float g = __fmul_rn(to_f32(d[i].x[j]), w[j]), normed = (to_f32(n[i].x[j]) - m) * r;
-                old[i].x[j] = from_f32(to_f32(old[i].x[j]) + r * (g - sum - normed * inner));
-                if constexpr (HAS_SUMS) sums[i][j] += to_f32(old[i].x[j]);
+                const float g = __fmul_rn(element_of(d[i], j), w[j]), normed = (element_of(n[i], j) - m) * r;
+                after[j] = element_of(old[i], j) + r * (g - sum - normed * inner);
             }
-            *(Vec*)(dx + at + c) = old[i];
+            old[i] = words_of(after);
+            if constexpr (HAS_SUMS)
+#pragma unroll
+                for (int j = 0; j < VEC; ++j) sums[i][j] += element_of(old[i], j);
+            *(Words*)(dx + at + c) = old[i];
         }
     }
     // First dweight, then dbias, then the sums, through the same shared memory.
@@ -243,4 +246,3 @@ LAYERNORM_BACKWARD(layernorm_backward, 4, false)
 LAYERNORM_BACKWARD(layernorm_backward_sums, 1, true)
 LAYERNORM_BACKWARD(layernorm_backward_sums, 2, true)
 LAYERNORM_BACKWARD(layernorm_backward_sums, 3, true)
-LAYERNORM_BACKWARD(layernorm_backward_sums, 4, true)

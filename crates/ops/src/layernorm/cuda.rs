@@ -18,7 +18,6 @@ pub(crate) const SOURCE: Source = Source {
         "layernorm_backward_sums_1",
         "layernorm_backward_sums_2",
         "layernorm_backward_sums_3",
-        "layernorm_backward_sums_4",
     ],
 };
 
@@ -37,8 +36,7 @@ fn kernel(count: usize, has_sums: bool) -> &'static str {
         (_, false) => "layernorm_backward_4",
         (1, true) => "layernorm_backward_sums_1",
         (2, true) => "layernorm_backward_sums_2",
-        (3, true) => "layernorm_backward_sums_3",
-        (_, true) => "layernorm_backward_sums_4",
+        (_, true) => "layernorm_backward_sums_3",
     }
 }
 
@@ -83,7 +81,8 @@ impl<E: CudaElement> LayerNorm for Cuda<E> {
             true => rows.div_ceil(WARPS).min(MAX_BLOCKS),
             false => rows.div_ceil(chunk_rows),
         };
-        let has_sums = is_fused && sums != 0;
+        // Four vectors a lane leave no registers for them.
+        let has_sums = is_fused && count <= 3 && sums != 0;
         let num_outputs = if has_sums { 3 } else { 2 };
         let scratch = self.context.scratch(4 * num_outputs * num_partials * channels);
         let partial = scratch.at(0);

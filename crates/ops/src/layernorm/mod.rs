@@ -113,13 +113,17 @@ mod tests {
         for (i, sum) in download(device, &sums, channels).into_iter().enumerate() {
             let column = after.iter().skip(i).step_by(channels);
             let want: f32 = if has_sums { column.sum() } else { 0.0 };
-            assert!((sum - want).abs() < 1e-4 * rows as f32, "sum over column {i} of dx {dims:?}: {sum}, {want}");
+            assert!(
+                (sum - want).abs() < 1e-4 * rows as f32,
+                "sum over column {i} of dx {dims:?}: {sum}, {want}"
+            );
         }
         // Where they are not wanted, all else is the same.
         let mut again = upload_act(device, &before);
         let [mut dw, mut db] = [(); 2].map(|()| device.zeros(channels));
-        let has_none = device
-            .layernorm_backward(&mut again, None, &mut dw, &mut db, &dout_d, &mean, &rstd, &x_d, &weight_d, dims);
+        let has_none = device.layernorm_backward(
+            &mut again, None, &mut dw, &mut db, &dout_d, &mean, &rstd, &x_d, &weight_d, dims,
+        );
         assert!(!has_none && download_act(device, &again, rows * channels) == after, "dx without sums");
         let dx: Vec<f32> = after.iter().zip(&before).map(|(a, b)| a - b).collect();
         let (dweight, dbias) = (download(device, &dweight, channels), download(device, &dbias, channels));

@@ -193,14 +193,7 @@ impl<E: CudaElement> Cuda<E> {
     }
 
     /// Adds the sum of `count` rows of f32 at `partial` to one, two or three outputs (cols), which follow each other in a row.
-    pub(crate) fn sum_partials(
-        &self,
-        lane: Lane,
-        outputs: &[u64],
-        partial: u64,
-        count: usize,
-        cols: usize,
-    ) {
+    pub(crate) fn sum_partials(&self, lane: Lane, outputs: &[u64], partial: u64, count: usize, cols: usize) {
         let shape = Shape::new(cols.div_ceil(32), 512).by(outputs.len(), 1);
         let output = |i: usize| outputs.get(i).copied().unwrap_or(0);
         let stride = outputs.len() * cols;

@@ -1,27 +1,51 @@
-//! One merge: what it joins at a place, and the neighbours it meets on either side, counted in flat arrays by id.
+//! One merge: the places at which it joins two symbols, and what stands beside them.
+//!
+//! The trick: neighbours are counted in arrays by id, and only what was seen is looked at and cleared afterwards, so that a
+//! place costs two additions and no look-up of a pair.
 
+use crate::pairs::Candidate;
 use crate::places::Places;
 use crate::words::View;
+use std::ops::Range;
+
+/// Cells of a stretch: 2 MiB.
+const STRETCH: usize = 1 << 19;
+
+/// The place after the next stretch of words in which something is to be done; `None` at the end. A merge that is alone
+/// does everything at once.
+pub(crate) fn stretch(view: &View<'_>, places: &Places, batch: &[Merge]) -> Option<usize> {
+    let unfinished = batch.iter().filter(|merge| merge.next < merge.range.end);
+    let first = unfinished.map(|merge| places.get(merge.next)).min()?;
+    Some(if batch.len() > 1 { view.next_end(first + STRETCH) } else { usize::MAX })
+}
 
 /// A merge in progress.
+#[derive(Default)]
 pub(crate) struct Merge {
     pub(crate) left: u32,
     pub(crate) right: u32,
     pub(crate) joined: u32,
+    /// The places of its pair, and the next to look at.
+    pub(crate) range: Range<usize>,
+    pub(crate) next: usize,
+    pub(crate) before: Neighbours,
+    pub(crate) after: Neighbours,
+    /// Of the pairs of `joined` and `left`, those of which `left` was about to be joined as well.
+    pub(crate) chained: Tally,
 }
 
 impl Merge {
+    pub(crate) fn begin(&mut self, best: Candidate, joined: u32, range: Range<usize>, num_ids: usize) {
+        (self.left, self.right, self.joined) = (best.left(), best.right(), joined);
+        (self.next, self.range) = (range.start, range);
+        self.before.begin(num_ids);
+        self.after.begin(num_ids);
+        self.chained = Tally::default();
+    }
+
     /// Joins the pair at this place, if it is still there. `word` is the end of the word met last, and its count.
     #[inline]
-    pub(crate) fn join_at(
-        &self,
-        view: &mut View<'_>,
-        at: usize,
-        before: &mut Neighbours,
-        after: &mut Neighbours,
-        chained: &mut Tally,
-        word: &mut (usize, i64),
-    ) -> bool {
+    pub(crate) fn join_at(&mut self, view: &mut View<'_>, at: usize, word: &mut (usize, i64)) -> bool {
         if !view.is(at, self.left) {
             return false;
         }
@@ -36,12 +60,12 @@ impl Merge {
         }
         let count = word.1;
         if let Some((_, id)) = view.before(at) {
-            before.add(id, count);
+            self.before.add(id, count);
         }
         if let Some(id) = view.id(end) {
-            after.add(id, count);
+            self.after.add(id, count);
             if id == self.left && view.is(end + view.width(id), self.right) {
-                chained.add(count);
+                self.chained.add(count);
             }
         }
         view.join(at, middle, end, self.joined);
@@ -61,6 +85,11 @@ impl Tally {
     pub(crate) fn add(&mut self, count: i64) {
         self.count += count;
         self.num += 1;
+    }
+
+    pub(crate) fn subtract(&mut self, other: Self) {
+        self.count -= other.count;
+        self.num -= other.num;
     }
 }
 

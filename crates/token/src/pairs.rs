@@ -16,7 +16,7 @@
 use crate::arena::{Buffer, Residency};
 use crate::count::MemoryLimit;
 use crate::error::Error;
-use crate::merge::{Merge, NOT_KEPT, Neighbours, Tally};
+use crate::merge::{Merge, NOT_KEPT, Tally, stretch};
 use crate::places::Places;
 use crate::spill::{Run, for_each_word};
 use crate::table::{Slot, Table, pair};
@@ -73,8 +73,12 @@ const LOWER: i64 = 16;
 const MAX_SUMS: usize = 1 << 22;
 /// Places whose cells are fetched at once.
 const GROUP: usize = 32;
-/// What a [`STEP`] counts as, in places: its cells are next to each other, but it may write to as many places.
-const STEP_TOUCHES: usize = 8;
+/// Merges at once where cells are in a file: each stretch of them is brought in once for all.
+const MAX_BATCH: usize = 64;
+/// Neighbours on one side, of all merges of a batch and by all ids, at the most: 16 MiB.
+const MAX_TALLIES: usize = 1 << 20;
+/// What a [`STEP`] counts as, in places: its cells are next to each other, but it may write to as many pages.
+const STEP_TOUCHES: usize = STEP / 16;
 /// Memory for places by memory for cells, as estimated before there are any. Not measured.
 const PLACES_BYTES: u64 = 8;
 
@@ -88,8 +92,8 @@ pub(crate) struct Pairs {
     threshold: i64,
     /// The threshold never falls below this.
     least: i64,
-    before: Neighbours,
-    after: Neighbours,
+    /// The merges of a batch; kept for their memory.
+    merges: Vec<Merge>,
     residency: Residency,
     is_in_file: bool,
     /// Symbols and ends of words: the cells there would be without those that merges have left empty.
@@ -127,8 +131,7 @@ impl Pairs {
             queue: BinaryHeap::new(),
             threshold: 1,
             least: plan.min_frequency.clamp(1, i64::MAX as u64) as i64,
-            before: Neighbours::default(),
-            after: Neighbours::default(),
+            merges: Vec::new(),
             residency: Residency::new(in_file),
             is_in_file: in_file.is_some(),
             num_live: 0,
@@ -198,37 +201,50 @@ impl Pairs {
         }
     }
 
-    /// Joins the pair into `joined` everywhere. `num_ids` is the number of ids there are, `joined` included.
-    pub(crate) fn merge(&mut self, best: Candidate, joined: u32, num_ids: usize) -> Result<(), Error> {
-        let merge = Merge { left: best.left(), right: best.right(), joined };
-        let slot = *self.table.find(best.pair);
-        self.words.set_width(joined, merge.left, merge.right);
-        self.before.begin(num_ids);
-        self.after.begin(num_ids);
-        // Of the pairs of `joined` and `left`, those of which `left` is about to be joined as well.
-        let mut chained = Tally::default();
-        let (mut start, end) = (slot.start, slot.start + slot.num as usize);
-        while start < end {
-            let num_places = (end - start).min(self.residency.num_left());
-            let mut view = self.words.view();
-            let places = self.places.slice(start..start + num_places);
-            let mut word = (0, 0);
-            for first in (0..num_places).step_by(GROUP) {
-                let group = first..num_places.min(first + GROUP);
-                view.touch(group.clone().map(|i| places.get(i)));
-                for at in group.map(|i| places.get(i)) {
-                    let (before, after) = (&mut self.before, &mut self.after);
-                    let is_joined = merge.join_at(&mut view, at, before, after, &mut chained, &mut word);
-                    self.num_live -= usize::from(is_joined);
-                }
+    /// Takes the next best pair off the queue, if it is certain to be the best once all of `batch` are joined. The ids that
+    /// those become must be higher than all before.
+    ///
+    /// It is where no merge of the batch ends in the symbol that it begins with, or begins with the one that it ends in:
+    /// then they leave its count alone. The pairs that they make have counts no higher, since each is made of places of an
+    /// older pair that is not in the batch, and higher ids. (A pair of a symbol with itself makes pairs of its own places.)
+    pub(crate) fn pop_beside(&mut self, batch: &[(Candidate, u32)]) -> Option<Candidate> {
+        if !self.is_in_file
+            || batch.len() >= MAX_BATCH.min(MAX_TALLIES / self.words.num_ids().next_power_of_two())
+        {
+            return None;
+        }
+        loop {
+            let mut best = self.queue.peek_mut()?;
+            let count = self.table.count(best.pair);
+            if best.count != count {
+                best.count = count;
+                continue;
             }
-            start += num_places;
-            self.pause(num_places);
+            let is_apart = batch.iter().all(|(other, _)| {
+                let makes_runs = other.left() == other.right();
+                best.left() != other.right() && best.right() != other.left() && !makes_runs
+            });
+            return (count >= self.threshold && is_apart).then(|| PeekMut::pop(best));
         }
-        self.replace_pairs(&merge, chained)?;
-        if self.before.has_cursors || self.after.has_cursors {
-            self.record(&merge, slot)?;
+    }
+
+    /// Joins each pair of the batch into the id beside it, everywhere, in this order. `num_ids` is the number of ids there
+    /// are, these included.
+    pub(crate) fn merge(&mut self, batch: &[(Candidate, u32)], num_ids: usize) -> Result<(), Error> {
+        let mut merges = std::mem::take(&mut self.merges);
+        if merges.len() < batch.len() {
+            merges.resize_with(batch.len(), Merge::default);
         }
+        for (merge, &(best, joined)) in merges.iter_mut().zip(batch) {
+            let slot = self.table.find(best.pair);
+            merge.begin(best, joined, slot.start..slot.start + slot.num as usize, num_ids);
+            self.words.set_width(joined, merge.left, merge.right);
+        }
+        let batch = &mut merges[..batch.len()];
+        self.join_all(batch);
+        self.replace_pairs(batch)?;
+        self.record(batch);
+        self.merges = merges;
         // Half of the cells are empty: what is in a file comes closer to what memory holds.
         if self.is_in_file && self.num_live * 2 < self.words.num_cells() {
             self.record_all()?;
@@ -236,58 +252,118 @@ impl Pairs {
         Ok(())
     }
 
-    /// Takes the neighbours from the pairs they made, and keeps those that they make with the new symbol.
-    fn replace_pairs(&mut self, merge: &Merge, chained: Tally) -> Result<(), Error> {
-        let &Merge { left, right, joined } = merge;
-        self.table.reserve(self.before.seen.len() + self.after.seen.len());
-        for &id in &self.before.seen {
-            let tally = &mut self.before.tallies[id as usize];
-            if id != joined {
-                self.table.subtract(pair(id, left), tally.count);
+    /// Joins at all places, a stretch of words after the other: in each first those of the first merge.
+    fn join_all(&mut self, batch: &mut [Merge]) {
+        loop {
+            let view = self.words.view();
+            let Some(stop) = stretch(&view, &self.places, batch) else { return };
+            for merge in &mut *batch {
+                self.join_until(stop, merge);
             }
-            let made = Slot { pair: pair(id, joined), count: tally.count, start: 0, num: tally.num };
-            let cursor = keep(made, self.threshold, &mut self.table, &mut self.places, &mut self.queue)?;
-            self.before.has_cursors |= cursor != NOT_KEPT;
-            tally.num = cursor;
         }
-        for &id in &self.after.seen {
-            let tally = &mut self.after.tallies[id as usize];
-            self.table.subtract(pair(right, id), tally.count);
-            let gone = if id == left { chained } else { Tally::default() };
-            let (count, num) = (tally.count - gone.count, tally.num - gone.num);
-            let made = Slot { pair: pair(joined, id), count, start: 0, num };
-            let cursor = keep(made, self.threshold, &mut self.table, &mut self.places, &mut self.queue)?;
-            self.after.has_cursors |= cursor != NOT_KEPT;
-            tally.num = cursor;
+    }
+
+    fn join_until(&mut self, stop: usize, merge: &mut Merge) {
+        let mut word = (0, 0);
+        while merge.next < merge.range.end && self.places.get(merge.next) < stop {
+            let num_places = (merge.range.end - merge.next).min(GROUP).min(self.residency.num_left());
+            let mut view = self.words.view();
+            let places = self.places.slice(merge.next..merge.next + num_places);
+            let num_places = (0..num_places).take_while(|&i| places.get(i) < stop).count();
+            view.touch((0..num_places).map(|i| places.get(i)));
+            for i in 0..num_places {
+                let is_joined = merge.join_at(&mut view, places.get(i), &mut word);
+                self.num_live -= usize::from(is_joined);
+            }
+            merge.next += num_places;
+            self.pause(num_places);
         }
-        self.table.remove(pair(left, right));
+    }
+
+    /// Takes the neighbours from the pairs they made, and keeps those that they make with the new symbols.
+    fn replace_pairs(&mut self, batch: &mut [Merge]) -> Result<(), Error> {
+        for k in 0..batch.len() {
+            let (earlier, rest) = batch.split_at_mut(k);
+            let Merge { left, right, joined, before, after, .. } = &rest[0];
+            let made_by = |id: u32| earlier.iter().position(|merge| merge.joined == id);
+            let mut taken = Vec::new();
+            for (&id, tally) in before.seen.iter().map(|id| (id, before.tallies[*id as usize])) {
+                match made_by(id) {
+                    Some(i) => taken.push((i, true, *left, tally)),
+                    None if id == *joined => {}
+                    None => self.table.subtract(pair(id, *left), tally.count),
+                }
+            }
+            for (&id, tally) in after.seen.iter().map(|id| (id, after.tallies[*id as usize])) {
+                match made_by(id) {
+                    Some(i) => taken.push((i, false, *right, tally)),
+                    None => self.table.subtract(pair(*right, id), tally.count),
+                }
+            }
+            for (i, is_after, id, tally) in taken {
+                let side = if is_after { &mut earlier[i].after } else { &mut earlier[i].before };
+                side.tallies[id as usize].subtract(tally);
+            }
+        }
+        for merge in batch {
+            let Merge { left, right, joined, before, after, chained, .. } = merge;
+            self.table.remove(pair(*left, *right));
+            if let Some(tally) = after.tallies.get_mut(*left as usize).filter(|tally| tally.num > 0) {
+                tally.subtract(*chained);
+            }
+            for (side, is_after) in [(before, false), (after, true)] {
+                self.table.reserve(side.seen.len());
+                for &id in &side.seen {
+                    let key = if is_after { pair(*joined, id) } else { pair(id, *joined) };
+                    let tally = &mut side.tallies[id as usize];
+                    tally.num = match tally.num > 0 && tally.count >= self.threshold {
+                        true => keep(key, *tally, &mut self.table, &mut self.places, &mut self.queue)?,
+                        false => NOT_KEPT,
+                    };
+                    side.has_cursors |= tally.num != NOT_KEPT;
+                }
+            }
+        }
         Ok(())
     }
 
-    /// Writes down the places of the pairs that the merge has made and that are kept.
-    fn record(&mut self, merge: &Merge, slot: Slot) -> Result<(), Error> {
-        let (mut start, end) = (slot.start, slot.start + slot.num as usize);
-        while start < end {
-            let chunk = start..end.min(start.saturating_add(self.residency.num_left()));
-            start = chunk.end;
-            let num_places = chunk.len();
-            let view = self.words.view();
-            for i in chunk {
-                let at = self.places.get(i);
-                if !view.is(at, merge.joined) {
-                    continue;
-                }
-                if let Some((place, id)) = view.before(at) {
-                    self.before.put(&mut self.places, id, place);
-                }
-                let after = view.id(at + view.width(merge.joined));
-                if let Some(id) = after.filter(|&id| id != merge.joined) {
-                    self.after.put(&mut self.places, id, at);
-                }
-            }
-            self.pause(num_places);
+    /// Writes down the places of the pairs that the merges have made and that are kept.
+    fn record(&mut self, batch: &mut [Merge]) {
+        if batch.iter().all(|merge| !merge.before.has_cursors && !merge.after.has_cursors) {
+            return;
         }
-        Ok(())
+        batch.iter_mut().for_each(|merge| merge.next = merge.range.start);
+        let joined: Vec<u32> = batch.iter().map(|merge| merge.joined).collect();
+        loop {
+            let view = self.words.view();
+            let Some(stop) = stretch(&view, &self.places, batch) else { return };
+            for (k, merge) in batch.iter_mut().enumerate() {
+                // A pair of two new symbols is the later one's, which saw the other; of the same one twice, the right one's.
+                self.record_until(stop, merge, &joined[k + 1..]);
+            }
+        }
+    }
+
+    fn record_until(&mut self, stop: usize, merge: &mut Merge, later: &[u32]) {
+        let (start, view) = (merge.next, self.words.view());
+        while merge.next < merge.range.end && merge.next - start < self.residency.num_left() {
+            let at = self.places.get(merge.next);
+            if at >= stop {
+                break;
+            }
+            merge.next += 1;
+            if !view.is(at, merge.joined) {
+                continue;
+            }
+            if let Some((place, id)) = view.before(at).filter(|(_, id)| !later.contains(id)) {
+                merge.before.put(&mut self.places, id, place);
+            }
+            let after = view.id(at + view.width(merge.joined));
+            if let Some(id) = after.filter(|id| *id != merge.joined && !later.contains(id)) {
+                merge.after.put(&mut self.places, id, at);
+            }
+        }
+        self.pause(merge.next - start);
     }
 
     /// Makes every symbol one cell and writes down the places of all pairs that are kept, from the start.
@@ -392,21 +468,18 @@ impl Pairs {
     }
 }
 
-/// Keeps a new pair that is frequent enough, and says where its places begin.
+/// Keeps a new pair, and says where its places begin.
 fn keep(
-    mut made: Slot,
-    threshold: i64,
+    pair: u64,
+    tally: Tally,
     table: &mut Table,
     places: &mut Places,
     queue: &mut BinaryHeap<Candidate>,
 ) -> Result<u64, Error> {
-    if made.num == 0 || made.count < threshold {
-        return Ok(NOT_KEPT);
-    }
-    made.start = places.allocate(made.num)?;
-    let slot = table.insert(made.pair);
+    let start = places.allocate(tally.num)?;
+    let slot = table.insert(pair);
     debug_assert!(slot.num == 0, "a pair came into being twice");
-    *slot = made;
-    queue.push(Candidate { count: made.count, pair: made.pair });
-    Ok(made.start as u64)
+    *slot = Slot { pair, count: tally.count, start, num: tally.num };
+    queue.push(Candidate { count: tally.count, pair });
+    Ok(start as u64)
 }

@@ -135,14 +135,27 @@ fn train_from(
     let mut pairs = Pairs::new(runs, &byte_ids, &plan, &mut |done| progress(Stage::Words(done)))?;
     let mut num_file_bytes = pairs.num_file_bytes();
     let mut merges = Vec::with_capacity(wanted.min(1 << 20));
+    let (mut batch, mut last_told) = (Vec::new(), 0);
     progress(Stage::Merges { done: 0, wanted });
     while vocabulary.tokens.len() < options.vocab_size {
-        let Some(best) = pairs.pop_best()? else { break };
-        let joined = vocabulary.join(best.left(), best.right());
-        merges.push((best.left(), best.right(), joined));
-        pairs.merge(best, joined, vocabulary.tokens.len())?;
+        let mut next = pairs.pop_best()?;
+        batch.clear();
+        while let Some(best) = next {
+            let num_tokens = vocabulary.tokens.len();
+            let joined = vocabulary.join(best.left(), best.right());
+            merges.push((best.left(), best.right(), joined));
+            batch.push((best, joined));
+            let is_new = vocabulary.tokens.len() > num_tokens;
+            let may_go_on = is_new && vocabulary.tokens.len() < options.vocab_size;
+            next = if may_go_on { pairs.pop_beside(&batch) } else { None };
+        }
+        if batch.is_empty() {
+            break;
+        }
+        pairs.merge(&batch, vocabulary.tokens.len())?;
         let done = vocabulary.tokens.len() - num_base;
-        if done.is_multiple_of(PROGRESS_EVERY) {
+        if done >= last_told + PROGRESS_EVERY {
+            last_told = done;
             num_file_bytes = num_file_bytes.max(pairs.num_file_bytes());
             progress(Stage::Merges { done, wanted });
         }

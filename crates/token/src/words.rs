@@ -61,6 +61,11 @@ impl Words {
         self.cells.len()
     }
 
+    /// The ids that have a width.
+    pub(crate) fn num_ids(&self) -> usize {
+        self.widths.len()
+    }
+
     /// Gives back the memory of cells in a file.
     pub(crate) fn release(&mut self) {
         self.cells.release();
@@ -178,6 +183,12 @@ impl View<'_> {
         self.long_ends[self.long_ends.partition_point(|&(end, _)| end < at)]
     }
 
+    /// The first end of a word from `at` on, which may be any place.
+    pub(crate) fn next_end(&self, at: usize) -> usize {
+        let rest = self.cells.get(at..).unwrap_or_default();
+        rest.iter().position(|cell| cell & END == END).map_or(self.cells.len(), |length| at + length)
+    }
+
     fn count(&self, end: u32) -> i64 {
         let value = end & VALUE;
         match value.checked_sub(BIG) {
@@ -236,5 +247,5 @@ impl Iterator for Symbols<'_> {
     }
 }
 
-/// Cells that are read in sequence between two looks at the memory in use: 64 KiB.
-pub(crate) const STEP: usize = 1 << 14;
+/// Cells that are read in sequence before memory in use is thought of again.
+pub(crate) const STEP: usize = 1 << 11;

@@ -88,8 +88,8 @@ impl<E: CudaElement> Cuda<E> {
                 self.add_column_sums(Lane::Second, dbias_pointer, dout, dims.rows, dims.outputs);
             }
         }
-        // No buffer has address 0.
-        self.context.beside(&[dout.pointer(), x.pointer(), dweights.pointer(), dbias_pointer]);
+        let buffers = [dout.pointer(), x.pointer(), dweights.pointer(), dbias_pointer];
+        self.context.beside(&buffers[..if dbias_pointer == 0 { 3 } else { 4 }]);
     }
 
     /// Whether the bias's gradient comes out of the weights' product. Where that is not known yet both forms run, on

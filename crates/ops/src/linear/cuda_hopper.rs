@@ -160,7 +160,6 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::print_stdout, reason = "a test that skips says so")]
     fn equal_one_step_after_another() {
         on_cuda!(|device| {
             for (rows, inputs, outputs) in SHAPES {

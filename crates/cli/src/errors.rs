@@ -172,6 +172,10 @@ impl From<eyas_token::Error> for Failure {
                 "give a folder with a tokenizer.json; make one: eyas tokenizer train DATA... --out DIR"
             }
             E::UnknownId { .. } => "are these ids of another tokenizer?",
+            E::NotTrainable { .. } => {
+                "leave --from out to train in GPT-2's way, or give it a tokenizer that cuts words as GPT-2, StarCoder, \
+                 Llama 3 or Qwen 2 do"
+            }
             E::VocabularyTooSmall { .. } => "ask for more with --vocab-size; 8192 suits a small corpus",
             E::Json { .. } | E::Invalid { .. } => "the file is damaged or was edited: copy or train it again",
             _ => return Failure::of(status, &error),

@@ -160,41 +160,27 @@ fn reserve(file: &File, offset: u64) -> std::io::Result<()> {
 
 /// Tells when mapped arrays shall give their memory back.
 ///
-/// The system is asked rarely, since that takes as long as many places do: what places have brought in of late says how many
-/// may follow before a quarter of what is free can be used up. The system may map two megabytes where one cell is wanted,
-/// so that this is an estimate, and some memory is left for what it misses.
+/// The system is asked only once as many places were touched as could use up what was free. Near the limit that is often,
+/// so memory is given back while some is left.
 pub(crate) struct Residency {
     max_bytes: Option<u64>,
     /// Places that may be touched before the next look at the memory in use.
     num_left: usize,
-    /// Places touched since the last look, and what was in use then.
-    num_touched: usize,
-    last_bytes: u64,
-    /// What a place brings in: the most seen of late.
-    touch_bytes: u64,
     /// `/proc/self/statm`, open.
     status: Option<File>,
 }
 
-/// What touching a place may bring in: a huge page for its cell, and another for its record.
-const MOST_BYTES: u64 = 4 << 20;
-/// What it is taken to bring in at the least, however little that was of late.
-const LEAST_BYTES: u64 = 128 << 10;
-/// Memory that is left for what the estimate misses; it was 50 MB in runs of a few minutes.
-const SPARE_BYTES: u64 = 64 << 20;
+/// What touching a place may bring in: the system may map a huge page for its cell, and another for its record.
+pub(crate) const TOUCH_BYTES: u64 = 4 << 20;
+/// Where less is free, memory is used up.
+const LEAST_FREE: u64 = 32 << 20;
 
 impl Residency {
     /// No limit where nothing is mapped.
     pub(crate) fn new(limit: Option<&MemoryLimit>) -> Self {
-        let max_bytes = |limit: &MemoryLimit| {
-            limit.max_bytes - SPARE_BYTES.max(limit.max_bytes / 16).min(limit.max_bytes / 2)
-        };
         Self {
-            max_bytes: limit.map(max_bytes),
+            max_bytes: limit.map(|limit| limit.max_bytes - limit.max_bytes / 16),
             num_left: if limit.is_some() { 0 } else { usize::MAX },
-            num_touched: 0,
-            last_bytes: u64::MAX,
-            touch_bytes: MOST_BYTES,
             status: limit.and_then(|_| File::open("/proc/self/statm").ok()),
         }
     }
@@ -210,24 +196,14 @@ impl Residency {
     pub(crate) fn is_used_up(&mut self, num_touched: usize) -> bool {
         let Some(max_bytes) = self.max_bytes else { return false };
         self.num_left = self.num_left.saturating_sub(num_touched);
-        self.num_touched += num_touched;
         self.num_left == 0 && self.look(max_bytes)
     }
 
     fn look(&mut self, max_bytes: u64) -> bool {
         // Where the system does not tell, memory is given back at every look.
-        let bytes = self.resident_bytes().unwrap_or(max_bytes);
-        let grown = bytes.saturating_sub(self.last_bytes) / self.num_touched.max(1) as u64;
-        self.touch_bytes = grown.max(self.touch_bytes / 2).max(LEAST_BYTES);
-        let free = max_bytes.saturating_sub(bytes);
-        self.num_left = (free / 4 / self.touch_bytes) as usize;
-        (self.num_touched, self.last_bytes) = (0, bytes);
-        let is_used_up = free < MOST_BYTES;
-        if is_used_up {
-            // The first places after this bring in most.
-            (self.last_bytes, self.touch_bytes) = (u64::MAX, MOST_BYTES);
-        }
-        is_used_up
+        let free = self.resident_bytes().and_then(|bytes| max_bytes.checked_sub(bytes)).unwrap_or(0);
+        self.num_left = (free / TOUCH_BYTES) as usize;
+        free < LEAST_FREE
     }
 
     /// Memory that the process has resident, mapped files included.

@@ -13,7 +13,7 @@
 //! each kind of neighbour and not for each place. The queue is lazy: an entry whose count has changed goes back when it
 //! comes up.
 
-use crate::arena::{Buffer, Residency};
+use crate::arena::{Buffer, Residency, TOUCH_BYTES};
 use crate::count::MemoryLimit;
 use crate::error::Error;
 use crate::merge::{Merge, NOT_KEPT, Tally, stretch};
@@ -78,7 +78,7 @@ const MAX_BATCH: usize = 64;
 /// Neighbours on one side, of all merges of a batch and by all ids, at the most: 16 MiB.
 const MAX_TALLIES: usize = 1 << 20;
 /// What a [`STEP`] counts as, in places: its cells are next to each other, but it may write to as many pages.
-const STEP_TOUCHES: usize = STEP / 16;
+const STEP_TOUCHES: usize = (STEP << 12) / TOUCH_BYTES as usize;
 /// Memory for places by memory for cells, as estimated before there are any. Not measured.
 const PLACES_BYTES: u64 = 8;
 
@@ -208,9 +208,7 @@ impl Pairs {
     /// then they leave its count alone. The pairs that they make have counts no higher, since each is made of places of an
     /// older pair that is not in the batch, and higher ids. (A pair of a symbol with itself makes pairs of its own places.)
     pub(crate) fn pop_beside(&mut self, batch: &[(Candidate, u32)]) -> Option<Candidate> {
-        if !self.is_in_file
-            || batch.len() >= MAX_BATCH.min(MAX_TALLIES / self.words.num_ids().next_power_of_two())
-        {
+        if !self.is_in_file || batch.len() >= self.max_batch() {
             return None;
         }
         loop {
@@ -226,6 +224,11 @@ impl Pairs {
             });
             return (count >= self.threshold && is_apart).then(|| PeekMut::pop(best));
         }
+    }
+
+    /// How many merges can be in a batch: neighbours of all have room for the ids there are and those that it makes.
+    fn max_batch(&self) -> usize {
+        MAX_BATCH.min(MAX_TALLIES / (self.words.num_ids() + MAX_BATCH).next_power_of_two())
     }
 
     /// Joins each pair of the batch into the id beside it, everywhere, in this order. `num_ids` is the number of ids there
@@ -244,6 +247,7 @@ impl Pairs {
         self.join_all(batch);
         self.replace_pairs(batch)?;
         self.record(batch);
+        merges.truncate(self.max_batch().max(1));
         self.merges = merges;
         // Half of the cells are empty: what is in a file comes closer to what memory holds.
         if self.is_in_file && self.num_live * 2 < self.words.num_cells() {
@@ -257,6 +261,8 @@ impl Pairs {
         loop {
             let view = self.words.view();
             let Some(stop) = stretch(&view, &self.places, batch) else { return };
+            // Each merge's next place was looked at.
+            self.pause(batch.len());
             for merge in &mut *batch {
                 self.join_until(stop, merge);
             }
@@ -337,6 +343,7 @@ impl Pairs {
         loop {
             let view = self.words.view();
             let Some(stop) = stretch(&view, &self.places, batch) else { return };
+            self.pause(batch.len());
             for (k, merge) in batch.iter_mut().enumerate() {
                 // A pair of two new symbols is the later one's, which saw the other; of the same one twice, the right one's.
                 self.record_until(stop, merge, &joined[k + 1..]);

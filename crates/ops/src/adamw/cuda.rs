@@ -63,9 +63,11 @@ impl<E: CudaElement> Cuda<E> {
 
     /// Makes compute copies of tensors of f32: each the address of the copy, that of the master, and the elements.
     pub(crate) fn pack_table(&self, tensors: &[(u64, u64, usize)]) {
-        let mut table = Table::new(tensors.len());
-        tensors.iter().for_each(|&(copy, master, len)| table.push(len, [copy, master, 0, 0], 0.0));
-        self.launch_table("pack", &table, &[]);
+        for tensors in tensors.chunks(TABLE_ROWS) {
+            let mut table = Table::new(tensors.len());
+            tensors.iter().for_each(|&(copy, master, len)| table.push(len, [copy, master, 0, 0], 0.0));
+            self.launch_table("pack", &table, &[]);
+        }
     }
 }
 

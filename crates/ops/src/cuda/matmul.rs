@@ -110,6 +110,8 @@ pub(crate) struct Matmul {
     plans: Mutex<HashMap<Product, Option<Plan>>>,
     /// Which form is the fastest one.
     forms: Mutex<HashMap<Place, usize>>,
+    /// The version of our own kernels, which some forms are.
+    kernels: String,
     choices: Mutex<Choices>,
 }
 
@@ -144,6 +146,7 @@ impl Matmul {
             tf32,
             plans: Mutex::default(),
             forms: Mutex::default(),
+            kernels: version_of_kernels(),
             choices: Mutex::new(Choices::load(path)),
         })
     }
@@ -180,7 +183,7 @@ impl Matmul {
     ) -> usize {
         let mut forms = self.forms.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         *forms.entry(place).or_insert_with(|| {
-            let key = format!("{place:?} of {count} {kind:?} tf32 {}", self.tf32);
+            let key = format!("{place:?} of {count} {kind:?} tf32 {} kernels {}", self.tf32, self.kernels);
             let choices = || self.choices.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             let kept = choices().by_product.get(&key).map(|words| words[0] as usize);
             kept.filter(|&form| form < count).unwrap_or_else(|| {
@@ -425,6 +428,13 @@ impl Plan {
         };
         require("cublasLtMatmulDescSetAttribute", status);
     }
+}
+
+/// A hash of all kernels, in short.
+fn version_of_kernels() -> String {
+    let mut hasher = blake3::Hasher::new();
+    super::SOURCES.iter().flat_map(|source| source.files).for_each(|file| _ = hasher.update(file.as_bytes()));
+    hasher.finalize().to_hex()[..8].to_string()
 }
 
 fn layout(kind: Kind, (rows, cols): (usize, usize), stride: usize) -> lt::cublasLtMatrixLayout_t {

@@ -174,7 +174,7 @@ impl<E: CudaElement> Cuda<E> {
         self.matmul.plain(&self.context, lane, product, operands);
     }
 
-    /// Takes the form that is fastest in a place, of several that do the same: see [`Matmul::fastest_form`]. All are run a few
+    /// Which form is fastest in a place, of several that do the same: see [`Matmul::fastest_form`]. All are run a few
     /// times where that is not known. A form returns false, with nothing done, if it is not to be had; the first always is.
     pub(crate) fn fastest_form(&self, place: Place, forms: &[&dyn Fn() -> bool]) -> usize {
         self.matmul.fastest_form(Self::KIND, place, forms.len(), |form| {

@@ -232,17 +232,17 @@ __device__ __forceinline__ void backward(E* dx, float* partial, const E* dout, c
 }
 
 // Blocks of 256 threads, any number of them; partial (blocks, 2, C), or (blocks, 3, C) with sums.
-#define LAYERNORM_BACKWARD(NAME, COUNT, HAS_SUMS)                                                                      \
-    extern "C" __global__ void __launch_bounds__(256, 2)                                                               \
+#define LAYERNORM_BACKWARD(NAME, COUNT, HAS_SUMS, BLOCKS)                                                              \
+    extern "C" __global__ void __launch_bounds__(256, BLOCKS)                                                          \
         NAME##_##COUNT(E* dx, float* partial, const E* dout, const float* mean, const float* rstd, const E* x,         \
                        const float* weight, int rows, int channels) {                                                  \
         extern __shared__ float shared[];                                                                              \
         backward<COUNT, HAS_SUMS>(dx, partial, dout, mean, rstd, x, weight, rows, channels, shared);                   \
     }
-LAYERNORM_BACKWARD(layernorm_backward, 1, false)
-LAYERNORM_BACKWARD(layernorm_backward, 2, false)
-LAYERNORM_BACKWARD(layernorm_backward, 3, false)
-LAYERNORM_BACKWARD(layernorm_backward, 4, false)
-LAYERNORM_BACKWARD(layernorm_backward_sums, 1, true)
-LAYERNORM_BACKWARD(layernorm_backward_sums, 2, true)
-LAYERNORM_BACKWARD(layernorm_backward_sums, 3, true)
+LAYERNORM_BACKWARD(layernorm_backward, 1, false, 2)
+LAYERNORM_BACKWARD(layernorm_backward, 2, false, 2)
+LAYERNORM_BACKWARD(layernorm_backward, 3, false, 2)
+LAYERNORM_BACKWARD(layernorm_backward, 4, false, 1)
+LAYERNORM_BACKWARD(layernorm_backward_sums, 1, true, 2)
+LAYERNORM_BACKWARD(layernorm_backward_sums, 2, true, 2)
+LAYERNORM_BACKWARD(layernorm_backward_sums, 3, true, 2)

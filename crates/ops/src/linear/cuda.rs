@@ -1,8 +1,10 @@
-//! Linear layers on a GPU: products of cuBLASLt, with bias, GELU and residual fused into them where it can.
+//! Linear layers on a GPU: products of cuBLASLt, with bias, GELU and residual fused into them where it can, or on Hopper
+//! those with GELU of `cuda_hopper.rs`, whichever is faster.
 //!
 //! Row-major matrices are their transposes to cuBLASLt (see `cuda/matmul.rs`), so a forward product is out^T = W^T x^T: m
 //! is the number of outputs and n that of rows. What the library has no fused form of, a kernel does after the product.
 
+use super::cuda_hopper::TILE;
 use super::{Linear, LinearDims, Storage, Use};
 use crate::cuda::{CudaBuf, CudaElement, Epilogue, Kind, Lane, Operands, Product, Shape, Source, arguments};
 use crate::{Buffer, Cuda, Device, Dropout};
@@ -258,7 +260,7 @@ impl<E: CudaElement> Linear for Cuda<E> {
 
     fn linear_scratch_bytes(&self, dims: LinearDims) -> usize {
         let of_columns = dims.rows.div_ceil(chunk_rows(dims.rows)) * dims.outputs;
-        4 * of_columns.max(dims.rows.div_ceil(128) * dims.inputs)
+        4 * of_columns.max(dims.rows.div_ceil(TILE.0) * dims.inputs)
     }
 
     fn linear_forward_scratch_bytes(&self, _: LinearDims, _: Use) -> usize {
@@ -401,16 +403,22 @@ impl<E: CudaElement> Linear for Cuda<E> {
             self.is_for_hopper(weights, dims)
                 && self.gelu_backward_on_hopper([dpre, dout, pre].map(CudaBuf::pointer), sums, weights, dims)
         };
-        // Where the forms are timed, all of them also make the sums, which only the last has on its way.
+        // Where the last form is timed too, the others also make the sums that it has on its way.
         let own = std::cell::OnceCell::new();
         let sums = || own.get_or_init(|| self.zeros::<f32>(inputs)).pointer();
         let add_sums = || {
+            if !self.is_for_hopper(weights, dims) {
+                return true;
+            }
             self.add_column_sums(Lane::First, sums(), dpre, rows, inputs);
             true
         };
         let forms: [&dyn Fn() -> bool; 3] =
             [&|| separate() && add_sums(), &|| fused() && add_sums(), &|| of_hopper(sums())];
-        let form = self.fastest_form(("gelu backward", rows, inputs, outputs), &forms);
+        let form = match E::IS_F32 {
+            true => 0,
+            false => self.fastest_form(("gelu backward", rows, inputs, outputs), &forms),
+        };
 
         self.parameters_backward(dweights, dbias, dout, x, weights.storage, dims);
         match form {

@@ -27,8 +27,8 @@ __device__ __forceinline__ float gelu_gate(float x) {
 __device__ __forceinline__ float gelu(float x) { return x * gelu_gate(x); }
 // The derivative at x, where the gate is known.
 __device__ __forceinline__ float gelu_derivative(float x, float gate) {
-    // x times the derivative of 2u.
-    const float slope = x * fmaf(0.21406445f, x * x, 1.5957691f);
-    return fmaf(gate, (1.0f - gate) * slope, gate);
+    // The derivative of 2u. What it is multiplied by is 0 long before it overflows.
+    const float slope = fmaf(0.21406445f, x * x, 1.5957691f);
+    return fmaf(x * gate * (1.0f - gate), slope, gate);
 }
 __device__ __forceinline__ float gelu_derivative(float x) { return gelu_derivative(x, gelu_gate(x)); }

@@ -6,7 +6,7 @@
 //   and the two warpgroups take turns there. One thread has the operands copied to shared memory, four steps ahead.
 // - Two blocks of a cluster make neighbouring rows of one column of tiles: each copies half of what both read of the
 //   weights into both, which spares a third of the traffic with the second-level cache.
-// - GELU sees what is stored, rounded, as it does where it is a step of its own; so does the sum over the rows.
+// - GELU sees what is stored, rounded, and so do its derivative and the sum over the rows.
 
 constexpr int PRODUCT_THREADS = 512;
 

@@ -120,8 +120,9 @@ pub trait Linear: Device {
     );
 
     /// The backward pass of a layer whose input was x = gelu(pre), through the GELU: sets `dpre` (rows, C), adds to
-    /// `dweights` and `dbias`, as [`linear_backward`](Self::linear_backward) does. Returns whether it has also added the sums over the rows of `dpre` to `dbias_of_pre` (C), the
-    /// gradient of the bias of the layer that made `pre`: some devices have them on the way.
+    /// `dweights` and `dbias`, as [`linear_backward`](Self::linear_backward) does. Returns whether it has also added the sums
+    /// over the rows of `dpre` to `dbias_of_pre` (C), the gradient of the bias of the layer that made `pre`: some devices have
+    /// them on the way.
     #[must_use]
     fn linear_gelu_backward(
         &self,

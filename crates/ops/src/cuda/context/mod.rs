@@ -284,7 +284,8 @@ impl Context {
         self.start_with(lane, function, kernel, shape, &[], arguments);
     }
 
-    /// As [`start`](Self::start), for a kernel whose first parameter, unless it is empty, is a structure of these words.
+    /// As [`start`](Self::start), for a kernel whose first parameter, unless it is empty, is a structure of these words. Such a
+    /// kernel takes no dropout.
     pub(crate) fn start_with(
         &self,
         lane: Lane,
@@ -299,9 +300,11 @@ impl Context {
             return;
         }
         let mut pointers: [*mut c_void; 32] = [std::ptr::null_mut(); 32];
-        let all = structure.first().into_iter().chain(arguments);
+        let structure_pointer = (!structure.is_empty()).then_some(structure.as_ptr());
+        let all = structure_pointer.into_iter().chain(arguments.iter().map(std::ptr::from_ref));
+        assert!(arguments.len() < pointers.len(), "{kernel}: {} arguments", arguments.len());
         for (pointer, argument) in pointers.iter_mut().zip(all) {
-            *pointer = std::ptr::from_ref(argument).cast_mut().cast();
+            *pointer = argument.cast_mut().cast();
         }
         self.bind();
         // SAFETY: the arguments are those of the kernel's declaration, each in words of its own that outlive the call.
@@ -321,7 +324,9 @@ impl Context {
             )
         };
         require(kernel, result);
-        self.note_kernel(lane, function, shape, arguments);
+        if structure.is_empty() {
+            self.note_kernel(lane, function, shape, arguments);
+        }
     }
 }
 

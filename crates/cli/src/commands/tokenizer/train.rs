@@ -18,7 +18,7 @@ use std::time::Instant;
 ///
 /// Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json, which Hugging Face transformers opens.
 /// Memory follows the number of distinct words. Past --max-memory, words and their places go to disk and the result
-/// is the same; finding merges there takes many times as long.
+/// is the same; finding merges there takes several times as long.
 #[derive(clap::Args)]
 #[command(after_long_help = with_data_help("\
 Examples:

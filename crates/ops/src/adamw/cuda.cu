@@ -78,10 +78,7 @@ extern "C" __global__ void __launch_bounds__(1024) pack(const Tensor* tensors, i
         if (i + VEC <= n) {
             float wide[VEC];
             load_floats(wide, master + i);
-            Vec narrow;
-#pragma unroll
-            for (int j = 0; j < VEC; ++j) narrow.x[j] = from_f32(wide[j]);
-            *(Vec*)(copy + i) = narrow;
+            *(Words*)(copy + i) = words_of(wide);
         } else {
             for (int j = i; j < n; ++j) copy[j] = from_f32(master[j]);
         }

@@ -23,18 +23,11 @@
 constexpr int HOPPER_THREADS = 256;
 
 #if defined(HOPPER) && !defined(EMULATED)
-#if defined(ELEMENT_BF16)
-#define GROUP_PRODUCT "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-#else
-#define GROUP_PRODUCT "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
-#endif
+#define GROUP_PRODUCT "wgmma.mma_async.sync.aligned.m64n64k16." GROUP_TYPES
 #define GROUP_SUMS                                                                                                     \
     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "            \
     "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-#define FOUR_SUMS(c) "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-#define ALL_SUMS(c)                                                                                                    \
-    FOUR_SUMS(c[0]), FOUR_SUMS(c[1]), FOUR_SUMS(c[2]), FOUR_SUMS(c[3]), FOUR_SUMS(c[4]), FOUR_SUMS(c[5]),              \
-        FOUR_SUMS(c[6]), FOUR_SUMS(c[7])
+#define ALL_SUMS(c) SIXTEEN_SUMS(c, 0), SIXTEEN_SUMS(c, 4)
 
 // c (64, 64) = a (64, 16) b (16, 64), plus c if `adds`. b is read across the rows of its tile if ACROSS.
 template <int ACROSS>

@@ -11,6 +11,15 @@
 #endif
 
 #if defined(HOPPER) && !defined(EMULATED)
+// The types of a product's sums and operands, and four or sixteen of its sums as assembly takes them.
+#if defined(ELEMENT_BF16)
+#define GROUP_TYPES "f32.bf16.bf16 "
+#else
+#define GROUP_TYPES "f32.f16.f16 "
+#endif
+#define FOUR_SUMS(c) "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+#define SIXTEEN_SUMS(c, i) FOUR_SUMS(c[i]), FOUR_SUMS(c[i + 1]), FOUR_SUMS(c[i + 2]), FOUR_SUMS(c[i + 3])
+
 // Orders what registers held before against the products that follow, which read and write them.
 __device__ __forceinline__ void group_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void group_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }

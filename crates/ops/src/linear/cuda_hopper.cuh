@@ -32,20 +32,16 @@ constexpr u32 BIASES_AT = STAGED_AT + 2 * STAGED_BYTES, SUMS_AT = BIASES_AT;
 constexpr u32 BARRIERS_AT = SUMS_AT + TAKEN_ROWS * PRODUCT_COLS * sizeof(float);
 
 #if !defined(EMULATED)
-#if defined(ELEMENT_BF16)
-#define WIDE_PRODUCT "wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 "
-#else
-#define WIDE_PRODUCT "wgmma.mma_async.sync.aligned.m64n192k16.f32.f16.f16 "
-#endif
+#define WIDE_PRODUCT "wgmma.mma_async.sync.aligned.m64n192k16." GROUP_TYPES
 #define WIDE_SUMS                                                                                                      \
     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "       \
     "%23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, "        \
     "%44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, "        \
     "%65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, "        \
     "%86, %87, %88, %89, %90, %91, %92, %93, %94, %95}, "
-#define FOUR(c) "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-#define SIXTEEN(c, i) FOUR(c[i]), FOUR(c[i + 1]), FOUR(c[i + 2]), FOUR(c[i + 3])
-#define ALL_WIDE(c) SIXTEEN(c, 0), SIXTEEN(c, 4), SIXTEEN(c, 8), SIXTEEN(c, 12), SIXTEEN(c, 16), SIXTEEN(c, 20)
+#define ALL_WIDE(c)                                                                                                    \
+    SIXTEEN_SUMS(c, 0), SIXTEEN_SUMS(c, 4), SIXTEEN_SUMS(c, 8), SIXTEEN_SUMS(c, 12), SIXTEEN_SUMS(c, 16),              \
+        SIXTEEN_SUMS(c, 20)
 
 // c (64, 192) = a (64, 16) b (16, 192), plus c if `adds`. b is read across the rows of its tile if ACROSS.
 template <int ACROSS>
@@ -185,8 +181,7 @@ __device__ __forceinline__ void product_with_gelu(const Operands& operands, E* o
                             float at[VEC], gates[VEC];
                             const Words& of = BACKWARD ? ahead[batch][i] : x[i];
 #pragma unroll
-                            for (int j = 0; j < VEC; j++)
-                                at[j] = j % 2 ? second_of(of.x[j / 2]) : first_of(of.x[j / 2]);
+                            for (int j = 0; j < VEC; j++) at[j] = element_of(of, j);
                             gelu_gates(gates, at);
 #pragma unroll
                             for (int j = 0; j < VEC / 2; j++) {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 /// Choices of earlier runs, by product, in a file of this card and library.
 #[derive(Default)]
@@ -48,5 +49,56 @@ impl Choices {
         let _ = folder
             .and_then(|()| std::fs::write(&partial, text))
             .and_then(|()| std::fs::rename(&partial, path));
+    }
+}
+
+/// A place where fused products or separate steps do the same: what it is, and its sizes.
+pub(crate) type Place = (&'static str, usize, usize, usize);
+
+/// Which of several forms that do the same is the fastest one, by place.
+pub(super) struct Forms {
+    by_place: Mutex<HashMap<Place, usize>>,
+    /// A hash of our own kernels, which some forms are.
+    kernels: String,
+}
+
+impl Forms {
+    pub(super) fn new() -> Self {
+        let mut hasher = blake3::Hasher::new();
+        super::SOURCES
+            .iter()
+            .flat_map(|source| source.files)
+            .for_each(|file| _ = hasher.update(file.as_bytes()));
+        Forms { by_place: Mutex::default(), kernels: hasher.finalize().to_hex()[..8].to_string() }
+    }
+
+    /// Which of `count` forms a place takes: what an earlier run found, or what `measure` says of the seconds of each, `None`
+    /// if it is not to be had. A later one must be clearly faster than those before it, so that noise does not decide.
+    /// `kind` is what else the seconds depend on. Choices are not locked while forms are run, which choose as well.
+    pub(super) fn fastest(
+        &self,
+        choices: &Mutex<Choices>,
+        place: Place,
+        kind: &str,
+        count: usize,
+        mut measure: impl FnMut(usize) -> Option<f64>,
+    ) -> usize {
+        let mut forms = self.by_place.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        *forms.entry(place).or_insert_with(|| {
+            let key = format!("{place:?} of {count} {kind} kernels {}", self.kernels);
+            let choices = || choices.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let kept = choices().by_product.get(&key).map(|words| words[0] as usize);
+            kept.filter(|&form| form < count).unwrap_or_else(|| {
+                let (mut best, mut least) = (0, f64::INFINITY);
+                for form in 0..count {
+                    match measure(form) {
+                        Some(seconds) if seconds < 0.97 * least => (best, least) = (form, seconds),
+                        _ => {}
+                    }
+                }
+                choices().keep(key, [best as u64, 0, 0, 0, 0, 0, 0, 0]);
+                best
+            })
+        })
     }
 }

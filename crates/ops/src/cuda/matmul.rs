@@ -8,7 +8,7 @@
 //! the same bits.
 
 use super::CudaError;
-use super::choices::Choices;
+use super::choices::{Choices, Forms, Place};
 use super::context::{Context, Lane, Shape, arguments};
 use cudarc::cublaslt::sys as lt;
 use std::collections::HashMap;
@@ -97,9 +97,6 @@ pub(crate) struct Operands {
     pub(crate) aux: u64,
 }
 
-/// A place where fused products or separate steps do the same: what it is, and its sizes.
-pub(crate) type Place = (&'static str, usize, usize, usize);
-
 /// cuBLASLt, and what it was found to do best.
 pub(crate) struct Matmul {
     handle: lt::cublasLtHandle_t,
@@ -108,11 +105,8 @@ pub(crate) struct Matmul {
     /// Whether f32 products may round their operands to TF32.
     tf32: bool,
     plans: Mutex<HashMap<Product, Option<Plan>>>,
-    /// Which form is the fastest one.
-    forms: Mutex<HashMap<Place, usize>>,
-    /// The version of our own kernels, which some forms are.
-    kernels: String,
     choices: Mutex<Choices>,
+    forms: Forms,
 }
 
 // SAFETY: cuBLASLt's handle may be used from any thread; the plans are behind a lock while they are changed and run.
@@ -145,9 +139,8 @@ impl Matmul {
             workspaces,
             tf32,
             plans: Mutex::default(),
-            forms: Mutex::default(),
-            kernels: version_of_kernels(),
             choices: Mutex::new(Choices::load(path)),
+            forms: Forms::new(),
         })
     }
 
@@ -172,32 +165,16 @@ impl Matmul {
         true
     }
 
-    /// Which of `count` forms a place takes: what an earlier run found, or what `measure` says of the seconds of each, `None`
-    /// if it is not to be had. A later one must be clearly faster than those before it, so that noise does not decide.
+    /// Which of `count` forms a place takes: see [`Forms::fastest`].
     pub(crate) fn fastest_form(
         &self,
         kind: Kind,
         place: Place,
         count: usize,
-        mut measure: impl FnMut(usize) -> Option<f64>,
+        measure: impl FnMut(usize) -> Option<f64>,
     ) -> usize {
-        let mut forms = self.forms.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        *forms.entry(place).or_insert_with(|| {
-            let key = format!("{place:?} of {count} {kind:?} tf32 {} kernels {}", self.tf32, self.kernels);
-            let choices = || self.choices.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let kept = choices().by_product.get(&key).map(|words| words[0] as usize);
-            kept.filter(|&form| form < count).unwrap_or_else(|| {
-                let (mut best, mut least) = (0, f64::INFINITY);
-                for form in 0..count {
-                    match measure(form) {
-                        Some(seconds) if seconds < 0.97 * least => (best, least) = (form, seconds),
-                        _ => {}
-                    }
-                }
-                choices().keep(key, [best as u64, 0, 0, 0, 0, 0, 0, 0]);
-                best
-            })
-        })
+        let key = format!("{kind:?} tf32 {}", self.tf32);
+        self.forms.fastest(&self.choices, place, &key, count, measure)
     }
 
     /// Runs a product that has no epilogue, on cuBLASLt or, where it has no algorithm, by a plain kernel.
@@ -428,13 +405,6 @@ impl Plan {
         };
         require("cublasLtMatmulDescSetAttribute", status);
     }
-}
-
-/// A hash of all kernels, in short.
-fn version_of_kernels() -> String {
-    let mut hasher = blake3::Hasher::new();
-    super::SOURCES.iter().flat_map(|source| source.files).for_each(|file| _ = hasher.update(file.as_bytes()));
-    hasher.finalize().to_hex()[..8].to_string()
 }
 
 fn layout(kind: Kind, (rows, cols): (usize, usize), stride: usize) -> lt::cublasLtMatrixLayout_t {

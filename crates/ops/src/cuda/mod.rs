@@ -16,12 +16,13 @@ mod library;
 mod matmul;
 mod tensor_map;
 
+pub(crate) use choices::Place;
 pub(crate) use compile::Source;
 pub(crate) use context::{Argument, Lane, ScratchMemory, Shape, TABLE_ROWS, arguments};
 pub use error::CudaError;
 pub use graph::Recording;
 pub use library::LibraryPaths;
-pub(crate) use matmul::{Epilogue, Kind, Operands, Place, Product};
+pub(crate) use matmul::{Epilogue, Kind, Operands, Product};
 pub(crate) use tensor_map::{Boxes, TensorMap};
 
 use crate::device::{Buffer, Device, Scalar};
@@ -174,7 +175,7 @@ impl<E: CudaElement> Cuda<E> {
         self.matmul.plain(&self.context, lane, product, operands);
     }
 
-    /// Which form is fastest in a place, of several that do the same: see [`Matmul::fastest_form`]. All are run a few
+    /// Which form is fastest in a place, of several that do the same: see `choices.rs`. All are run a few
     /// times where that is not known. A form returns false, with nothing done, if it is not to be had; the first always is.
     pub(crate) fn fastest_form(&self, place: Place, forms: &[&dyn Fn() -> bool]) -> usize {
         self.matmul.fastest_form(Self::KIND, place, forms.len(), |form| {

@@ -291,7 +291,9 @@ impl Pairs {
         for k in 0..batch.len() {
             let (earlier, rest) = batch.split_at_mut(k);
             let Merge { left, right, joined, before, after, .. } = &rest[0];
-            let made_by = |id: u32| earlier.iter().position(|merge| merge.joined == id);
+            // Their ids follow each other: only the last of a batch may have one that there was.
+            let first = earlier.first().map_or(0, |merge| merge.joined);
+            let made_by = |id: u32| id.checked_sub(first).map(|i| i as usize).filter(|&i| i < k);
             let mut taken = Vec::new();
             for (&id, tally) in before.seen.iter().map(|id| (id, before.tallies[*id as usize])) {
                 match made_by(id) {
@@ -339,34 +341,38 @@ impl Pairs {
             return;
         }
         batch.iter_mut().for_each(|merge| merge.next = merge.range.start);
-        let joined: Vec<u32> = batch.iter().map(|merge| merge.joined).collect();
+        let last = batch.last().map(|merge| merge.joined);
+        let num_merges = batch.len();
         loop {
             let view = self.words.view();
             let Some(stop) = stretch(&view, &self.places, batch) else { return };
             self.pause(batch.len());
             for (k, merge) in batch.iter_mut().enumerate() {
                 // A pair of two new symbols is the later one's, which saw the other; of the same one twice, the right one's.
-                self.record_until(stop, merge, &joined[k + 1..]);
+                self.record_until(stop, merge, last.filter(|_| k + 1 < num_merges));
             }
         }
     }
 
-    fn record_until(&mut self, stop: usize, merge: &mut Merge, later: &[u32]) {
-        let (start, view) = (merge.next, self.words.view());
+    /// `last` is the id of the last merge of the batch, where others follow this one.
+    fn record_until(&mut self, stop: usize, merge: &mut Merge, last: Option<u32>) {
+        let (start, joined, view) = (merge.next, merge.joined, self.words.view());
+        // New ids ascend; the last merge's may be one that there was.
+        let is_later = |id: u32| last.is_some_and(|last| id > joined || id == last);
         while merge.next < merge.range.end && merge.next - start < self.residency.num_left() {
             let at = self.places.get(merge.next);
             if at >= stop {
                 break;
             }
             merge.next += 1;
-            if !view.is(at, merge.joined) {
+            if !view.is(at, joined) {
                 continue;
             }
-            if let Some((place, id)) = view.before(at).filter(|(_, id)| !later.contains(id)) {
+            if let Some((place, id)) = view.before(at).filter(|&(_, id)| !is_later(id)) {
                 merge.before.put(&mut self.places, id, place);
             }
-            let after = view.id(at + view.width(merge.joined));
-            if let Some(id) = after.filter(|id| *id != merge.joined && !later.contains(id)) {
+            let after = view.id(at + view.width(joined));
+            if let Some(id) = after.filter(|&id| id != joined && !is_later(id)) {
                 merge.after.put(&mut self.places, id, at);
             }
         }

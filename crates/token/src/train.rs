@@ -316,12 +316,9 @@ mod tests {
     #[test]
     fn one_like_another() {
         let special = |content: &str, special| AddedToken {
-            id: 0,
-            content: content.into(),
             lstrip: special,
-            rstrip: false,
-            normalized: false,
             special,
+            ..AddedToken::special(0, content)
         };
         let mut parts = Parts {
             tokens: alphabet::bytes_by_char().map(|byte| Token::Bytes([byte].into())).collect(),

@@ -5,6 +5,7 @@ use crate::plan::Plan;
 use crate::runlog::StepMetrics;
 use crate::trainer::Outcome;
 use eyas_data::{PrepareProgress, PrepareReport};
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Something that a run did, or is doing.
@@ -67,14 +68,48 @@ pub enum Event<'a> {
         /// The result.
         result: &'a EvalResult,
     },
+    /// The sample prompts were completed.
+    Sampled(&'a [Sample]),
+    /// A checkpoint was copied and is being written while training goes on.
+    Saving {
+        /// Updates it has.
+        step: u64,
+    },
     /// A checkpoint is on the disk.
     Saved(&'a Path),
     /// An old checkpoint was removed, as save_total_limit or overwrite_output_dir say.
     Removed(&'a Path),
+    /// No evaluation was better for long enough: the run ends here.
+    StoppingEarly {
+        /// Updates done.
+        step: u64,
+        /// Evaluations in a row without a better metric.
+        evaluations: u64,
+    },
+    /// The weights of the best checkpoint were taken back, as load_best_model_at_end asks.
+    LoadedBest {
+        /// The checkpoint.
+        path: &'a Path,
+        /// Its metric: `eval_loss`, ...
+        metric: &'a str,
+        /// The metric's value.
+        value: f64,
+    },
     /// Something that a person should know.
     Warning(&'a str),
     /// The run has ended, or was stopped.
     Done(&'a Outcome),
+}
+
+/// What the network made of a prompt at an evaluation: a line of samples.jsonl.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Updates done.
+    pub step: u64,
+    /// The prompt.
+    pub prompt: String,
+    /// What it was continued with, greedily.
+    pub completion: String,
 }
 
 /// Where events go.

@@ -17,6 +17,7 @@ mod loss_scale;
 mod optimizer;
 mod output;
 mod plan;
+mod record;
 mod runlog;
 mod schedule;
 pub mod settings;
@@ -28,14 +29,16 @@ mod trainer;
 pub use checkpoint::Checkpoint;
 pub use error::Error;
 pub use evaluate::{EvalData, EvalResult, evaluate};
-pub use event::{Event, OnEvent};
+pub use event::{Event, OnEvent, Sample};
 pub use optimizer::{Hyper, NotFinite, Optimizer};
 pub use output::OutputDir;
 pub use plan::{Budget, Epochs, Plan};
+pub use record::{Best, RUN, RunRecord, Status};
 pub use runlog::{METRICS, RunLog, StepMetrics};
 pub use schedule::Schedule;
 pub use settings::{
-    Kind, MODEL_SETTINGS, OptimizerKind, Precision, SETTINGS, SchedulerType, Setting, Strategy, TrainConfig,
+    Kind, MODEL_SETTINGS, OptimizerKind, Precision, SETTINGS, SaveStrategy, SchedulerType, Setting, Strategy,
+    TrainConfig,
 };
 pub use step::{Samples, Step, StepLoss, key_of};
 pub use trainer::{Outcome, Trainer};

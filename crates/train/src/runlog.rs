@@ -52,6 +52,7 @@ impl RunLog {
             "grad_norm": metrics.grad_norm,
             "tokens_per_second": metrics.tokens_per_second,
             "num_tokens": metrics.num_tokens,
+            "skipped_updates": metrics.skipped_updates,
         }))
     }
 
@@ -104,6 +105,10 @@ pub struct StepMetrics {
     pub fraction: f64,
     /// Seconds since the beginning, those before a resume included.
     pub elapsed_seconds: f64,
+    /// Seconds to the end, evaluations and checkpoints included; `None` while nothing is known.
+    pub seconds_left: Option<f64>,
+    /// Updates that were left out because something was not finite, since the beginning.
+    pub skipped_updates: u64,
 }
 
 /// The sums that a log line is made of.

@@ -10,7 +10,7 @@ use crate::evaluate::EvalData;
 use crate::event::{Event, OnEvent};
 use crate::output::OutputDir;
 use crate::plan::{Epochs, Plan};
-use crate::settings::{OptimizerKind, Strategy, TrainConfig, refuse_hub};
+use crate::settings::{OptimizerKind, SaveStrategy, TrainConfig, refuse_hub};
 use eyas_data::Loader;
 use eyas_model::{Config, Gpt, Parameters, memory_plan};
 use eyas_ops::{Backend, Use};
@@ -70,7 +70,7 @@ impl Setup {
         plan.warnings.extend(warnings(config, &plan, context_length, model.n_positions));
         let model_bytes = 4 * plan.num_parameters as u64;
         // A new checkpoint is written before an old one is removed.
-        let needed = if config.save_strategy == Strategy::No {
+        let needed = if config.save_strategy == SaveStrategy::No {
             model_bytes
         } else {
             model_bytes + plan.checkpoint_bytes

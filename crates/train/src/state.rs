@@ -9,13 +9,13 @@ use crate::error::Error;
 use crate::loss_scale::LossScale;
 use crate::plan::Plan;
 use crate::runlog::Window;
-use crate::settings::{Strategy, TrainConfig};
+use crate::settings::{SaveStrategy, Strategy, TrainConfig};
 use eyas_data::Loader;
 use eyas_token::Tokenizer;
 use serde_json::{Map, Value, json};
 
 /// Settings that do not change what is learned.
-const HARMLESS: [&str; 21] = [
+const HARMLESS: &[&str] = &[
     "output_dir",
     "overwrite_output_dir",
     "resume_from_checkpoint",
@@ -30,6 +30,16 @@ const HARMLESS: [&str; 21] = [
     "save_strategy",
     "save_steps",
     "save_total_limit",
+    "save_in_background",
+    "save_patience_minutes",
+    "metric_for_best_model",
+    "load_best_model_at_end",
+    "early_stopping_patience",
+    "early_stopping_threshold",
+    "sample_prompts",
+    "sample_max_new_tokens",
+    "report_to",
+    "logging_dir",
     "num_threads",
     "device",
     // The data's identity is compared instead of their path.
@@ -79,6 +89,11 @@ impl State {
             Strategy::Steps => steps,
             Strategy::Epoch => plan.epochs.updates_per_epoch(),
         };
+        let save_steps = match config.save_strategy {
+            SaveStrategy::Steps => config.save_steps,
+            SaveStrategy::Epoch => plan.epochs.updates_per_epoch(),
+            SaveStrategy::No | SaveStrategy::Best => 0,
+        };
         let state = json!({
             "best_global_step": null,
             "best_metric": null,
@@ -94,7 +109,7 @@ impl State {
             "max_steps": plan.num_steps(),
             "num_input_tokens_seen": self.num_tokens,
             "num_train_epochs": config.num_train_epochs,
-            "save_steps": every(config.save_strategy, config.save_steps),
+            "save_steps": save_steps,
             "stateful_callbacks": {},
             "total_flos": self.num_tokens as f64 * plan.flops_per_token,
             "train_batch_size": config.per_device_train_batch_size,

@@ -15,7 +15,7 @@ use crate::output::OutputDir;
 use crate::plan::{Budget, Plan};
 use crate::runlog::{RunLog, StepMetrics};
 use crate::schedule::Schedule;
-use crate::settings::{Strategy, TrainConfig};
+use crate::settings::{SaveStrategy, Strategy, TrainConfig};
 use crate::setup::Setup;
 use crate::state::{State, data_identity, differences};
 use crate::step::{Samples, Step, StepLoss, key_of};
@@ -199,7 +199,12 @@ impl<D: Backend> Trainer<D> {
         if eval_due && self.evaluate(stop, on_event)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
-        if self.is_due(self.config.save_strategy, self.config.save_steps) {
+        let save_due = match self.config.save_strategy {
+            SaveStrategy::Steps => self.is_due(Strategy::Steps, self.config.save_steps),
+            SaveStrategy::Epoch => self.is_due(Strategy::Epoch, 1),
+            SaveStrategy::No | SaveStrategy::Best => false,
+        };
+        if save_due {
             self.save_checkpoint(on_event)?;
         }
         Ok(ControlFlow::Continue(()))
@@ -210,7 +215,7 @@ impl<D: Backend> Trainer<D> {
         if self.state.window.num_targets > 0 {
             self.log_window(on_event)?;
         }
-        if self.config.save_strategy != Strategy::No {
+        if self.config.save_strategy != SaveStrategy::No {
             self.save_checkpoint(on_event)?;
         }
         checkpoint::save_model(self.output.path(), &self.gpt, &self.tokenizer, &self.card())
@@ -301,6 +306,8 @@ impl<D: Backend> Trainer<D> {
             num_tokens: self.state.num_tokens,
             fraction: self.fraction(),
             elapsed_seconds: self.elapsed_seconds(),
+            seconds_left: None,
+            skipped_updates: 0,
         });
     }
 

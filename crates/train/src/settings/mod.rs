@@ -10,7 +10,7 @@ mod tests;
 mod value;
 
 pub use table::{MODEL_SETTINGS, SETTINGS, Setting, TrainConfig};
-pub use value::{DecayType, Kind, OptimizerKind, SchedulerType, Strategy};
+pub use value::{DecayType, Kind, OptimizerKind, SaveStrategy, SchedulerType, Strategy};
 
 use crate::error::Error;
 use std::collections::HashMap;
@@ -22,12 +22,15 @@ use value::Raw;
 pub const ALIASES: [(&str, &str); 1] = [("evaluation_strategy", "eval_strategy")];
 
 /// TrainingArguments' names that a person may well bring along, and what there is instead.
-const ABSENT: [(&str, &str); 12] = [
+const ABSENT: &[(&str, &str)] = &[
     ("gradient_checkpointing", "activations are always kept"),
-    ("load_best_model_at_end", "the checkpoints stay in output_dir; take the one whose eval_loss is lowest"),
+    ("greater_is_better", "each metric knows which way is better"),
     ("lr_scheduler_kwargs", "write min_lr, min_lr_rate, num_decay_steps, ... as settings of their own"),
-    ("report_to", "metrics go to metrics.jsonl in output_dir"),
-    ("logging_dir", "metrics go to metrics.jsonl in output_dir"),
+    ("logging_nan_inf_filter", "a loss that is not finite is never hidden; see skip_non_finite"),
+    ("ignore_data_skip", "finding the place in the data takes no time"),
+    ("save_safetensors", "nothing else is ever written"),
+    ("save_only_model", "a checkpoint is what a run goes on from; the model folder is output_dir itself"),
+    ("restore_callback_states_from_checkpoint", "everything is restored"),
     ("logging_strategy", "set logging_steps"),
     ("torch_compile", "there is nothing to compile"),
     ("dataloader_num_workers", "samples are read from memory-mapped shards, without workers"),

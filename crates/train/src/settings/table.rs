@@ -1,6 +1,6 @@
 //! The one table of settings. Fields, defaults, types, help, flags and the JSON in checkpoints are made from it.
 
-use super::value::{DecayType, Kind, OptimizerKind, Raw, SchedulerType, Strategy, Value};
+use super::value::{DecayType, Kind, OptimizerKind, Raw, SaveStrategy, SchedulerType, Strategy, Value};
 use crate::error::Error;
 use eyas_data::Mode;
 use serde_json::{Map, Value as Json};
@@ -75,6 +75,8 @@ settings! {
         output_dir: PathBuf = "", "Folder for checkpoints, metrics.jsonl and the trained model";
         overwrite_output_dir: bool = "false", "Start again: remove the checkpoints in output_dir instead of resuming from them";
         resume_from_checkpoint: Option<PathBuf> = "", "Checkpoint to go on from, instead of the newest in output_dir";
+        report_to: Vec<String> = "", "Where metrics go beside metrics.jsonl: `tensorboard`, `all`, or `none`, which is the default";
+        logging_dir: Option<PathBuf> = "", "Folder for TensorBoard's events; by default `tensorboard` in output_dir";
         push_to_hub: bool = "false", "Push to the Hugging Face hub; not available yet, and said so at the start";
     }
     "Data" {
@@ -103,6 +105,7 @@ settings! {
         bf16: bool = "false", "Activations and compute copies of weights in bf16; everything else stays f32";
         fp16: bool = "false", "Activations and compute copies of weights in fp16, with a loss scale that follows overflows; needs a GPU";
         tf32: bool = "false", "On a GPU: let f32 matrix products round their operands to TF32, which is faster and less exact";
+        skip_non_finite: bool = "false", "Leave out an update whose loss or gradient is not finite, and count it in the log, instead of stopping the run";
         device: String = "auto", "Where to train: `auto`, a GPU if one is found; `cpu`; `cuda`, or `cuda:1` for another than the first";
         num_threads: usize = "0", "Threads; 0: one for each core. Results do not depend on it";
     }
@@ -134,9 +137,17 @@ settings! {
         eval_steps: Option<u64> = "", "Updates between evaluations; by default logging_steps";
         eval_on_start: bool = "false", "Evaluate before the first update too";
         per_device_eval_batch_size: usize = "8", "Samples of an evaluation batch, as far as they fit the training buffers; changes no result";
-        save_strategy: Strategy = "steps", "When to save a checkpoint: no, steps or epoch; also at the end unless no";
+        metric_for_best_model: Option<String> = "", "What makes a model the best: eval_loss, the default, eval_perplexity, eval_bits_per_byte or eval_next_token_accuracy";
+        load_best_model_at_end: bool = "false", "End with the best checkpoint's weights instead of the last; evaluations and checkpoints must come together";
+        early_stopping_patience: Option<u64> = "", "Stop after so many evaluations in a row without a better metric; by default never";
+        early_stopping_threshold: f64 = "0", "By how much the metric must be better to count";
+        sample_prompts: Vec<String> = "", "Prompts that each evaluation completes greedily, for samples.jsonl and the report";
+        sample_max_new_tokens: usize = "64", "Tokens of such a completion at most";
+        save_strategy: SaveStrategy = "steps", "When to save a checkpoint: no, steps, epoch, or best, when an evaluation is better than all before; also at the end unless no";
         save_steps: u64 = "500", "Updates between checkpoints";
-        save_total_limit: Option<usize> = "", "Checkpoints to keep, the newest; by default all";
+        save_total_limit: Option<usize> = "", "Checkpoints to keep, the newest; the best stays too. By default all";
+        save_in_background: bool = "true", "Write checkpoints from a copy in memory while training goes on";
+        save_patience_minutes: f64 = "30", "Minutes to wait, at the end, for a disk that does not take the last checkpoint";
     }
 }
 

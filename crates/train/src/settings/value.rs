@@ -301,6 +301,25 @@ pub enum Strategy {
 }
 choice!(Strategy { Strategy::No = "no", Strategy::Steps = "steps", Strategy::Epoch = "epoch" });
 
+/// When a checkpoint is saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaveStrategy {
+    /// Never.
+    No,
+    /// Every so many updates.
+    Steps,
+    /// At the end of each epoch.
+    Epoch,
+    /// When an evaluation is better than all before.
+    Best,
+}
+choice!(SaveStrategy {
+    SaveStrategy::No = "no",
+    SaveStrategy::Steps = "steps",
+    SaveStrategy::Epoch = "epoch",
+    SaveStrategy::Best = "best",
+});
+
 /// The optimizer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OptimizerKind {

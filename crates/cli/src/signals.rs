@@ -1,47 +1,63 @@
-//! Ctrl-C and SIGTERM: the first asks to stop and save, the second ends at once.
+//! Ctrl-C, SIGTERM and SIGUSR1: what a person, a system or a batch queue asks of a run that has something to save.
+//!
+//! The first Ctrl-C or SIGTERM asks to save and stop, the second ends at once; while a run is still being prepared there is
+//! nothing to save, so the first ends it. SIGUSR1 asks for a checkpoint and changes nothing else: queues send it before a
+//! machine is taken away.
 //!
 //! Only commands with something to save install this; all others end as the operating system does it.
 
 use crate::errors::Failure;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use eyas_train::Requests;
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Whether somebody asked to stop.
+/// What was asked for by signals.
 pub(crate) struct Stop {
-    requested: Arc<AtomicBool>,
+    requests: Requests,
     signal: Arc<AtomicUsize>,
+    /// Whether the next signal ends the process: nothing has been begun yet, or it has been asked to stop.
+    ends: Arc<AtomicBool>,
 }
 
 impl Stop {
-    /// From now on the first signal only sets a flag.
+    /// From now on, and until [`begin`](Self::begin), a signal ends the process with its status.
     pub(crate) fn install() -> Result<Self, Failure> {
-        let stop = Stop { requested: Arc::default(), signal: Arc::default() };
+        let ends = Arc::new(AtomicBool::new(true));
+        let stop = Stop { requests: Requests::default(), signal: Arc::default(), ends };
         stop.register().map_err(|error| Failure::failed(format!("cannot watch for signals: {error}")))?;
         Ok(stop)
     }
 
     fn register(&self) -> Result<(), io::Error> {
         for signal in [SIGINT, SIGTERM] {
-            // Actions run in the order of registration: the first signal finds the flag down and raises it, the second
-            // finds it up and ends the process.
+            // Actions run in the order of registration: the first signal after `begin` finds the flag down and raises it, the
+            // second finds it up and ends the process.
             let status = 128 + signal;
-            signal_hook::flag::register_conditional_shutdown(signal, status, self.requested.clone())?;
+            signal_hook::flag::register_conditional_shutdown(signal, status, self.ends.clone())?;
             signal_hook::flag::register_usize(signal, self.signal.clone(), signal as usize)?;
-            signal_hook::flag::register(signal, self.requested.clone())?;
+            signal_hook::flag::register(signal, self.ends.clone())?;
+            signal_hook::flag::register(signal, self.requests.stop.clone())?;
         }
+        #[cfg(unix)]
+        signal_hook::flag::register(SIGUSR1, self.requests.save.clone())?;
         Ok(())
     }
 
-    /// The flag, for the libraries.
-    pub(crate) fn flag(&self) -> &AtomicBool {
-        &self.requested
+    /// From now on the first signal only asks, since there is something to save.
+    pub(crate) fn begin(&self) {
+        self.ends.store(false, Ordering::SeqCst);
+    }
+
+    /// What is asked of the run.
+    pub(crate) fn requests(&self) -> &Requests {
+        &self.requests
     }
 
     /// Whether a signal came.
     pub(crate) fn is_requested(&self) -> bool {
-        self.requested.load(Ordering::Relaxed)
+        self.requests.stops()
     }
 
     /// How a command that was stopped ends.

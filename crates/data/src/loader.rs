@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::permutation::Permutation;
 use crate::shards::{Mode, Shards};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A target that is not scored; the value that the network's loss ignores.
@@ -75,6 +76,12 @@ impl Loader {
             position
         };
         sample * self.context_length as u64
+    }
+
+    /// The documents that sample `position` of epoch `epoch` is of, by their numbers.
+    pub fn documents(&self, epoch: u64, position: u64) -> Range<u64> {
+        let start = self.start(epoch, position);
+        self.shards.documents_of(start..start + self.context_length as u64)
     }
 
     /// Writes sample `position` of epoch `epoch`: T inputs and T targets, [`IGNORE`] where there is none.

@@ -163,7 +163,7 @@ impl Output {
     }
 
     fn push(&mut self, document: &Document, ids: &[u32]) -> Result<(), Error> {
-        self.writer.begin_document(document.text.len() as u64)?;
+        self.writer.begin_document(&document.path, document.text.len() as u64)?;
         match self.mode {
             Mode::Chunk => self.writer.push(&ids[..ids.len() / self.context_length * self.context_length]),
             Mode::Pack => {

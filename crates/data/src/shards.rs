@@ -5,7 +5,9 @@
 //! - `tokens-00000.bin`, ...: token ids, flat, little-endian, u16 where the vocabulary has at most 65,536 entries, else
 //!   u32. The files are one stream, in order.
 //! - `documents.bin`: for each document the index of its first token in the stream, little-endian u64.
-//! - `index.json`: `format` ("eyas-shards"), `version` (1), `mode` ("chunk": the stream is chunks of `context_length`
+//! - `names.txt`: for each document its name, as a JSON string in a line of its own; not in version 1. Read only when a
+//!   document is to be named to a person.
+//! - `index.json`: `format` ("eyas-shards"), `version` (2, or 1), `mode` ("chunk": the stream is chunks of `context_length`
 //!   tokens, each within one document; "pack": documents with the end-of-text token before the first and after each),
 //!   `context_length`, `dtype` ("u16" or "u32"), `vocab_size`, `num_tokens`, `num_documents`, `num_bytes` (UTF-8 bytes of
 //!   the documents), `tokenizer` (hex of the tokenizer's fingerprint), `source` (what it was made from), and for each
@@ -20,6 +22,8 @@ use crate::error::Error;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 pub use writer::ShardsWriter;
@@ -27,7 +31,10 @@ pub use writer::ShardsWriter;
 const INDEX: &str = "index.json";
 const DOCUMENTS: &str = "documents.bin";
 const FORMAT: &str = "eyas-shards";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+const NAMES: &str = "names.txt";
+/// A name is a path; a longer line is not one of ours.
+const MAX_NAME_BYTES: u64 = 1 << 16;
 /// Tokens of a shard file.
 const SHARD_TOKENS: u64 = 64 << 20;
 /// An index has a line a shard; more than this is not one of ours.
@@ -59,6 +66,8 @@ struct Index {
     source: String,
     shards: Vec<Entry>,
     documents: Entry,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    names: Option<Entry>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -201,6 +210,43 @@ impl Shards {
         u64::from_le_bytes(std::array::from_fn(|j| bytes[at + j]))
     }
 
+    /// The documents that tokens `range` of the stream are of.
+    pub fn documents_of(&self, range: Range<u64>) -> Range<u64> {
+        let starts_up_to = |token: u64| {
+            // How many documents start at `token` or before it.
+            let (mut low, mut high) = (0, self.num_documents());
+            while low < high {
+                let middle = low + (high - low) / 2;
+                if self.document_start(middle) <= token { low = middle + 1 } else { high = middle }
+            }
+            low
+        };
+        let last = range.end.max(range.start + 1) - 1;
+        starts_up_to(range.start).saturating_sub(1)..starts_up_to(last)
+    }
+
+    /// The name of document `i`: a path, or a line of a file. From shards that know no names, its number.
+    pub fn document_name(&self, i: u64) -> String {
+        self.read_name(i).unwrap_or_else(|| format!("document {i} of {}", self.source()))
+    }
+
+    /// Reads the line of a name; the lines before it are passed over.
+    fn read_name(&self, i: u64) -> Option<String> {
+        self.index.names.as_ref()?;
+        let mut lines = BufReader::new(File::open(self.dir.join(NAMES)).ok()?);
+        let mut line = Vec::new();
+        for _ in 0..=i {
+            line.clear();
+            lines
+                .by_ref()
+                .take(MAX_NAME_BYTES)
+                .read_until(b'\n', &mut line)
+                .ok()
+                .filter(|&bytes| bytes > 0)?;
+        }
+        serde_json::from_slice(&line).ok()
+    }
+
     /// Copies tokens `start ..` of the stream, which must hold as many, to `out`.
     pub fn read(&self, start: u64, out: &mut [u32]) {
         let end = start + out.len() as u64;
@@ -250,9 +296,9 @@ fn read_index(dir: &Path) -> Result<Index, Error> {
     let bytes = std::fs::read(&path).map_err(read)?;
     let index: Index = serde_json::from_slice(&bytes)
         .map_err(|e| bad(&path, "contents", "an index of shards", &e.to_string()))?;
-    if index.format != FORMAT || index.version != VERSION {
+    if index.format != FORMAT || !(1..=VERSION).contains(&index.version) {
         let found = format!("{} {}", index.format, index.version);
-        return Err(bad(&path, "format", &format!("{FORMAT} {VERSION}"), &found));
+        return Err(bad(&path, "format", &format!("{FORMAT} 1 or {VERSION}"), &found));
     }
     if index.vocab_size == 0 || index.vocab_size > u32::MAX as usize || index.context_length == 0 {
         let found = format!("{} and {}", index.vocab_size, index.context_length);

@@ -131,6 +131,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it is the operating system that refused.
+    pub fn is_io(&self) -> bool {
+        match self {
+            Error::Io { .. } => true,
+            Error::In { error, .. } => error.is_io(),
+            _ => false,
+        }
+    }
+
     pub(crate) fn io(action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Error::Io { action, source }
     }

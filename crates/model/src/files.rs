@@ -163,26 +163,20 @@ fn check_index(dir: &Path, index: &BTreeMap<String, String>, files: &[TensorFile
     Ok(())
 }
 
-/// Writes a model folder: each file becomes visible when it is whole. `values` reads a tensor from the device.
-pub(crate) fn save_model<T>(
-    dir: &Path,
-    config: &Config,
-    weights: &Parameters<T>,
-    values: impl Fn(&T) -> Vec<f32>,
-) -> Result<(), Error> {
+/// Writes a model folder: each file becomes visible when it is whole.
+pub(crate) fn save_model(dir: &Path, config: &Config, tensors: Vec<TensorOut<'_>>) -> Result<(), Error> {
     fs::create_dir_all(dir).map_err(Error::io("create the folder")).in_file(dir)?;
-    let (values, declarations) = (&values, config.parameters());
-    let tensors = declarations.iter().zip(weights.iter()).map(|(declared, tensor)| TensorOut {
-        name: declared.name.clone(),
-        shape: declared.shape.clone(),
-        values: Box::new(move || values(tensor)),
-    });
-    write_tensors(&dir.join(WEIGHTS), &[("format", "pt")], tensors.collect())?;
-    for (name, text) in [(CONFIG, config.to_json()), (GENERATION_CONFIG, generation_config(config))] {
+    write_tensors(&dir.join(WEIGHTS), &[("format", "pt")], tensors)?;
+    for (name, text) in config_files(config) {
         let path = dir.join(name);
         write_atomically(&path, |out| out.write_all(text.as_bytes())).in_file(&path)?;
     }
     Ok(())
+}
+
+/// The files of a model folder beside its weights: name and text.
+pub(crate) fn config_files(config: &Config) -> [(&'static str, String); 2] {
+    [(CONFIG, config.to_json()), (GENERATION_CONFIG, generation_config(config))]
 }
 
 /// generation_config.json as transformers derives it from a configuration.

@@ -6,9 +6,10 @@
 use crate::activations::new_identity;
 use crate::config::Config;
 use crate::error::Error;
-use crate::files::{WeightFiles, save_model};
+use crate::files::{WeightFiles, config_files, save_model};
 use crate::memory::compute_copies_bytes;
 use crate::parameters::{Declaration, Init, Parameters, num_parameters};
+use crate::safetensors::TensorOut;
 use eyas_ops::{Backend, Buf, Buffer, Rng, Storage, Use};
 use rayon::prelude::*;
 use std::path::Path;
@@ -90,7 +91,41 @@ impl<D: Backend> Gpt<D> {
 
     /// Writes config.json, generation_config.json and model.safetensors to folder `dir`, each whole or not at all.
     pub fn save(&self, dir: &Path) -> Result<(), Error> {
-        save_model(dir, &self.config, &self.weights, |weight| self.host(weight))
+        save_model(dir, &self.config, self.tensors())
+    }
+
+    /// Whether every weight is finite.
+    pub fn is_finite(&self) -> bool {
+        self.device.sum_of_squares(&self.weights.iter().collect::<Vec<_>>()).is_finite()
+    }
+
+    /// The weights as model.safetensors has them.
+    pub fn tensors(&self) -> Vec<TensorOut<'_>> {
+        let tensors = self.declarations.iter().zip(self.weights.iter());
+        let out = |(declared, weight): (&Declaration, _)| TensorOut {
+            name: declared.name.clone(),
+            shape: declared.shape.clone(),
+            read: Box::new(move |values| self.device.read(values, weight)),
+        };
+        tensors.map(out).collect()
+    }
+
+    /// The files of a model folder beside model.safetensors: name and text.
+    pub fn config_files(&self) -> [(&'static str, String); 2] {
+        config_files(&self.config)
+    }
+
+    /// Reads the weights of a folder that has the same network as this one; on an error they mean nothing.
+    ///
+    /// # Errors
+    /// A folder that is damaged, or of another shape.
+    pub fn reload(&mut self, dir: &Path) -> Result<(), Error> {
+        let mut files = WeightFiles::open(dir, &self.declarations)?;
+        for (declared, weight) in self.declarations.iter().zip(self.weights.iter_mut()) {
+            self.device.write(weight, &files.read(declared)?);
+        }
+        self.pack();
+        Ok(())
     }
 
     /// Changes the weights with `change`, then makes the compute copies again.

@@ -13,7 +13,8 @@ use half::{bf16, f16};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// The format's own limit.
@@ -222,43 +223,123 @@ pub struct TensorOut<'a> {
     pub name: String,
     /// Its shape.
     pub shape: Vec<usize>,
-    /// Gives its values, called once, when its turn comes: a tensor on a device need not be on the host before.
-    pub values: Box<dyn Fn() -> Vec<f32> + 'a>,
+    /// Copies its values to where they are wanted: a tensor on a device need not be on the host before its turn comes.
+    pub read: Box<dyn Fn(&mut [f32]) + 'a>,
 }
 
-/// Writes tensors, all f32, with metadata, so that `path` is whole or as it was before. Tensors are sorted by name, as the
-/// reference writer does.
+impl TensorOut<'_> {
+    fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// Writes tensors, all f32, with metadata, so that `path` is whole or as it was before.
+///
+/// # Errors
+/// The operating system's.
 pub fn write_tensors(
     path: &Path,
     metadata: &[(&str, &str)],
-    mut tensors: Vec<TensorOut<'_>>,
+    tensors: Vec<TensorOut<'_>>,
 ) -> Result<(), Error> {
+    write_atomically(path, |out| write_tensors_to(out, metadata, tensors)).in_file(path)
+}
+
+/// Writes a file of tensors to `out`, sorted by name, as the reference writer does, one at a time.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write_tensors_to(
+    out: &mut dyn Write,
+    metadata: &[(&str, &str)],
+    mut tensors: Vec<TensorOut<'_>>,
+) -> io::Result<()> {
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    out.write_all(&header(metadata, tensors.iter().map(|tensor| (tensor.name.as_str(), &tensor.shape[..]))))?;
+    let mut values = Vec::new();
+    tensors.iter().try_for_each(|tensor| {
+        values.resize(tensor.len(), 0.0);
+        (tensor.read)(&mut values);
+        write_values(out, &values)
+    })
+}
+
+/// A file of tensors in memory: room that is made once, filled again and again, and written from another thread.
+pub struct TensorImage {
+    /// Name, shape, and where the values lie, sorted by name.
+    tensors: Vec<(String, Vec<usize>, Range<usize>)>,
+    metadata: Vec<(String, String)>,
+    values: Vec<f32>,
+}
+
+impl TensorImage {
+    /// Room for `tensors`.
+    pub fn new(mut tensors: Vec<TensorOut<'_>>) -> Self {
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut end = 0;
+        let mut place = |tensor: TensorOut<'_>| {
+            let start = end;
+            end += tensor.len();
+            (tensor.name, tensor.shape, start..end)
+        };
+        let tensors = tensors.into_iter().map(&mut place).collect();
+        TensorImage { tensors, metadata: Vec::new(), values: vec![0.0; end] }
+    }
+
+    /// Copies `tensors` into the room that was made for them. Panics if they are others.
+    pub fn fill(&mut self, metadata: &[(&str, &str)], mut tensors: Vec<TensorOut<'_>>) {
+        self.metadata = metadata.iter().map(|&(key, value)| (key.into(), value.into())).collect();
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        assert_eq!(tensors.len(), self.tensors.len(), "the tensors that the room was made for");
+        for (tensor, (name, _, place)) in tensors.iter().zip(&self.tensors) {
+            assert_eq!(
+                (&tensor.name, tensor.len()),
+                (name, place.len()),
+                "the tensor that the room was made for"
+            );
+            (tensor.read)(&mut self.values[place.clone()]);
+        }
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        let metadata: Vec<_> =
+            self.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let tensors = self.tensors.iter().map(|(name, shape, _)| (name.as_str(), &shape[..]));
+        out.write_all(&header(&metadata, tensors))?;
+        write_values(out, &self.values)
+    }
+}
+
+/// Length and header of a file of f32 tensors that lie in the order given.
+fn header<'a>(metadata: &[(&str, &str)], tensors: impl Iterator<Item = (&'a str, &'a [usize])>) -> Vec<u8> {
     let mut header = Map::new();
     let metadata: Map<String, Value> =
         metadata.iter().map(|&(key, value)| (key.into(), value.into())).collect();
     header.insert("__metadata__".into(), metadata.into());
     let mut end = 0;
-    for tensor in &tensors {
-        let (start, len) = (end, 4 * tensor.shape.iter().product::<usize>());
+    for (name, shape) in tensors {
+        let (start, len) = (end, 4 * shape.iter().product::<usize>());
         end += len;
-        let entry = json!({"dtype": "F32", "shape": tensor.shape, "data_offsets": [start, end]});
-        header.insert(tensor.name.clone(), entry);
+        header.insert(name.into(), json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]}));
     }
-    let mut header = Value::Object(header).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' ');
-    write_atomically(path, |out| {
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
-        for tensor in &tensors {
-            let mut values = (tensor.values)();
-            assert_eq!(values.len(), tensor.shape.iter().product::<usize>(), "values of {}", tensor.name);
-            if cfg!(target_endian = "big") {
-                values.iter_mut().for_each(|value| *value = f32::from_bits(value.to_bits().swap_bytes()));
-            }
-            out.write_all(bytemuck::cast_slice(&values))?;
+    let mut text = Value::Object(header).to_string().into_bytes();
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+    bytes.append(&mut text);
+    bytes
+}
+
+/// Writes values in pieces, so that what is behind `out` hashes what is still in a cache.
+fn write_values(out: &mut dyn Write, values: &[f32]) -> io::Result<()> {
+    values.chunks(1 << 16).try_for_each(|values| {
+        if cfg!(target_endian = "big") {
+            let swapped: Vec<_> = values.iter().map(|value| value.to_bits().swap_bytes()).collect();
+            return out.write_all(bytemuck::cast_slice(&swapped));
         }
-        Ok(())
+        out.write_all(bytemuck::cast_slice(values))
     })
-    .in_file(path)
 }

@@ -154,15 +154,8 @@ impl Tokenizer {
     /// [`Error::Write`]; files that were there before are then still whole.
     pub fn save(&self, dir: &Path) -> Result<(), Error> {
         fs::create_dir_all(dir).map_err(|source| Error::Write { path: dir.into(), source })?;
-        let original = self.inner.original.as_ref().map_or(&[][..], |original| &original.files);
-        for (name, bytes) in original {
-            write(dir, name, bytes)?;
-        }
-        if let (Engine::ByteLevel(bpe), []) = (&self.inner.engine, original) {
-            write_json(dir, "tokenizer.json", &tokenizer_json(bpe))?;
-        }
-        if original.len() <= 1 {
-            self.write_companions(dir)?;
+        for (name, bytes) in self.files()? {
+            write(dir, name, &bytes)?;
         }
         // The folder's own entry table, so that the names survive a power cut as the contents do.
         File::open(dir)
@@ -170,7 +163,23 @@ impl Tokenizer {
             .map_err(|source| Error::Write { path: dir.into(), source })
     }
 
-    fn write_companions(&self, dir: &Path) -> Result<(), Error> {
+    /// The files that [`save`](Self::save) writes: name and content.
+    ///
+    /// # Errors
+    /// A tokenizer that JSON cannot say.
+    pub fn files(&self) -> Result<Vec<(&'static str, Vec<u8>)>, Error> {
+        let mut files = self.inner.original.as_ref().map_or(Vec::new(), |original| original.files.clone());
+        let num_original = files.len();
+        if let (Engine::ByteLevel(bpe), 0) = (&self.inner.engine, num_original) {
+            files.push(json_file("tokenizer.json", &tokenizer_json(bpe))?);
+        }
+        if num_original <= 1 {
+            files.extend(self.companions()?);
+        }
+        Ok(files)
+    }
+
+    fn companions(&self) -> Result<[(&'static str, Vec<u8>); 2], Error> {
         let name = self
             .end_of_text()
             .and_then(|id| self.token_bytes(id))
@@ -194,8 +203,7 @@ impl Tokenizer {
             model_max_length: NO_LIMIT,
             tokenizer_class: "PreTrainedTokenizerFast",
         };
-        write_json(dir, "tokenizer_config.json", &config)?;
-        write_json(dir, "special_tokens_map.json", &special)
+        Ok([json_file("tokenizer_config.json", &config)?, json_file("special_tokens_map.json", &special)?])
     }
 }
 
@@ -244,10 +252,11 @@ fn tokenizer_json(bpe: &Bpe) -> TokenizerJson<'_> {
     }
 }
 
-fn write_json(dir: &Path, name: &str, value: &impl Serialize) -> Result<(), Error> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|error| Error::Write { path: dir.join(name), source: error.into() })?;
-    write(dir, name, text.as_bytes())
+fn json_file(name: &'static str, value: &impl Serialize) -> Result<(&'static str, Vec<u8>), Error> {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => Ok((name, text.into_bytes())),
+        Err(error) => Err(Error::Write { path: name.into(), source: error.into() }),
+    }
 }
 
 /// Writes `dir/name` under another name, makes it durable, and only then gives it its own.

@@ -1,17 +1,17 @@
 //! The model card: README.md of a model folder, with what is known of how the model was made.
 
-use crate::evaluate::EvalResult;
 use crate::plan::Plan;
 use crate::settings::TrainConfig;
+use serde_json::Value;
 use std::fmt::Write;
 
-/// The text of README.md after `step` updates.
+/// The text of README.md after `step` updates; `evaluation` is a line of the run log.
 pub(crate) fn model_card(
     config: &TrainConfig,
     plan: &Plan,
     step: u64,
     num_tokens: u64,
-    evaluation: Option<&EvalResult>,
+    evaluation: Option<&Value>,
 ) -> String {
     let name =
         config.output_dir.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned());
@@ -47,15 +47,16 @@ pub(crate) fn model_card(
     ] {
         row(key, settings[key].to_string().replace('"', ""));
     }
-    if let Some(result) = evaluation {
+    if let Some(line) = evaluation {
         card.push_str("\n## Evaluation\n\n");
-        let mut row = |name: &str, value: f64| {
-            let _ = writeln!(card, "- {name}: {value:.4}");
-        };
-        row("loss", result.loss);
-        row("perplexity", result.perplexity);
-        row("bits per byte", result.bits_per_byte);
-        row("next-token accuracy", result.next_token_accuracy);
+        for (name, key) in [
+            ("loss", "eval_loss"),
+            ("perplexity", "eval_perplexity"),
+            ("bits per byte", "eval_bits_per_byte"),
+            ("next-token accuracy", "eval_next_token_accuracy"),
+        ] {
+            let _ = writeln!(card, "- {name}: {:.4}", line[key].as_f64().unwrap_or(f64::NAN));
+        }
     }
     card
 }

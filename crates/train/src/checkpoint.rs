@@ -1,45 +1,32 @@
 //! Checkpoints: `checkpoint-<step>/` in the output folder, whole or absent.
 //!
 //! A checkpoint is a model folder (config.json, generation_config.json, model.safetensors, tokenizer files, README.md) plus
-//! optimizer.safetensors and trainer_state.json, which lists the BLAKE3 hash and the size of every other file and ends with
-//! a hash of itself. It is written under a hidden name, flushed to the disk, then renamed; one that is removed is renamed to
+//! optimizer.safetensors and trainer_state.json, which lists the BLAKE3 hash and the size of every other file and holds a
+//! hash of itself. It is written under a hidden name, flushed to the disk, then renamed; one that is removed is renamed to
 //! a hidden name first. So a kill at any instant leaves only whole folders under visible names, and damage from elsewhere
 //! is found by the hashes before anything is loaded.
 
 use crate::error::Error;
-use crate::optimizer::Optimizer;
-use crate::output::{HIDDEN, sync_dir};
+use crate::output::HIDDEN;
+use crate::snapshot::{CARD, Contents, MODEL, OPTIMIZER};
+use crate::storage::{Disk, Storage};
 use eyas_model::{Gpt, write_atomically};
 use eyas_ops::Backend;
 use eyas_token::Tokenizer;
 use serde_json::{Map, Value, json};
-use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 const PREFIX: &str = "checkpoint-";
 const STATE: &str = "trainer_state.json";
-const OPTIMIZER: &str = "optimizer.safetensors";
-const CARD: &str = "README.md";
+/// Where transformers keeps what callbacks remember, and the name that eyas has among them.
+pub(crate) const CALLBACKS: &str = "stateful_callbacks";
+pub(crate) const OWN: &str = "eyas";
 /// Keys of trainer_state.json that this module owns.
 const FILES: &str = "files";
 const HASH: &str = "blake3";
 /// A log of millions of lines fits.
 const MAX_STATE_BYTES: u64 = 1 << 30;
-
-/// What a checkpoint holds.
-pub struct Contents<'a, D: Backend> {
-    /// The network.
-    pub gpt: &'a Gpt<D>,
-    /// Its optimizer.
-    pub optimizer: &'a Optimizer<D>,
-    /// The tokenizer it was trained with.
-    pub tokenizer: &'a Tokenizer,
-    /// The text of README.md.
-    pub card: &'a str,
-    /// The content of trainer_state.json, without the hashes.
-    pub state: Map<String, Value>,
-}
 
 /// A checkpoint whose hashes have been checked.
 #[derive(Clone, Debug)]
@@ -50,29 +37,101 @@ pub struct Checkpoint {
     pub state: Map<String, Value>,
 }
 
-/// Writes `checkpoint-<step>` into `output_dir` and returns its path. One of that name that was there is replaced.
-///
-/// # Errors
-/// The operating system's; then nothing visible has changed.
-pub fn save<D: Backend>(output_dir: &Path, step: u64, contents: Contents<'_, D>) -> Result<PathBuf, Error> {
-    let hidden = output_dir.join(format!("{HIDDEN}{step}.tmp"));
-    let written = write(&hidden, contents).and_then(|()| show(output_dir, step, &hidden));
-    if written.is_err() {
-        // The write failed for its own reason, which is the one to report.
-        let _ = fs::remove_dir_all(&hidden);
-    }
-    written
+/// Where the checkpoint of `step` is, or would be.
+pub fn path(output_dir: &Path, step: u64) -> PathBuf {
+    output_dir.join(format!("{PREFIX}{step}"))
 }
 
-fn write<D: Backend>(dir: &Path, contents: Contents<'_, D>) -> Result<(), Error> {
-    fs::create_dir(dir).map_err(Error::io("create the folder", dir))?;
-    save_model(dir, contents.gpt, contents.tokenizer, contents.card)?;
-    contents.optimizer.save(&dir.join(OPTIMIZER))?;
+/// Writes `checkpoint-<step>` into `output_dir` and returns its path. One of that name that was there is replaced: a run
+/// that comes to a step whose checkpoint is there has found it broken.
+///
+/// # Errors
+/// The operating system's; then no whole checkpoint has changed.
+pub fn write(storage: &dyn Storage, output_dir: &Path, contents: Contents<'_>) -> Result<PathBuf, Error> {
+    let path = path(output_dir, contents.step);
+    let hidden = output_dir.join(format!("{HIDDEN}{}.tmp", contents.step));
+    let written = write_hidden(storage, &hidden, contents).and_then(|()| {
+        if storage.exists(&path) {
+            remove(storage, &path)?;
+        }
+        storage.rename(&hidden, &path).map_err(Error::io("rename", &hidden))?;
+        storage.sync_dir(output_dir).map_err(Error::io("write", output_dir))
+    });
+    if written.is_err() {
+        // The write failed for its own reason, which is the one to report.
+        let _ = storage.remove_dir_all(&hidden);
+    }
+    written.map(|()| path)
+}
+
+/// Writes the whole of a checkpoint, and makes it durable under its hidden name.
+fn write_hidden(storage: &dyn Storage, dir: &Path, contents: Contents<'_>) -> Result<(), Error> {
+    if storage.exists(dir) {
+        // Left by a save that failed, and whose remains could not be removed then.
+        storage.remove_dir_all(dir).map_err(Error::io("remove", dir))?;
+    }
+    storage.create_dir(dir).map_err(Error::io("create the folder", dir))?;
+    let mut listed = Map::new();
+    for file in &contents.files {
+        let path = dir.join(&file.name);
+        let entry = write_file(storage, &path, &*file.write_to).map_err(Error::io("write", &path))?;
+        listed.insert(file.name.clone(), entry);
+    }
+    listed.sort_keys();
     let mut state = contents.state;
-    state.insert(FILES.into(), hash_files(dir)?.into());
+    own_mut(&mut state).insert(FILES.into(), listed.into());
     let hash = hash_of(&state);
-    state.insert(HASH.into(), hash.into());
-    write_text(&dir.join(STATE), &pretty(&state))
+    own_mut(&mut state).insert(HASH.into(), hash.into());
+    let path = dir.join(STATE);
+    let text = pretty(&state);
+    write_file(storage, &path, &|out| out.write_all(text.as_bytes())).map_err(Error::io("write", &path))?;
+    storage.sync_dir(dir).map_err(Error::io("write", dir))
+}
+
+/// Writes a file and flushes it to the disk; returns its size and hash, which are those of what was meant to be written.
+fn write_file(
+    storage: &dyn Storage,
+    path: &Path,
+    write_to: &dyn Fn(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<Value> {
+    let file = storage.create(path)?;
+    let mut out = Hashed { out: BufWriter::with_capacity(1 << 18, file), hasher: blake3::Hasher::new() };
+    write_to(&mut out)?;
+    out.out.flush()?;
+    out.out.get_mut().sync()?;
+    Ok(json!({"num_bytes": out.hasher.count(), HASH: out.hasher.finalize().to_hex().to_string()}))
+}
+
+/// Hashes what goes through it.
+struct Hashed<W> {
+    out: W,
+    hasher: blake3::Hasher,
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let num_written = self.out.write(bytes)?;
+        self.hasher.update(&bytes[..num_written]);
+        Ok(num_written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// What eyas keeps in a state beside TrainerState's own keys: where transformers keeps what its callbacks remember, so that
+/// its TrainerState reads the file.
+pub(crate) fn own(state: &Map<String, Value>) -> &Value {
+    state.get(CALLBACKS).map_or(&Value::Null, |callbacks| &callbacks[OWN])
+}
+
+fn own_mut(state: &mut Map<String, Value>) -> &mut Map<String, Value> {
+    let callbacks = state.entry(CALLBACKS).or_insert_with(|| json!({}));
+    if !callbacks[OWN].is_object() {
+        *callbacks = json!({OWN: {}});
+    }
+    callbacks[OWN].as_object_mut().expect("an object was put there")
 }
 
 /// Writes a model folder: network, tokenizer and model card.
@@ -90,23 +149,15 @@ pub fn save_model<D: Backend>(
     write_text(&dir.join(CARD), card)
 }
 
-/// Renames the finished folder to its visible name.
-fn show(output_dir: &Path, step: u64, hidden: &Path) -> Result<PathBuf, Error> {
-    let path = output_dir.join(format!("{PREFIX}{step}"));
-    if path.exists() {
-        remove(&path)?;
-    }
-    fs::rename(hidden, &path).map_err(Error::io("rename", hidden))?;
-    sync_dir(output_dir)?;
-    Ok(path)
-}
-
 /// Removes a checkpoint, at once for anyone who looks.
-pub(crate) fn remove(path: &Path) -> Result<(), Error> {
+pub(crate) fn remove(storage: &dyn Storage, path: &Path) -> Result<(), Error> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let hidden = path.with_file_name(format!(".{name}.old"));
-    fs::rename(path, &hidden).map_err(Error::io("remove", path))?;
-    fs::remove_dir_all(&hidden).map_err(Error::io("remove", &hidden))
+    if storage.exists(&hidden) {
+        storage.remove_dir_all(&hidden).map_err(Error::io("remove", &hidden))?;
+    }
+    storage.rename(path, &hidden).map_err(Error::io("remove", path))?;
+    storage.remove_dir_all(&hidden).map_err(Error::io("remove", &hidden))
 }
 
 /// The checkpoints of `output_dir`, whole or not: step and folder, newest first.
@@ -114,12 +165,19 @@ pub(crate) fn remove(path: &Path) -> Result<(), Error> {
 /// # Errors
 /// A folder that cannot be read.
 pub fn list(output_dir: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(output_dir).map_err(Error::io("read", output_dir))? {
-        let entry = entry.map_err(Error::io("read", output_dir))?;
-        let step = entry.file_name().to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
-        found.extend(step.filter(|_| entry.path().is_dir()).map(|step| (step, entry.path())));
-    }
+    list_in(&Disk, output_dir)
+}
+
+/// The same in another file system than the disk's.
+///
+/// # Errors
+/// The same.
+pub fn list_in(storage: &dyn Storage, output_dir: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
+    let entries = storage.list(output_dir).map_err(Error::io("read", output_dir))?;
+    let step = |name: &str| name.strip_prefix(PREFIX)?.parse().ok();
+    let found = entries.iter().filter(|(_, is_dir)| *is_dir);
+    let mut found: Vec<_> =
+        found.filter_map(|(name, _)| Some((step(name)?, output_dir.join(name)))).collect();
     found.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
     Ok(found)
 }
@@ -130,12 +188,13 @@ pub fn list(output_dir: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
 /// # Errors
 /// [`Error::NoWholeCheckpoint`] if there are some and all are broken.
 pub fn newest_whole(
+    storage: &dyn Storage,
     output_dir: &Path,
     on_broken: &mut dyn FnMut(&Error),
 ) -> Result<Option<Checkpoint>, Error> {
     let mut newest = None;
-    for (_, path) in list(output_dir)? {
-        match Checkpoint::open(&path) {
+    for (_, path) in list_in(storage, output_dir)? {
+        match Checkpoint::open_in(storage, &path) {
             Ok(checkpoint) => return Ok(Some(checkpoint)),
             Err(error) => {
                 on_broken(&error);
@@ -147,40 +206,32 @@ pub fn newest_whole(
     newest.map_or(Ok(None), refuse)
 }
 
-/// Removes checkpoints until `limit` are left, and returns what was removed. The one of step `newest`, which has just been
-/// written, always stays; those after it, which were found broken, go first, then the oldest.
-///
-/// # Errors
-/// The operating system's.
-pub fn retain(output_dir: &Path, newest: u64, limit: usize) -> Result<Vec<PathBuf>, Error> {
-    let mut others = list(output_dir)?;
-    let num_checkpoints = others.len();
-    others.retain(|(step, _)| *step != newest);
-    others.sort_by_key(|(step, _)| (*step < newest, *step));
-    let surplus = num_checkpoints.saturating_sub(limit.max(1));
-    let removed: Vec<_> = others.into_iter().take(surplus).map(|(_, path)| path).collect();
-    removed.iter().try_for_each(|path| remove(path))?;
-    Ok(removed)
-}
-
 impl Checkpoint {
     /// Reads a checkpoint's state and checks the hash of every file it lists.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] that names the file that is missing or changed.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let mut state = read_state(&path.join(STATE))?;
+        Self::open_in(&Disk, path)
+    }
+
+    /// The same in another file system than the disk's.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn open_in(storage: &dyn Storage, path: &Path) -> Result<Self, Error> {
         let state_path = path.join(STATE);
-        let Some(Value::Object(files)) = state.shift_remove(FILES) else {
+        let mut state = read_state(storage, &state_path)?;
+        let Some(Value::Object(files)) = own_mut(&mut state).shift_remove(FILES) else {
             return Err(Error::checkpoint(&state_path, "it lists no files"));
         };
-        for name in ["config.json", "model.safetensors", OPTIMIZER] {
+        for name in ["config.json", MODEL, OPTIMIZER] {
             if !files.contains_key(name) {
                 return Err(Error::checkpoint(&state_path, format!("it does not list {name}")));
             }
         }
         for (name, entry) in &files {
-            check_file(&path.join(name), name, entry)?;
+            check_file(storage, &path.join(name), name, entry)?;
         }
         Ok(Checkpoint { path: path.into(), state })
     }
@@ -200,8 +251,8 @@ impl Checkpoint {
     }
 }
 
-fn read_state(path: &Path) -> Result<Map<String, Value>, Error> {
-    let file = File::open(path).map_err(|error| Error::checkpoint(path, error.to_string()))?;
+fn read_state(storage: &dyn Storage, path: &Path) -> Result<Map<String, Value>, Error> {
+    let file = storage.open(path).map_err(|error| Error::checkpoint(path, error.to_string()))?;
     let mut text = String::new();
     let read = file.take(MAX_STATE_BYTES + 1).read_to_string(&mut text);
     read.map_err(|error| Error::checkpoint(path, error.to_string()))?;
@@ -210,7 +261,7 @@ fn read_state(path: &Path) -> Result<Map<String, Value>, Error> {
     }
     let mut state: Map<String, Value> = serde_json::from_str(&text)
         .map_err(|error| Error::checkpoint(path, format!("not valid JSON: {error}")))?;
-    let Some(Value::String(stored)) = state.shift_remove(HASH) else {
+    let Some(Value::String(stored)) = own_mut(&mut state).shift_remove(HASH) else {
         return Err(Error::checkpoint(path, "it lacks its hash; was it written by eyas?"));
     };
     if stored != hash_of(&state) {
@@ -219,12 +270,13 @@ fn read_state(path: &Path) -> Result<Map<String, Value>, Error> {
     Ok(state)
 }
 
-fn check_file(path: &Path, name: &str, entry: &Value) -> Result<(), Error> {
+fn check_file(storage: &dyn Storage, path: &Path, name: &str, entry: &Value) -> Result<(), Error> {
     // A name with a folder in it would lead out of the checkpoint.
     if Path::new(name).file_name().is_none_or(|plain| plain != name) {
         return Err(Error::checkpoint(path, "its name is not a plain file name"));
     }
-    let (num_bytes, hash) = hash_file(path).map_err(|error| Error::checkpoint(path, error.to_string()))?;
+    let (num_bytes, hash) =
+        hash_file(storage, path).map_err(|error| Error::checkpoint(path, error.to_string()))?;
     if entry["num_bytes"].as_u64() != Some(num_bytes) {
         let expected = &entry["num_bytes"];
         return Err(Error::checkpoint(path, format!("expected {expected} bytes, got {num_bytes}")));
@@ -235,22 +287,9 @@ fn check_file(path: &Path, name: &str, entry: &Value) -> Result<(), Error> {
     }
 }
 
-/// Name, size and hash of every file in `dir`.
-fn hash_files(dir: &Path) -> Result<Map<String, Value>, Error> {
-    let mut files = Map::new();
-    for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
-        let path = entry.map_err(Error::io("read", dir))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let (num_bytes, hash) = hash_file(&path).map_err(Error::io("read", &path))?;
-        files.insert(name, json!({"num_bytes": num_bytes, HASH: hash}));
-    }
-    files.sort_keys();
-    Ok(files)
-}
-
-fn hash_file(path: &Path) -> std::io::Result<(u64, String)> {
+fn hash_file(storage: &dyn Storage, path: &Path) -> io::Result<(u64, String)> {
     let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(File::open(path)?)?;
+    hasher.update_reader(storage.open(path)?)?;
     Ok((hasher.count(), hasher.finalize().to_hex().to_string()))
 }
 
@@ -259,7 +298,7 @@ fn hash_of(state: &Map<String, Value>) -> String {
     blake3::hash(pretty(state).as_bytes()).to_hex().to_string()
 }
 
-fn pretty(state: &Map<String, Value>) -> String {
+pub(crate) fn pretty(state: &Map<String, Value>) -> String {
     serde_json::to_string_pretty(state).expect("a map of JSON values is JSON") + "\n"
 }
 

@@ -77,7 +77,13 @@ pub enum Error {
         path: PathBuf,
     },
     /// The disk cannot hold what the run will write.
-    #[error("{} has {free_bytes} bytes free, and the run needs {needed_bytes} for its checkpoints and its model", path.display())]
+    #[error(
+        "{} has {:.2} GB free, and the run needs {:.2} for {num_checkpoints} checkpoints and its model; make room, choose another \
+         output_dir, or keep fewer checkpoints (save_total_limit, save_steps)",
+        path.display(),
+        *free_bytes as f64 / 1e9,
+        *needed_bytes as f64 / 1e9
+    )]
     DiskFull {
         /// The output folder.
         path: PathBuf,
@@ -85,6 +91,8 @@ pub enum Error {
         free_bytes: u64,
         /// Bytes that the run writes at least.
         needed_bytes: u64,
+        /// Checkpoints among them.
+        num_checkpoints: u64,
     },
     /// A tokenizer with ids that the network does not have.
     #[error("the tokenizer {} has {tokenizer} ids, the model only {model}; leave vocab_size out, or train them together", path.display())]
@@ -153,7 +161,8 @@ pub enum Error {
     /// A loss or gradient that is not finite. The update was not applied.
     #[error(
         "update {step}: loss {loss}, gradient norm {grad_norm}, learning rate {learning_rate:.3e}: not finite, so nothing was \
-         updated; lower learning_rate, lengthen warmup_steps, or train in f32"
+         updated and nothing saved; its samples are of {documents}; lower learning_rate, lengthen warmup_steps, train in f32, \
+         or leave such updates out with skip_non_finite = true"
     )]
     NotFinite {
         /// The update, from 1.
@@ -164,6 +173,30 @@ pub enum Error {
         grad_norm: f64,
         /// Its learning rate.
         learning_rate: f64,
+        /// The documents that its samples are of, in words.
+        documents: String,
+    },
+    /// Update after update is not finite although they are left out.
+    #[error(
+        "update {step}: {count} updates in a row had a loss or gradient that is not finite, the last one of {documents}: the \
+         weights are beyond repair; go on from an earlier checkpoint with a lower learning_rate"
+    )]
+    NeverFinite {
+        /// The update, from 1.
+        step: u64,
+        /// How many in a row.
+        count: u64,
+        /// The documents of the last, in words.
+        documents: String,
+    },
+    /// Weights, or what the optimizer keeps, are not finite after an update. They are not saved.
+    #[error(
+        "after update {step} a weight or a moment of the optimizer is not finite, so it is not saved: the checkpoints before stay; \
+         lower learning_rate, or lengthen warmup_steps"
+    )]
+    WeightsNotFinite {
+        /// Updates done.
+        step: u64,
     },
     /// The network does not fit the device, however small its batches are.
     #[error(
@@ -204,6 +237,15 @@ impl Error {
                 | Error::Fp16
                 | Error::Hub { .. }
         )
+    }
+
+    /// Whether the operating system refused something that it may not refuse later: a full disk, say.
+    pub(crate) fn is_io(&self) -> bool {
+        match self {
+            Error::Io { .. } | Error::Token(eyas_token::Error::Write { .. }) => true,
+            Error::Model(error) => error.is_io(),
+            _ => false,
+        }
     }
 
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {

@@ -7,6 +7,7 @@
 //! a run survives. The parts serve loops of one's own too: [`Step`], [`Optimizer`], [`Schedule`], [`evaluate`];
 //! `examples/custom_loop.rs` is one.
 
+mod best;
 mod card;
 pub mod checkpoint;
 mod corpus;
@@ -18,14 +19,21 @@ mod optimizer;
 mod output;
 mod plan;
 mod record;
+mod request;
+mod retention;
 mod runlog;
+mod sampler;
+mod saver;
 mod schedule;
 pub mod settings;
 mod setup;
+mod snapshot;
 mod state;
 mod step;
+pub mod storage;
 mod trainer;
 
+pub use best::Metric;
 pub use checkpoint::Checkpoint;
 pub use error::Error;
 pub use evaluate::{EvalData, EvalResult, evaluate};
@@ -34,11 +42,14 @@ pub use optimizer::{Hyper, NotFinite, Optimizer};
 pub use output::OutputDir;
 pub use plan::{Budget, Epochs, Plan};
 pub use record::{Best, RUN, RunRecord, Status};
-pub use runlog::{METRICS, RunLog, StepMetrics};
+pub use request::Requests;
+pub use retention::Retention;
+pub use runlog::{EvalTiming, METRICS, RunLog, SAMPLES, StepMetrics};
 pub use schedule::Schedule;
 pub use settings::{
     Kind, MODEL_SETTINGS, OptimizerKind, Precision, SETTINGS, SaveStrategy, SchedulerType, Setting, Strategy,
     TrainConfig,
 };
+pub use snapshot::{Contents, FileOut};
 pub use step::{Samples, Step, StepLoss, key_of};
 pub use trainer::{Outcome, Trainer};

@@ -175,27 +175,40 @@ impl<D: Backend> Optimizer<D> {
         Ok(norm)
     }
 
-    /// Writes its state to `path`: AdamW's moments as `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, Muon's momentum
-    /// as `<parameter>.momentum_buffer`, the names PyTorch gives them.
+    /// Whether every number of its state is finite.
+    pub fn is_finite(&self) -> bool {
+        let buffers = self.states.iter().flat_map(|state| state.rule.buffers()).map(|(_, buffer)| buffer);
+        self.device.sum_of_squares(&buffers.collect::<Vec<_>>()).is_finite()
+    }
+
+    /// Its state: AdamW's moments as `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, Muon's momentum as
+    /// `<parameter>.momentum_buffer`, the names PyTorch gives them.
+    pub fn tensors(&self) -> Vec<TensorOut<'_>> {
+        let device = &self.device;
+        let tensors = self.states.iter().flat_map(|state| {
+            let declared = &state.declaration;
+            state.rule.buffers().into_iter().map(move |(name, buffer)| TensorOut {
+                name: format!("{}.{name}", declared.name),
+                shape: declared.shape.clone(),
+                read: Box::new(move |values| device.read(values, buffer)),
+            })
+        });
+        tensors.collect()
+    }
+
+    /// What is written beside [`tensors`](Self::tensors), as metadata: `step`, the updates applied.
+    pub fn metadata(&self) -> [(&'static str, String); 2] {
+        [("format", "pt".into()), ("step", self.num_updates.to_string())]
+    }
+
+    /// Writes its state to `path`.
     ///
     /// # Errors
     /// The operating system's.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
-        let device = &self.device;
-        let tensors = self.states.iter().flat_map(|state| {
-            let declared = &state.declaration;
-            state.rule.buffers().into_iter().map(|(name, buffer)| TensorOut {
-                name: format!("{}.{name}", declared.name),
-                shape: declared.shape.clone(),
-                values: Box::new(move || {
-                    let mut values = vec![0.0; buffer.len()];
-                    device.read(&mut values, buffer);
-                    values
-                }),
-            })
-        });
-        let step = self.num_updates.to_string();
-        Ok(write_tensors(path, &[("format", "pt"), ("step", &step)], tensors.collect())?)
+        let metadata = self.metadata();
+        let metadata = metadata.each_ref().map(|(key, value)| (*key, value.as_str()));
+        Ok(write_tensors(path, &metadata, self.tensors())?)
     }
 
     /// Reads the state that [`save`](Self::save) wrote.

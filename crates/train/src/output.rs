@@ -26,7 +26,7 @@ impl OutputDir {
     /// # Errors
     /// [`Error::InUse`] if a live process holds the lock; [`Error::Io`] if it cannot be written.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        fs::create_dir_all(path).map_err(Error::io("create the folder", path))?;
+        create_durably(path)?;
         let lock_path = path.join(LOCK);
         let options = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
         let lock = options.map_err(Error::io("write to the folder", path))?;
@@ -51,16 +51,18 @@ impl OutputDir {
         &self.path
     }
 
-    /// Refuses a disk with less than `needed_bytes` free.
+    /// Refuses a disk with less than `needed_bytes` free, `num_checkpoints` checkpoints among them.
     ///
     /// # Errors
     /// [`Error::DiskFull`].
-    pub fn require_free(&self, needed_bytes: u64) -> Result<(), Error> {
+    pub fn require_free(&self, needed_bytes: u64, num_checkpoints: u64) -> Result<(), Error> {
         // A file system that cannot say is not refused: writing will find out, and leaves nothing half-written.
         let Ok(stat) = rustix::fs::statvfs(&self.path) else { return Ok(()) };
         let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
         match free_bytes < needed_bytes {
-            true => Err(Error::DiskFull { path: self.path.clone(), free_bytes, needed_bytes }),
+            true => {
+                Err(Error::DiskFull { path: self.path.clone(), free_bytes, needed_bytes, num_checkpoints })
+            }
             false => Ok(()),
         }
     }
@@ -76,9 +78,15 @@ impl OutputDir {
     }
 }
 
-/// Makes what was renamed in folder `dir` survive a power cut.
-pub(crate) fn sync_dir(dir: &Path) -> Result<(), Error> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("write", dir))
+/// Creates a folder and those above it so that they survive a power cut: what is made durable in a folder is lost with it.
+fn create_durably(path: &Path) -> Result<(), Error> {
+    let missing: Vec<_> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+    fs::create_dir_all(path).map_err(Error::io("create the folder", path))?;
+    for folder in missing {
+        let above = folder.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(above).and_then(|above| above.sync_all()).map_err(Error::io("write", above))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -95,8 +103,8 @@ mod tests {
         fs::create_dir_all(path.join(".checkpoint-7.tmp/x")).expect("leftover");
         let again = OutputDir::open(&path).expect("free again");
         assert!(!path.join(".checkpoint-7.tmp").exists());
-        assert!(again.require_free(1).is_ok());
-        assert!(matches!(again.require_free(u64::MAX), Err(Error::DiskFull { .. })));
+        assert!(again.require_free(1, 0).is_ok());
+        assert!(matches!(again.require_free(u64::MAX, 1), Err(Error::DiskFull { .. })));
     }
 
     #[test]

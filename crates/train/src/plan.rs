@@ -83,7 +83,9 @@ impl Epochs {
 pub struct Plan {
     /// The device, in words.
     pub device: String,
-    /// Parameters, and those that weight decay applies to.
+    /// What the device does at most, in FLOP/s, measured at the start.
+    pub peak_flops: f64,
+    /// Parameters.
     pub num_parameters: usize,
     /// Parameters that weight decay applies to.
     pub num_decayed: usize,
@@ -103,6 +105,8 @@ pub struct Plan {
     pub memory: Vec<(&'static str, u64)>,
     /// Bytes of a checkpoint.
     pub checkpoint_bytes: u64,
+    /// Checkpoints that are on the disk at once, at most; `None` if that depends on time or on evaluations.
+    pub num_checkpoints: Option<u64>,
     /// Targets of an evaluation; `None` if there is none.
     pub num_eval_targets: Option<u64>,
     /// What a person should know before waiting.
@@ -192,7 +196,14 @@ impl fmt::Display for Plan {
         let kinds: Vec<_> =
             self.memory.iter().map(|(kind, bytes)| format!("{kind} {}", mebibytes(*bytes))).collect();
         writeln!(f, "memory      {}: {}", mebibytes(self.memory_bytes()), kinds.join(", "))?;
-        write!(f, "checkpoint  {}", mebibytes(self.checkpoint_bytes))
+        write!(f, "checkpoint  {}", mebibytes(self.checkpoint_bytes))?;
+        match self.num_checkpoints {
+            Some(0) => write!(f, ", none kept"),
+            Some(many) => {
+                write!(f, ", {} at once: {}", grouped(many), mebibytes(many * self.checkpoint_bytes))
+            }
+            None => Ok(()),
+        }
     }
 }
 

@@ -3,9 +3,12 @@
 //! Written at the start of a run and again whenever its state changes: at checkpoints, and at the end, whichever it is. A
 //! killed run leaves the state `running` behind; whether a process still holds the folder's lock says which it is.
 
+use crate::checkpoint::write_text;
+use crate::error::Error;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// The file's name.
 pub const RUN: &str = "run.json";
@@ -79,4 +82,16 @@ pub struct RunRecord {
     pub best: Option<Best>,
     /// Every setting.
     pub settings: Map<String, Value>,
+}
+
+impl RunRecord {
+    /// Writes run.json into `output_dir`.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn save(&self, output_dir: &Path) -> Result<(), Error> {
+        let text =
+            serde_json::to_string_pretty(self).expect("numbers, texts and maps of them are JSON") + "\n";
+        write_text(&output_dir.join(RUN), &text)
+    }
 }

@@ -1,4 +1,5 @@
-//! The run log: metrics.jsonl in the output folder, one JSON object each logging step and each evaluation.
+//! The run log: metrics.jsonl in the output folder, one JSON object each logging step and each evaluation, and samples.jsonl
+//! with what the sample prompts were continued with.
 //!
 //! The log of a checkpoint is part of its state. A resumed run begins with exactly that log, so that the file never tells of
 //! updates that were lost, and an interrupted run's file ends like an uninterrupted one's.
@@ -6,37 +7,76 @@
 use crate::checkpoint::write_text;
 use crate::error::Error;
 use crate::evaluate::EvalResult;
+use crate::event::Sample;
 use serde_json::{Map, Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// The file's name.
+/// The log's file.
 pub const METRICS: &str = "metrics.jsonl";
+/// The file of what the sample prompts were continued with.
+pub const SAMPLES: &str = "samples.jsonl";
 
 /// The log of a run, in memory and on disk.
 pub struct RunLog {
+    metrics: Lines,
+    samples: Lines,
+}
+
+/// A file of JSON objects, one a line, that is kept in memory too.
+struct Lines {
     path: PathBuf,
-    file: File,
-    history: Vec<Value>,
+    /// Open since [`RunLog::begin`].
+    file: Option<File>,
+    lines: Vec<Value>,
+}
+
+impl Lines {
+    fn begin(&mut self) -> Result<(), Error> {
+        let text: String = self.lines.iter().map(|line| format!("{line}\n")).collect();
+        write_text(&self.path, &text)?;
+        let file = OpenOptions::new().append(true).open(&self.path);
+        self.file = Some(file.map_err(Error::io("write", &self.path))?);
+        Ok(())
+    }
+
+    fn append(&mut self, new: Vec<Value>) -> Result<(), Error> {
+        let text: String = new.iter().map(|line| format!("{line}\n")).collect();
+        // One write, so that a reader sees whole lines.
+        if let Some(file) = &mut self.file {
+            file.write_all(text.as_bytes()).map_err(Error::io("write", &self.path))?;
+        }
+        self.lines.extend(new);
+        Ok(())
+    }
 }
 
 impl RunLog {
-    /// Begins the log in `output_dir` with `history`.
+    /// The log of a run in `output_dir`, with the lines and samples of a checkpoint. Nothing is written before
+    /// [`begin`](Self::begin).
+    pub fn new(output_dir: &Path, history: Vec<Value>, samples: Vec<Value>) -> Self {
+        let lines = |name: &str, lines| Lines { path: output_dir.join(name), file: None, lines };
+        RunLog { metrics: lines(METRICS, history), samples: lines(SAMPLES, samples) }
+    }
+
+    /// Begins the files with exactly what is known so far.
     ///
     /// # Errors
     /// The operating system's.
-    pub fn open(output_dir: &Path, history: Vec<Value>) -> Result<Self, Error> {
-        let path = output_dir.join(METRICS);
-        let text: String = history.iter().map(|line| format!("{line}\n")).collect();
-        write_text(&path, &text)?;
-        let file = OpenOptions::new().append(true).open(&path).map_err(Error::io("write", &path))?;
-        Ok(RunLog { path, file, history })
+    pub fn begin(&mut self) -> Result<(), Error> {
+        self.metrics.begin()?;
+        self.samples.begin()
     }
 
     /// Every line so far, as trainer_state.json keeps them.
     pub fn history(&self) -> &[Value] {
-        &self.history
+        &self.metrics.lines
+    }
+
+    /// Every sample so far.
+    pub fn samples(&self) -> &[Value] {
+        &self.samples.lines
     }
 
     /// Appends a line with the losses of training since the last one.
@@ -44,7 +84,7 @@ impl RunLog {
     /// # Errors
     /// The operating system's.
     pub fn training(&mut self, metrics: &StepMetrics) -> Result<(), Error> {
-        self.append(json!({
+        self.metrics.append(vec![json!({
             "step": metrics.step,
             "epoch": metrics.epoch,
             "loss": metrics.loss,
@@ -53,35 +93,65 @@ impl RunLog {
             "tokens_per_second": metrics.tokens_per_second,
             "num_tokens": metrics.num_tokens,
             "skipped_updates": metrics.skipped_updates,
-        }))
+        })])
     }
 
-    /// Appends a line with the result of an evaluation.
+    /// Appends a line with the result of an evaluation that took `seconds`, and what the prompts were continued with.
     ///
     /// # Errors
     /// The operating system's.
-    pub fn evaluation(&mut self, step: u64, epoch: f64, result: &EvalResult) -> Result<(), Error> {
-        self.append(json!({
+    pub fn evaluation(
+        &mut self,
+        step: u64,
+        epoch: f64,
+        result: &EvalResult,
+        timing: EvalTiming,
+        samples: &[Sample],
+    ) -> Result<(), Error> {
+        let per_second = |count: u64| count as f64 / timing.seconds.max(1e-9);
+        // The samples first: a line of the log says that all of the evaluation is there.
+        self.samples.append(samples.iter().map(|sample| json!(sample)).collect())?;
+        self.metrics.append(vec![json!({
             "step": step,
             "epoch": epoch,
             "eval_loss": result.loss,
             "eval_perplexity": result.perplexity,
             "eval_bits_per_byte": result.bits_per_byte,
             "eval_next_token_accuracy": result.next_token_accuracy,
-        }))
+            "eval_runtime": timing.seconds,
+            "eval_samples_per_second": per_second(timing.num_samples),
+            "eval_steps_per_second": per_second(timing.num_batches),
+        })])
+    }
+
+    /// Appends transformers' last line, which sums up a run.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn summary(&mut self, line: Value) -> Result<(), Error> {
+        self.metrics.append(vec![line])
+    }
+
+    /// The last line that has `key`.
+    pub fn last_with(&self, key: &str) -> Option<&Value> {
+        self.history().iter().rev().find(|line| line.get(key).is_some())
     }
 
     /// The last step that has a line with `key`.
     pub fn last_step_with(&self, key: &str) -> Option<u64> {
-        self.history.iter().rev().find(|line| line.get(key).is_some()).and_then(|line| line["step"].as_u64())
+        self.last_with(key).and_then(|line| line["step"].as_u64())
     }
+}
 
-    fn append(&mut self, line: Value) -> Result<(), Error> {
-        // One write, so that a reader sees whole lines.
-        self.file.write_all(format!("{line}\n").as_bytes()).map_err(Error::io("write", &self.path))?;
-        self.history.push(line);
-        Ok(())
-    }
+/// What an evaluation took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EvalTiming {
+    /// Seconds, without the samples.
+    pub seconds: f64,
+    /// Windows.
+    pub num_samples: u64,
+    /// Batches of windows.
+    pub num_batches: u64,
 }
 
 /// What is known after an update.

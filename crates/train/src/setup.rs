@@ -11,6 +11,7 @@ use crate::event::{Event, OnEvent};
 use crate::output::OutputDir;
 use crate::plan::{Epochs, Plan};
 use crate::settings::{OptimizerKind, SaveStrategy, TrainConfig, refuse_hub};
+use crate::storage::Disk;
 use eyas_data::Loader;
 use eyas_model::{Config, Gpt, Parameters, memory_plan};
 use eyas_ops::{Backend, Use};
@@ -64,25 +65,21 @@ impl Setup {
             plan.epochs.num_samples = loader.num_samples() - loader.num_samples() % asked as u64;
             plan.budget = plan.epochs.budget(config);
         }
+        plan.peak_flops = device.peak_flops();
         plan.num_eval_targets = eval_data.as_ref().map(|data| data.num_targets(context_length));
         plan.first_step = checkpoint.as_ref().map_or(Ok(0), Checkpoint::step)?;
         plan.warnings = split.into_iter().collect();
         plan.warnings.extend(warnings(config, &plan, context_length, model.n_positions));
-        let model_bytes = 4 * plan.num_parameters as u64;
-        // A new checkpoint is written before an old one is removed.
-        let needed = if config.save_strategy == SaveStrategy::No {
-            model_bytes
-        } else {
-            model_bytes + plan.checkpoint_bytes
-        };
-        output.require_free(needed)?;
-        if config.overwrite_output_dir {
-            // Not before everything else is known to be right.
-            for (_, path) in checkpoint::list(output.path())? {
-                checkpoint::remove(&path)?;
-                on_event(Event::Removed(&path));
-            }
+        if config.save_in_background {
+            plan.memory.push(("copy for saving", plan.checkpoint_bytes));
         }
+        plan.num_checkpoints = num_checkpoints(config, &plan);
+        let there = checkpoint::list(output.path())?.len() as u64;
+        // Those that are there are counted in the plan, and need no more room; without a number, a new one is written
+        // before an old one is removed.
+        let to_come = plan.num_checkpoints.map_or(1, |many| many.saturating_sub(there).max(1));
+        let to_come = if config.save_strategy == SaveStrategy::No { 0 } else { to_come };
+        output.require_free(4 * plan.num_parameters as u64 + to_come * plan.checkpoint_bytes, to_come)?;
         for warning in &plan.warnings {
             on_event(Event::Warning(warning));
         }
@@ -220,7 +217,7 @@ fn find_checkpoint(config: &TrainConfig, on_event: &mut OnEvent<'_>) -> Result<O
     if config.overwrite_output_dir {
         return Ok(None);
     }
-    checkpoint::newest_whole(&config.output_dir, &mut |error| {
+    checkpoint::newest_whole(&Disk, &config.output_dir, &mut |error| {
         on_event(Event::Warning(&format!("passed over: {error}")));
     })
 }
@@ -304,6 +301,7 @@ fn plan<D: Backend>(
         .for_each(|(_, bytes)| *bytes = state_bytes);
     Plan {
         device: device.describe(),
+        peak_flops: 0.0,
         num_parameters,
         num_decayed: eyas_model::num_decayed(model),
         context_length,
@@ -314,8 +312,27 @@ fn plan<D: Backend>(
         flops_per_token: eyas_model::flops_per_token(model, context_length),
         memory,
         checkpoint_bytes: 4 * num_parameters as u64 + state_bytes,
+        num_checkpoints: None,
         num_eval_targets: None,
         warnings: Vec::new(),
+    }
+}
+
+/// Checkpoints that are on the disk at once, at most, at the end of the run or just before an old one goes.
+fn num_checkpoints(config: &TrainConfig, plan: &Plan) -> Option<u64> {
+    let steps = plan.num_steps();
+    let every = match config.save_strategy {
+        SaveStrategy::No => return Some(0),
+        SaveStrategy::Steps => Some(config.save_steps),
+        SaveStrategy::Epoch => Some(plan.epochs.updates_per_epoch()),
+        SaveStrategy::Best => None,
+    };
+    let made = steps.zip(every).map(|(steps, every)| steps.div_ceil(every));
+    // The best stays beside the newest, and a new one comes before an old one goes.
+    let kept = config.save_total_limit.map(|limit| limit as u64 + if config.evaluates() { 2 } else { 1 });
+    match (made, kept) {
+        (Some(made), Some(kept)) => Some(made.min(kept)),
+        (made, kept) => made.or(kept),
     }
 }
 

@@ -1,14 +1,15 @@
 //! What a run carries from update to update beside weights and optimizer: trainer_state.json, without its hashes.
 //!
-//! The keys that transformers' TrainerState has are written under its names; the rest is under `eyas`. Place in the data,
+//! The keys that transformers' TrainerState has are written under its names; the rest is what its `stateful_callbacks` has
+//! under `eyas`, so that transformers reads the file. Place in the data,
 //! learning rate and dropout all follow from `global_step`, the seed and the settings, so nothing of them can be forgotten;
 //! what the state adds is the settings themselves, to say what changed.
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{self, Checkpoint, OWN};
 use crate::error::Error;
 use crate::loss_scale::LossScale;
 use crate::plan::Plan;
-use crate::runlog::Window;
+use crate::runlog::{RunLog, Window};
 use crate::settings::{SaveStrategy, Strategy, TrainConfig};
 use eyas_data::Loader;
 use eyas_token::Tokenizer;
@@ -25,6 +26,7 @@ const HARMLESS: &[&str] = &[
     "eval_steps",
     "eval_on_start",
     "per_device_eval_batch_size",
+    "skip_non_finite",
     "logging_steps",
     "logging_first_step",
     "save_strategy",
@@ -57,10 +59,14 @@ pub(crate) struct State {
     pub(crate) step: u64,
     /// Tokens read.
     pub(crate) num_tokens: u64,
-    /// Seconds of the run before this process, or until the state was taken.
-    pub(crate) elapsed_seconds: f64,
+    /// A hash of every token that was read, in its order: BLAKE3 of the hash before and an update's tokens.
+    pub(crate) tokens_digest: [u8; 32],
     /// Sums since the last log line.
     pub(crate) window: Window,
+    /// Sums since the beginning.
+    pub(crate) total: Window,
+    /// Updates that were left out because something was not finite.
+    pub(crate) skipped_updates: u64,
     /// fp16's loss scale; `None` in other precisions.
     pub(crate) loss_scale: Option<LossScale>,
 }
@@ -77,13 +83,8 @@ pub(crate) fn data_identity(loader: &Loader, tokenizer: &Tokenizer) -> Value {
 
 impl State {
     /// The content of trainer_state.json.
-    pub(crate) fn to_json(
-        &self,
-        config: &TrainConfig,
-        plan: &Plan,
-        data: &Value,
-        history: &[Value],
-    ) -> Map<String, Value> {
+    pub(crate) fn to_json(&self, run: &RunFacts<'_>) -> Map<String, Value> {
+        let RunFacts { config, plan, data, log, best, best_checkpoint, elapsed_seconds } = *run;
         let every = |strategy: Strategy, steps: u64| match strategy {
             Strategy::No => 0,
             Strategy::Steps => steps,
@@ -95,35 +96,38 @@ impl State {
             SaveStrategy::No | SaveStrategy::Best => 0,
         };
         let state = json!({
-            "best_global_step": null,
-            "best_metric": null,
-            "best_model_checkpoint": null,
+            "best_global_step": best.map(|(step, _)| step),
+            "best_metric": best.map(|(_, value)| value),
+            "best_model_checkpoint": best_checkpoint,
             "epoch": plan.epochs.epoch_after(self.step),
             "eval_steps": every(config.eval_strategy, config.eval_steps.unwrap_or(config.logging_steps)),
             "global_step": self.step,
             "is_hyper_param_search": false,
             "is_local_process_zero": true,
             "is_world_process_zero": true,
-            "log_history": history,
+            "log_history": log.history(),
             "logging_steps": config.logging_steps,
             "max_steps": plan.num_steps(),
             "num_input_tokens_seen": self.num_tokens,
             "num_train_epochs": config.num_train_epochs,
             "save_steps": save_steps,
-            "stateful_callbacks": {},
+            "stateful_callbacks": {OWN: {
+                "version": env!("CARGO_PKG_VERSION"),
+                "elapsed_seconds": elapsed_seconds,
+                "window": self.window.to_json(),
+                "total": self.total.to_json(),
+                "skipped_updates": self.skipped_updates,
+                "loss_scale": self.loss_scale.map(LossScale::to_json),
+                "position": position(plan, self.step),
+                "tokens_digest": blake3::Hash::from_bytes(self.tokens_digest).to_hex().to_string(),
+                "samples": log.samples(),
+                "data": data,
+                "settings": config.to_json(),
+            }},
             "total_flos": self.num_tokens as f64 * plan.flops_per_token,
             "train_batch_size": config.per_device_train_batch_size,
             "trial_name": null,
             "trial_params": null,
-            "eyas": {
-                "version": env!("CARGO_PKG_VERSION"),
-                "elapsed_seconds": self.elapsed_seconds,
-                "window": self.window.to_json(),
-                "loss_scale": self.loss_scale.map(LossScale::to_json),
-                "position": position(plan, self.step),
-                "data": data,
-                "settings": config.to_json(),
-            },
         });
         match state {
             Value::Object(map) => map,
@@ -131,32 +135,77 @@ impl State {
         }
     }
 
-    /// The state of a checkpoint, and its log.
-    pub(crate) fn from_checkpoint(checkpoint: &Checkpoint) -> Result<(Self, Vec<Value>), Error> {
+    /// What a checkpoint says of its run.
+    pub(crate) fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Resumed, Error> {
         let missing =
             |key: &str| Error::checkpoint(&checkpoint.path, format!("trainer_state.json lacks `{key}`"));
-        let state = &checkpoint.state;
-        let own = state.get("eyas").ok_or_else(|| missing("eyas"))?;
-        let window = own["window"].as_object().and_then(Window::from_json);
+        let (state, own) = (&checkpoint.state, checkpoint::own(&checkpoint.state));
+        let window = |key: &str| {
+            own[key].as_object().and_then(Window::from_json).ok_or_else(|| missing(&format!("{OWN}.{key}")))
+        };
         let loss_scale = match &own["loss_scale"] {
             Value::Null => None,
             value => Some(LossScale::from_json(value).ok_or_else(|| missing("eyas.loss_scale"))?),
         };
         let number = |key: &str| state.get(key).and_then(Value::as_u64).ok_or_else(|| missing(key));
+        let digest = own["tokens_digest"].as_str().and_then(|hex| blake3::Hash::from_hex(hex).ok());
         let history = state.get("log_history").and_then(Value::as_array).cloned();
-        Ok((
-            State {
+        let elapsed_seconds = own["elapsed_seconds"].as_f64();
+        Ok(Resumed {
+            state: State {
                 step: checkpoint.step()?,
                 num_tokens: number("num_input_tokens_seen")?,
-                elapsed_seconds: own["elapsed_seconds"]
-                    .as_f64()
-                    .ok_or_else(|| missing("eyas.elapsed_seconds"))?,
-                window: window.ok_or_else(|| missing("eyas.window"))?,
+                tokens_digest: *digest.ok_or_else(|| missing("eyas.tokens_digest"))?.as_bytes(),
+                window: window("window")?,
+                total: window("total")?,
+                skipped_updates: own["skipped_updates"]
+                    .as_u64()
+                    .ok_or_else(|| missing("eyas.skipped_updates"))?,
                 loss_scale,
             },
-            history.ok_or_else(|| missing("log_history"))?,
-        ))
+            elapsed_seconds: elapsed_seconds.ok_or_else(|| missing("eyas.elapsed_seconds"))?,
+            history: history.ok_or_else(|| missing("log_history"))?,
+            samples: own["samples"].as_array().cloned().ok_or_else(|| missing("eyas.samples"))?,
+        })
     }
+
+    /// Enters the tokens of an update into the digest.
+    pub(crate) fn digest(&mut self, tokens: &[u32]) {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.tokens_digest);
+        for chunk in tokens.chunks(256) {
+            let mut bytes = [0; 1024];
+            for (bytes, token) in bytes.chunks_exact_mut(4).zip(chunk) {
+                bytes.copy_from_slice(&token.to_le_bytes());
+            }
+            hasher.update(&bytes[..4 * chunk.len()]);
+        }
+        self.tokens_digest = *hasher.finalize().as_bytes();
+    }
+}
+
+/// What trainer_state.json says beside the state itself.
+#[derive(Clone, Copy)]
+pub(crate) struct RunFacts<'a> {
+    pub(crate) config: &'a TrainConfig,
+    pub(crate) plan: &'a Plan,
+    pub(crate) data: &'a Value,
+    pub(crate) log: &'a RunLog,
+    /// Step and metric of the best evaluation.
+    pub(crate) best: Option<(u64, f64)>,
+    /// The checkpoint of that step, if there is one.
+    pub(crate) best_checkpoint: Option<&'a str>,
+    /// Seconds since the beginning.
+    pub(crate) elapsed_seconds: f64,
+}
+
+/// What a checkpoint says of its run.
+#[derive(Default)]
+pub(crate) struct Resumed {
+    pub(crate) state: State,
+    pub(crate) elapsed_seconds: f64,
+    pub(crate) history: Vec<Value>,
+    pub(crate) samples: Vec<Value>,
 }
 
 /// Where in the data the next update begins; for people, since it follows from the step.
@@ -174,7 +223,7 @@ pub(crate) fn differences(
     config: &TrainConfig,
     data: &Value,
 ) -> Result<Vec<String>, Error> {
-    let own = &checkpoint.state["eyas"];
+    let own = checkpoint::own(&checkpoint.state);
     if own["data"]["tokenizer"] != data["tokenizer"] {
         let problem = "it was trained with another tokenizer; choose another output_dir, or overwrite_output_dir = true";
         return Err(Error::checkpoint(&checkpoint.path, problem));
@@ -189,7 +238,8 @@ pub(crate) fn differences(
     };
     let settings = config.to_json();
     for (name, now) in settings.iter().filter(|(name, _)| !HARMLESS.contains(&name.as_str())) {
-        compare(name, &own["settings"][name], now);
+        // A setting that the version which saved did not know has its default now, or is meant.
+        own["settings"].get(name).into_iter().for_each(|before| compare(name, before, now));
     }
     for key in ["num_samples", "context_length", "mode"] {
         compare(key, &own["data"][key], &data[key]);

@@ -72,6 +72,11 @@ impl<D: Backend> Step<D> {
         }
     }
 
+    /// The first `num_tokens` tokens of the last update, in the order that they were read in.
+    pub(crate) fn inputs(&self, num_tokens: usize) -> &[u32] {
+        &self.inputs[..num_tokens]
+    }
+
     /// Sets the gradients to those of `loss_scale` times the mean loss over `samples`. `after_each` is told how many micro-batches are done
     /// and may break, in which case the gradients mean nothing and `None` is returned.
     ///

@@ -29,7 +29,8 @@ Train a model by a configuration file, flags, or both
 
 The file is one flat TOML; every key is also a flag, and a flag replaces the file's value. Names and defaults are those \
 of transformers' TrainingArguments and GPT2Config. A run resumes by itself when output_dir holds a checkpoint. Ctrl-C \
-saves a checkpoint and ends with status 130; a second one ends at once.";
+(or SIGTERM) saves a checkpoint and ends with status 130 (143); a second one ends at once. SIGUSR1 saves a checkpoint and \
+goes on.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -191,11 +192,12 @@ impl OnDevice for Train {
 fn train<D: Backend>(device: Arc<D>, config: TrainConfig) -> Outcome {
     let mut reporter = Reporter::new(device.peak_flops());
     let output_dir = config.output_dir.clone();
+    let stop = Stop::install()?;
     let mut trainer = Trainer::new(device.clone(), config, &mut |event| reporter.event(&event))?;
     super::tokenizer::tell_if_slow(trainer.tokenizer());
-    let stop = Stop::install()?;
+    stop.begin();
     // On the pool, where no operation has to wake a thread first.
-    let outcome = device.install(|| trainer.run(stop.flag(), &mut |event| reporter.event(&event)))?;
+    let outcome = device.install(|| trainer.run(stop.requests(), &mut |event| reporter.event(&event)))?;
     drop(reporter);
     if outcome.stopped {
         let saved = match &outcome.checkpoint {

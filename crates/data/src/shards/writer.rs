@@ -1,7 +1,11 @@
 //! Writes a folder of shards: hashed while they are written, in a folder beside, renamed when it is whole.
 
-use super::{DOCUMENTS, Dtype, Entry, FORMAT, INDEX, Index, Mode, SHARD_TOKENS, VERSION, hex, is_shards};
+use super::{
+    DOCUMENTS, Dtype, Entry, FORMAT, INDEX, Index, MAX_NAME_BYTES, Mode, NAMES, SHARD_TOKENS, VERSION, hex,
+    is_shards,
+};
 use crate::error::Error;
+use serde_json::json;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -14,6 +18,7 @@ pub struct ShardsWriter {
     tokens: Option<HashedFile>,
     tokens_in_file: u64,
     documents: Option<HashedFile>,
+    names: Option<HashedFile>,
     buffer: Vec<u8>,
     finished: bool,
 }
@@ -43,6 +48,7 @@ impl ShardsWriter {
         }
         std::fs::create_dir_all(&temporary).map_err(write)?;
         let documents = Some(HashedFile::create(temporary.join(DOCUMENTS))?);
+        let names = Some(HashedFile::create(temporary.join(NAMES))?);
         let index = Index {
             format: FORMAT.to_owned(),
             version: VERSION,
@@ -57,6 +63,7 @@ impl ShardsWriter {
             source: source.to_owned(),
             shards: Vec::new(),
             documents: Entry { file: DOCUMENTS.to_owned(), num_bytes: 0, blake3: String::new() },
+            names: None,
         };
         let (out, tokens, buffer) = (out.to_owned(), None, Vec::new());
         Ok(ShardsWriter {
@@ -66,6 +73,7 @@ impl ShardsWriter {
             tokens,
             tokens_in_file: 0,
             documents,
+            names,
             buffer,
             finished: false,
         })
@@ -76,15 +84,19 @@ impl ShardsWriter {
         self.index.num_tokens
     }
 
-    /// Begins a document of `num_bytes` UTF-8 bytes at the present end of the stream.
+    /// Begins the document `name` of `num_bytes` UTF-8 bytes at the present end of the stream.
     ///
     /// # Errors
     /// If writing fails.
-    pub fn begin_document(&mut self, num_bytes: u64) -> Result<(), Error> {
+    pub fn begin_document(&mut self, name: &str, num_bytes: u64) -> Result<(), Error> {
         self.index.num_documents += 1;
         self.index.num_bytes += num_bytes;
         let start = self.index.num_tokens.to_le_bytes();
-        self.documents.as_mut().map_or(Ok(()), |file| file.write(&start))
+        self.documents.as_mut().map_or(Ok(()), |file| file.write(&start))?;
+        let line = json!(name).to_string() + "\n";
+        // A name that no reader would take is left empty, so that those after it stay in their lines.
+        let line = if line.len() as u64 >= MAX_NAME_BYTES { "\"\"\n" } else { &line };
+        self.names.as_mut().map_or(Ok(()), |file| file.write(line.as_bytes()))
     }
 
     /// Appends tokens to the stream.
@@ -135,6 +147,7 @@ impl ShardsWriter {
         if let Some(documents) = self.documents.take() {
             self.index.documents = documents.finish()?;
         }
+        self.index.names = self.names.take().map(HashedFile::finish).transpose()?;
         let json = serde_json::to_vec_pretty(&self.index).unwrap_or_default();
         let mut file = HashedFile::create(self.temporary.join(INDEX))?;
         file.write(&json)?;

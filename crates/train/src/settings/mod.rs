@@ -12,6 +12,7 @@ mod value;
 pub use table::{MODEL_SETTINGS, SETTINGS, Setting, TrainConfig};
 pub use value::{DecayType, Kind, OptimizerKind, SaveStrategy, SchedulerType, Strategy};
 
+use crate::best::Metric;
 use crate::error::Error;
 use std::collections::HashMap;
 use std::path::Path;
@@ -166,6 +167,8 @@ impl TrainConfig {
             ("eval_steps", self.eval_steps.unwrap_or(1)),
             ("save_total_limit", self.save_total_limit.unwrap_or(1) as u64),
             ("context_length", self.context_length.unwrap_or(1) as u64),
+            ("early_stopping_patience", self.early_stopping_patience.unwrap_or(1)),
+            ("sample_max_new_tokens", self.sample_max_new_tokens as u64),
         ] {
             if !(1..=MAX_COUNT).contains(&count) {
                 return refuse(name, &format!("1 to {MAX_COUNT}"), count.to_string());
@@ -196,11 +199,12 @@ impl TrainConfig {
         }
         self.check_length(&refuse)?;
         self.check_schedule(&refuse)?;
+        self.check_best(&refuse)?;
         self.check_given(&refuse)
     }
 
     /// Numbers that may not be negative.
-    fn numbers(&self) -> [(&'static str, Option<f64>); 13] {
+    fn numbers(&self) -> [(&'static str, Option<f64>); 15] {
         [
             ("learning_rate", Some(self.learning_rate)),
             ("weight_decay", Some(self.weight_decay)),
@@ -215,6 +219,8 @@ impl TrainConfig {
             ("min_lr_ratio", Some(self.min_lr_ratio)),
             ("max_minutes", Some(self.max_minutes)),
             ("num_train_epochs", Some(self.num_train_epochs)),
+            ("early_stopping_threshold", Some(self.early_stopping_threshold)),
+            ("save_patience_minutes", Some(self.save_patience_minutes)),
         ]
     }
 
@@ -259,6 +265,58 @@ impl TrainConfig {
                 }
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// What needs evaluations, and what they must come together with.
+    fn check_best(&self, refuse: &impl Fn(&str, &str, String) -> Result<(), Error>) -> Result<(), Error> {
+        if let Some(name) = &self.metric_for_best_model {
+            if Metric::named(name).is_none() {
+                return refuse(
+                    "metric_for_best_model",
+                    &Metric::ALL.map(Metric::key).join(", "),
+                    name.clone(),
+                );
+            }
+        }
+        let needs = [
+            ("load_best_model_at_end", self.load_best_model_at_end),
+            ("early_stopping_patience", self.early_stopping_patience.is_some()),
+            ("save_strategy", self.save_strategy == SaveStrategy::Best),
+            ("metric_for_best_model", self.metric_for_best_model.is_some()),
+        ];
+        if let Some((name, _)) = needs.iter().find(|(_, needs)| *needs && self.eval_strategy == Strategy::No)
+        {
+            return refuse("eval_strategy", &format!("steps or epoch, since {name} is given"), "no".into());
+        }
+        if !self.sample_prompts.is_empty() && !self.evaluates() {
+            return refuse(
+                "sample_prompts",
+                "none, since there are no evaluations (eval_strategy)",
+                "some".into(),
+            );
+        }
+        if self.load_best_model_at_end {
+            let eval_steps = self.eval_steps.unwrap_or(self.logging_steps);
+            match (self.save_strategy, self.eval_strategy) {
+                (SaveStrategy::Best, _) | (SaveStrategy::Epoch, Strategy::Epoch) => {}
+                (SaveStrategy::Steps, Strategy::Steps) if self.save_steps.is_multiple_of(eval_steps) => {}
+                (SaveStrategy::Steps, Strategy::Steps) => {
+                    let expected =
+                        format!("a multiple of eval_steps = {eval_steps}, for load_best_model_at_end");
+                    return refuse("save_steps", &expected, self.save_steps.to_string());
+                }
+                _ => {
+                    let expected = "eval_strategy's value, or best, for load_best_model_at_end";
+                    return refuse("save_strategy", expected, "another".into());
+                }
+            }
+        }
+        for target in &self.report_to {
+            if !["tensorboard", "all", "none"].contains(&target.as_str()) {
+                return refuse("report_to", "tensorboard, all or none", target.clone());
+            }
         }
         Ok(())
     }

@@ -75,7 +75,7 @@ fn names_that_are_not_known_are_refused() {
         "unknown setting `warmup_step`; did you mean `warmup_steps`?"
     );
     assert!(message("xyzzy = 1", &[]).ends_with("`xyzzy`"));
-    assert!(message("report_to = 'wandb'", &[]).contains("metrics.jsonl"));
+    assert!(message("report_to = 'wandb'", &[]).contains("tensorboard"));
     assert!(message("[model]\nn_layer = 2", &[]).contains("no sections"));
 }
 

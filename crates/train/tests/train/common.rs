@@ -2,7 +2,7 @@
 
 use eyas_ops::{Backend, Cpu, Isa};
 use eyas_token::{TrainOptions, WordCounts, train};
-use eyas_train::{Error, Event, Outcome, TrainConfig, Trainer};
+use eyas_train::{Error, Event, Outcome, Requests, TrainConfig, Trainer};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -91,10 +91,10 @@ pub(crate) fn run_on<D: Backend>(
     config: TrainConfig,
     watch: &mut dyn FnMut(&Event<'_>, &AtomicBool),
 ) -> Result<Outcome, Error> {
-    let stop = AtomicBool::new(false);
-    let mut on_event = |event: Event<'_>| watch(&event, &stop);
+    let requests = Requests::default();
+    let mut on_event = |event: Event<'_>| watch(&event, &requests.stop);
     let mut trainer = Trainer::new(Arc::new(device), config, &mut on_event)?;
-    trainer.run(&stop, &mut on_event)
+    trainer.run(&requests, &mut on_event)
 }
 
 /// Runs `config` to its end and returns what it logged of each update's loss.

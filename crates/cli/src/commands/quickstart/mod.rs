@@ -361,7 +361,8 @@ fn train<D: Backend>(
     let mut reporter = Reporter::quiet(peak_flops);
     let mut trainer = Trainer::new(device.clone(), config, &mut |event| reporter.event(&event))?;
     let stop = Stop::install()?;
-    let outcome = device.install(|| trainer.run(stop.flag(), &mut |event| reporter.event(&event)))?;
+    stop.begin();
+    let outcome = device.install(|| trainer.run(stop.requests(), &mut |event| reporter.event(&event)))?;
     drop(reporter);
     if outcome.stopped || stop.is_requested() {
         let saved = outcome.checkpoint.as_deref().unwrap_or(&files.out).display();

@@ -3,31 +3,41 @@
 //! Place in the data, learning rate and dropout are functions of the number of updates done, so a run that is resumed takes
 //! up exactly where it was, in no time. A request to stop is seen after each micro-batch: what the unfinished update has
 //! added up is dropped, to be computed again, and a checkpoint of the finished ones is saved.
+//!
+//! `update.rs` is one update, `saving.rs` when checkpoints are written, `ending.rs` what is done when a run ends.
 
-use crate::card::model_card;
-use crate::checkpoint::{self, Contents};
+mod ending;
+mod saving;
+mod update;
+
+use crate::best::Evaluations;
+use crate::checkpoint;
 use crate::error::Error;
 use crate::evaluate::{EvalData, EvalResult, evaluate};
 use crate::event::{Event, OnEvent};
-use crate::loss_scale::LossScale;
-use crate::optimizer::{Hyper, NotFinite, Optimizer};
+use crate::optimizer::{Hyper, Optimizer};
 use crate::output::OutputDir;
 use crate::plan::{Budget, Plan};
-use crate::runlog::{RunLog, StepMetrics};
+use crate::record::Status;
+use crate::request::Requests;
+use crate::runlog::{EvalTiming, RunLog, StepMetrics};
+use crate::sampler::Sampler;
+use crate::saver::Saver;
 use crate::schedule::Schedule;
 use crate::settings::{SaveStrategy, Strategy, TrainConfig};
 use crate::setup::Setup;
-use crate::state::{State, data_identity, differences};
-use crate::step::{Samples, Step, StepLoss, key_of};
+use crate::state::{Resumed, State, data_identity, differences};
+use crate::step::Step;
+use crate::storage::Disk;
 use eyas_data::Loader;
 use eyas_model::Gpt;
 use eyas_ops::Backend;
 use eyas_token::Tokenizer;
+use saving::{Live, Saving};
 use serde_json::Value;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// A run of training, from its first update or from a checkpoint.
@@ -38,20 +48,24 @@ pub struct Trainer<D: Backend> {
     tokenizer: Tokenizer,
     loader: Loader,
     eval_data: Option<EvalData>,
+    sampler: Sampler,
     gpt: Gpt<D>,
     optimizer: Optimizer<D>,
     step: Step<D>,
     schedule: Schedule,
     state: State,
     log: RunLog,
+    evaluations: Evaluations,
+    saving: Saving,
     data_identity: Value,
-    /// What this process counts from; `state.elapsed_seconds` came before it.
+    /// What this process counts from; `elapsed_before` came before it.
     clock: Instant,
     elapsed_before: f64,
     last_step_seconds: f64,
+    /// Updates left out one after the other, up to now.
+    num_skipped_in_a_row: u64,
     last: Option<StepMetrics>,
     last_evaluation: Option<EvalResult>,
-    saved: Option<(u64, PathBuf)>,
 }
 
 /// How a run ended.
@@ -69,30 +83,59 @@ pub struct Outcome {
     pub checkpoint: Option<PathBuf>,
     /// Tokens read, those before a resume included.
     pub num_tokens: u64,
+    /// Updates that were left out because something was not finite, those before a resume included.
+    pub skipped_updates: u64,
     /// Seconds, those before a resume included.
     pub elapsed_seconds: f64,
 }
 
+/// A run as its last update left it: what a checkpoint is made of. A macro, since it borrows some fields of a trainer while
+/// others are changed.
+macro_rules! live {
+    ($trainer:ident) => {
+        Live {
+            gpt: &$trainer.gpt,
+            optimizer: &$trainer.optimizer,
+            tokenizer: &$trainer.tokenizer,
+            config: &$trainer.config,
+            plan: &$trainer.plan,
+            data: &$trainer.data_identity,
+            state: &$trainer.state,
+            log: &$trainer.log,
+            evaluations: &$trainer.evaluations,
+            elapsed_before: $trainer.elapsed_before,
+            clock: $trainer.clock,
+        }
+    };
+}
+use live;
+
 impl<D: Backend> Trainer<D> {
-    /// Opens and checks all that the run needs, tells the plan, then allocates.
+    /// Opens and checks all that the run needs, tells the plan, then allocates. Nothing of an earlier run in output_dir is
+    /// changed before [`run`](Self::run).
     ///
     /// # Errors
     /// Everything that is wrong with settings, files, data or the output folder.
     pub fn new(device: Arc<D>, mut config: TrainConfig, on_event: &mut OnEvent<'_>) -> Result<Self, Error> {
         let setup = Setup::new(&*device, &mut config, on_event)?;
+        let sampler = Sampler::new(&config, &setup.model, &setup.tokenizer)?;
         let gpt = setup.gpt(&device, &config)?;
         let mut optimizer = Optimizer::new(&gpt, config.optim, Hyper::new(&config));
         let data_identity = data_identity(&setup.loader, &setup.tokenizer);
-        let (mut state, mut history, mut saved) = (State::default(), Vec::new(), None);
+        let (mut resumed, mut saved) = (Resumed::default(), None);
         if let Some(checkpoint) = &setup.checkpoint {
             for line in differences(checkpoint, &config, &data_identity)? {
                 on_event(Event::Warning(&line));
             }
-            (state, history) = State::from_checkpoint(checkpoint)?;
+            resumed = State::from_checkpoint(checkpoint)?;
             optimizer.load(&checkpoint.optimizer())?;
-            saved = Some((state.step, checkpoint.path.clone()));
-            on_event(Event::Resumed { path: &checkpoint.path, step: state.step });
+            let step = resumed.state.step;
+            // One that lies elsewhere is none of this folder's.
+            let is_ours = checkpoint.path == checkpoint::path(setup.output.path(), step);
+            saved = is_ours.then(|| (step, checkpoint.path.clone()));
+            on_event(Event::Resumed { path: &checkpoint.path, step });
         }
+        let Resumed { mut state, elapsed_seconds, history, samples } = resumed;
         // A run that was begun in another precision gets a scale of its own.
         state.loss_scale = config.fp16.then(|| state.loss_scale.unwrap_or_default());
         let schedule = match setup.plan.budget {
@@ -103,15 +146,20 @@ impl<D: Backend> Trainer<D> {
         // No update is larger than an epoch, whatever the settings say.
         let batch = batch.min(setup.plan.epochs.num_samples as usize);
         let accumulation = accumulation.min((setup.plan.epochs.num_samples as usize).div_ceil(batch));
+        let output_dir = setup.output.path();
+        let saver = Saver::new(Arc::new(Disk), output_dir, config.save_in_background, &gpt, &optimizer);
         Ok(Trainer {
             step: Step::new(&gpt, batch, accumulation, setup.plan.context_length),
-            log: RunLog::open(setup.output.path(), history)?,
-            elapsed_before: state.elapsed_seconds,
+            saving: Saving::new(saver, output_dir, saved),
+            evaluations: Evaluations::new(&config, &history),
+            log: RunLog::new(output_dir, history, samples),
+            elapsed_before: elapsed_seconds,
             plan: setup.plan,
             output: setup.output,
             tokenizer: setup.tokenizer,
             loader: setup.loader,
             eval_data: setup.eval_data,
+            sampler,
             config,
             gpt,
             optimizer,
@@ -120,9 +168,9 @@ impl<D: Backend> Trainer<D> {
             data_identity,
             clock: Instant::now(),
             last_step_seconds: 0.0,
+            num_skipped_in_a_row: 0,
             last: None,
             last_evaluation: None,
-            saved,
         })
     }
 
@@ -141,54 +189,82 @@ impl<D: Backend> Trainer<D> {
         &self.tokenizer
     }
 
-    /// Trains to the end, or until `stop` is set, and saves. The time of a time budget begins here.
+    /// Trains to the end, or until `requests` asks to stop, and saves. The time of a time budget begins here.
     ///
     /// # Errors
     /// [`Error::NotFinite`] if the arithmetic breaks down; what the operating system refuses. Checkpoints that were saved
     /// stay.
-    pub fn run(&mut self, stop: &AtomicBool, on_event: &mut OnEvent<'_>) -> Result<Outcome, Error> {
+    pub fn run(&mut self, requests: &Requests, on_event: &mut OnEvent<'_>) -> Result<Outcome, Error> {
         self.clock = Instant::now();
-        let ended = self.train(stop, on_event)?;
+        self.begin(on_event)?;
+        let ended = self.train(requests, on_event).and_then(|ended| {
+            if ended.is_break() {
+                let live = live!(self);
+                self.saving.finish(&live, requests, on_event)?;
+            }
+            Ok(ended)
+        });
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                // What went wrong is what is reported, whether or not it can be written down.
+                let _ = self.record(Status::Failed, Some(error.to_string()));
+                return Err(error);
+            }
+        };
         if ended.is_break() {
-            self.save_checkpoint(on_event)?;
+            self.record(Status::Stopped, None)?;
         }
         let outcome = Outcome {
             step: self.state.step,
             stopped: ended.is_break(),
             last: self.last,
             evaluation: self.last_evaluation,
-            checkpoint: self.saved.as_ref().map(|(_, path)| path.clone()),
+            checkpoint: self.saving.newest().map(PathBuf::from),
             num_tokens: self.state.num_tokens,
+            skipped_updates: self.state.skipped_updates,
             elapsed_seconds: self.elapsed_seconds(),
         };
         on_event(Event::Done(&outcome));
         Ok(outcome)
     }
 
+    /// Begins to write into the output folder.
+    fn begin(&mut self, on_event: &mut OnEvent<'_>) -> Result<(), Error> {
+        if self.config.overwrite_output_dir {
+            for (_, path) in checkpoint::list(self.output.path())? {
+                checkpoint::remove(&Disk, &path)?;
+                on_event(Event::Removed(&path));
+            }
+        }
+        self.log.begin()?;
+        self.record(Status::Running, None)
+    }
+
     /// Breaks if it was stopped.
-    fn train(&mut self, stop: &AtomicBool, on_event: &mut OnEvent<'_>) -> Result<ControlFlow<()>, Error> {
+    fn train(&mut self, requests: &Requests, on_event: &mut OnEvent<'_>) -> Result<ControlFlow<()>, Error> {
         // An evaluation that was due when the run was stopped is made up for.
         let at_start = self.config.eval_on_start && self.state.step == 0;
         let is_due = at_start || self.is_due(self.config.eval_strategy, self.eval_steps());
-        if is_due && self.evaluate(stop, on_event)?.is_break() {
+        if is_due && self.evaluate(requests, on_event)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
-        while !self.is_finished() {
-            if stop.load(Ordering::Relaxed) || self.update(stop, on_event)?.is_break() {
+        while !self.is_finished() && !self.stops_early(on_event) {
+            if requests.stops() || self.update(requests, on_event)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
-            if self.between_updates(stop, on_event)?.is_break() {
+            if self.between_updates(requests, on_event)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
-        self.finish(on_event)?;
+        self.finish(requests, on_event)?;
         Ok(ControlFlow::Continue(()))
     }
 
     /// Logs, evaluates and saves what is due after an update.
     fn between_updates(
         &mut self,
-        stop: &AtomicBool,
+        requests: &Requests,
         on_event: &mut OnEvent<'_>,
     ) -> Result<ControlFlow<()>, Error> {
         let first = self.config.logging_first_step && self.state.step == 1;
@@ -196,119 +272,21 @@ impl<D: Backend> Trainer<D> {
             self.log_window(on_event)?;
         }
         let eval_due = self.is_due(self.config.eval_strategy, self.eval_steps());
-        if eval_due && self.evaluate(stop, on_event)?.is_break() {
+        if eval_due && self.evaluate(requests, on_event)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
         let save_due = match self.config.save_strategy {
             SaveStrategy::Steps => self.is_due(Strategy::Steps, self.config.save_steps),
             SaveStrategy::Epoch => self.is_due(Strategy::Epoch, 1),
-            SaveStrategy::No | SaveStrategy::Best => false,
+            SaveStrategy::Best => self.evaluations.best().is_some_and(|(step, _)| step == self.state.step),
+            SaveStrategy::No => false,
         };
+        let live = live!(self);
         if save_due {
-            self.save_checkpoint(on_event)?;
+            self.saving.begin(&live, on_event)?;
         }
+        self.saving.attend(&live, requests, on_event)?;
         Ok(ControlFlow::Continue(()))
-    }
-
-    /// Does at the end what was not done after the last update, and writes the model folder.
-    fn finish(&mut self, on_event: &mut OnEvent<'_>) -> Result<(), Error> {
-        if self.state.window.num_targets > 0 {
-            self.log_window(on_event)?;
-        }
-        if self.config.save_strategy != SaveStrategy::No {
-            self.save_checkpoint(on_event)?;
-        }
-        checkpoint::save_model(self.output.path(), &self.gpt, &self.tokenizer, &self.card())
-    }
-
-    /// One update. Breaks if it was stopped, with nothing changed.
-    fn update(&mut self, stop: &AtomicBool, on_event: &mut OnEvent<'_>) -> Result<ControlFlow<()>, Error> {
-        let begun = Instant::now();
-        let done = self.state.step;
-        // As in PyTorch, the schedule does not move on for an update that fp16 overflowed in, and that was not applied.
-        let applied = self.optimizer.num_updates();
-        let learning_rate = match self.plan.budget {
-            Budget::Steps(_) => self.schedule.learning_rate(applied),
-            Budget::Time(_) => {
-                self.schedule.learning_rate_at(self.fraction(), applied, self.config.warmup_steps)
-            }
-        };
-        let (epoch, positions) = self.plan.epochs.samples_of(done);
-        let samples = Samples {
-            epoch,
-            positions,
-            batch: self.config.per_device_train_batch_size,
-            dropout_key: Some(key_of(self.config.seed, done)),
-        };
-        let mut after_each = |done, of| {
-            on_event(Event::MicroBatch { done, of });
-            // The last micro-batch is not thrown away for a request that came during it.
-            if stop.load(Ordering::Relaxed) && done < of {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        };
-        let factor = self.state.loss_scale.map_or(1.0, |scale| scale.factor());
-        let Some(loss) = self.step.gradients_of(&self.gpt, &self.loader, &samples, factor, &mut after_each)
-        else {
-            return Ok(ControlFlow::Break(()));
-        };
-        let not_finite =
-            |grad_norm: f64| Error::NotFinite { step: done + 1, loss: loss.mean(), grad_norm, learning_rate };
-        if !loss.sum.is_finite() {
-            // No loss scale changes that.
-            return Err(not_finite(self.step.gradients.norm()));
-        }
-        let updated = self.optimizer.update(&mut self.gpt, &self.step.gradients, learning_rate);
-        let grad_norm = match (updated, &mut self.state.loss_scale) {
-            (Ok(grad_norm), scale) => {
-                scale.iter_mut().for_each(LossScale::succeeded);
-                grad_norm
-            }
-            (Err(NotFinite(grad_norm)), Some(scale)) => {
-                if !scale.overflowed() {
-                    return Err(not_finite(grad_norm));
-                }
-                on_event(Event::Warning(&format!(
-                    "update {}: the gradient leaves fp16's range; it is skipped, and the loss scale is {} now",
-                    done + 1,
-                    scale.factor()
-                )));
-                grad_norm
-            }
-            (Err(NotFinite(grad_norm)), None) => return Err(not_finite(grad_norm)),
-        };
-        self.account(&loss, begun.elapsed().as_secs_f64(), learning_rate, grad_norm);
-        if let Some(metrics) = &self.last {
-            on_event(Event::Step(metrics));
-        }
-        Ok(ControlFlow::Continue(()))
-    }
-
-    /// Enters an update into the sums.
-    fn account(&mut self, loss: &StepLoss, seconds: f64, learning_rate: f64, grad_norm: f64) {
-        let window = &mut self.state.window;
-        window.loss_sum += loss.sum;
-        window.num_targets += loss.num_targets;
-        window.num_tokens += loss.num_tokens;
-        window.seconds += seconds;
-        self.state.step += 1;
-        self.state.num_tokens += loss.num_tokens;
-        self.last_step_seconds = seconds;
-        self.last = Some(StepMetrics {
-            step: self.state.step,
-            epoch: self.plan.epochs.epoch_after(self.state.step),
-            loss: loss.mean(),
-            learning_rate,
-            grad_norm,
-            tokens_per_second: loss.num_tokens as f64 / seconds,
-            num_tokens: self.state.num_tokens,
-            fraction: self.fraction(),
-            elapsed_seconds: self.elapsed_seconds(),
-            seconds_left: None,
-            skipped_updates: 0,
-        });
     }
 
     fn log_window(&mut self, on_event: &mut OnEvent<'_>) -> Result<(), Error> {
@@ -324,55 +302,62 @@ impl<D: Backend> Trainer<D> {
         Ok(())
     }
 
-    /// Evaluates, unless that has been done after this update. Breaks if it was stopped.
-    fn evaluate(&mut self, stop: &AtomicBool, on_event: &mut OnEvent<'_>) -> Result<ControlFlow<()>, Error> {
+    /// Evaluates and samples, unless that has been done after this update. Breaks if it was stopped: then nothing of it is
+    /// logged, and it is done again when the run goes on.
+    fn evaluate(
+        &mut self,
+        requests: &Requests,
+        on_event: &mut OnEvent<'_>,
+    ) -> Result<ControlFlow<()>, Error> {
         let Some(data) = &self.eval_data else { return Ok(ControlFlow::Continue(())) };
         let step = self.state.step;
         if self.log.last_step_with("eval_loss") == Some(step) {
             return Ok(ControlFlow::Continue(()));
         }
+        let begun = Instant::now();
+        let live = live!(self);
+        let (saving, mut failed) = (&mut self.saving, None);
+        let mut attend = |on_event: &mut OnEvent<'_>| match saving.attend(&live, requests, on_event) {
+            Ok(()) => requests.flow(),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        };
         let (time, batch) = (self.plan.context_length, self.config.per_device_eval_batch_size);
         let mut progress = |done, of| {
             on_event(Event::Evaluating { done, of });
-            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            attend(on_event)
         };
         let result = evaluate(&self.gpt, &mut self.step.activations, data, time, batch, &mut progress)?;
-        let Some(result) = result else { return Ok(ControlFlow::Break(())) };
-        self.log.evaluation(step, self.plan.epochs.epoch_after(step), &result)?;
+        let seconds = begun.elapsed().as_secs_f64();
+        let samples = match result {
+            None => None,
+            Some(_) => self.sampler.samples(&self.gpt, &self.tokenizer, step, &mut || attend(on_event))?,
+        };
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let (Some(result), Some(samples)) = (result, samples) else { return Ok(ControlFlow::Break(())) };
+        let num_samples = result.num_targets.div_ceil(time as u64);
+        let timing = EvalTiming { seconds, num_samples, num_batches: num_samples.div_ceil(batch as u64) };
+        self.log.evaluation(step, self.plan.epochs.epoch_after(step), &result, timing, &samples)?;
+        if let Some(line) = self.log.history().last() {
+            self.evaluations.observe(line);
+        }
         self.last_evaluation = Some(result);
         on_event(Event::Evaluated { step, result: &result });
+        if !samples.is_empty() {
+            on_event(Event::Sampled(&samples));
+        }
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Saves a checkpoint, unless this update's is there, then removes those that are too many.
-    fn save_checkpoint(&mut self, on_event: &mut OnEvent<'_>) -> Result<(), Error> {
-        let step = self.state.step;
-        if self.saved.as_ref().is_some_and(|(saved, _)| *saved == step) {
-            return Ok(());
-        }
-        self.state.elapsed_seconds = self.elapsed_seconds();
-        let state = self.state.to_json(&self.config, &self.plan, &self.data_identity, self.log.history());
-        let card = self.card();
-        let contents = Contents {
-            gpt: &self.gpt,
-            optimizer: &self.optimizer,
-            tokenizer: &self.tokenizer,
-            card: &card,
-            state,
-        };
-        let path = checkpoint::save(self.output.path(), step, contents)?;
-        on_event(Event::Saved(&path));
-        self.saved = Some((step, path));
-        if let Some(limit) = self.config.save_total_limit {
-            let removed = checkpoint::retain(self.output.path(), step, limit)?;
-            removed.iter().for_each(|path| on_event(Event::Removed(path)));
-        }
-        Ok(())
-    }
-
-    fn card(&self) -> String {
-        let (step, num_tokens) = (self.state.step, self.state.num_tokens);
-        model_card(&self.config, &self.plan, step, num_tokens, self.last_evaluation.as_ref())
+    /// Whether no evaluation was better for as long as early_stopping_patience says.
+    fn stops_early(&self, on_event: &mut OnEvent<'_>) -> bool {
+        let Some(evaluations) = self.evaluations.out_of_patience() else { return false };
+        on_event(Event::StoppingEarly { step: self.state.step, evaluations });
+        true
     }
 
     fn eval_steps(&self) -> u64 {

@@ -25,6 +25,8 @@ pub(crate) const OWN: &str = "eyas";
 /// Keys of trainer_state.json that this module owns.
 const FILES: &str = "files";
 const HASH: &str = "blake3";
+/// What stands in the place of the state's hash while it is computed: of the whole text, so that no byte can change unseen.
+const NO_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 /// A log of millions of lines fits.
 const MAX_STATE_BYTES: u64 = 1 << 30;
 
@@ -80,10 +82,10 @@ fn write_hidden(storage: &dyn Storage, dir: &Path, contents: Contents<'_>) -> Re
     listed.sort_keys();
     let mut state = contents.state;
     own_mut(&mut state).insert(FILES.into(), listed.into());
-    let hash = hash_of(&state);
-    own_mut(&mut state).insert(HASH.into(), hash.into());
+    own_mut(&mut state).insert(HASH.into(), NO_HASH.into());
     let path = dir.join(STATE);
     let text = pretty(&state);
+    let text = text.replacen(NO_HASH, &blake3::hash(text.as_bytes()).to_hex(), 1);
     write_file(storage, &path, &|out| out.write_all(text.as_bytes())).map_err(Error::io("write", &path))?;
     storage.sync_dir(dir).map_err(Error::io("write", dir))
 }
@@ -264,7 +266,9 @@ fn read_state(storage: &dyn Storage, path: &Path) -> Result<Map<String, Value>, 
     let Some(Value::String(stored)) = own_mut(&mut state).shift_remove(HASH) else {
         return Err(Error::checkpoint(path, "it lacks its hash; was it written by eyas?"));
     };
-    if stored != hash_of(&state) {
+    if stored.len() != NO_HASH.len()
+        || blake3::hash(text.replacen(&stored, NO_HASH, 1).as_bytes()).to_hex().as_str() != stored
+    {
         return Err(Error::checkpoint(path, "it was changed after it was written: its hash differs"));
     }
     Ok(state)
@@ -291,11 +295,6 @@ fn hash_file(storage: &dyn Storage, path: &Path) -> io::Result<(u64, String)> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(storage.open(path)?)?;
     Ok((hasher.count(), hasher.finalize().to_hex().to_string()))
-}
-
-/// The hash of a state: of its text as it will be read back.
-fn hash_of(state: &Map<String, Value>) -> String {
-    blake3::hash(pretty(state).as_bytes()).to_hex().to_string()
 }
 
 pub(crate) fn pretty(state: &Map<String, Value>) -> String {

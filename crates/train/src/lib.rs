@@ -52,4 +52,4 @@ pub use settings::{
 };
 pub use snapshot::{Contents, FileOut};
 pub use step::{Samples, Step, StepLoss, key_of};
-pub use trainer::{Outcome, Trainer};
+pub use trainer::{Measured, Outcome, Trainer};

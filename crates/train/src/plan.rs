@@ -4,6 +4,7 @@
 //! epoch round up, so the last may have fewer micro-batches, and the last micro-batch fewer samples.
 
 use crate::settings::TrainConfig;
+use serde_json::{Map, Value, json};
 use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
@@ -133,6 +134,32 @@ impl Plan {
         let per_epoch = self.epochs.num_samples as f64 * self.context_length as f64;
         let tokens = steps / self.epochs.updates_per_epoch() as f64 * per_epoch;
         Some(tokens * self.flops_per_token)
+    }
+
+    /// The plan as a program reads it.
+    pub fn to_json(&self) -> Value {
+        let memory: Map<String, Value> =
+            self.memory.iter().map(|(kind, bytes)| ((*kind).into(), (*bytes).into())).collect();
+        json!({
+            "device": self.device,
+            "peak_flops": self.peak_flops,
+            "num_parameters": self.num_parameters,
+            "num_decayed": self.num_decayed,
+            "context_length": self.context_length,
+            "num_train_tokens": self.num_train_tokens,
+            "num_samples": self.epochs.num_samples,
+            "tokens_per_update": self.tokens_per_update(),
+            "updates_per_epoch": self.epochs.updates_per_epoch(),
+            "num_steps": self.num_steps(),
+            "first_step": self.first_step,
+            "flops_per_token": self.flops_per_token,
+            "flops": self.flops(),
+            "memory_bytes": memory,
+            "checkpoint_bytes": self.checkpoint_bytes,
+            "num_checkpoints": self.num_checkpoints,
+            "num_eval_targets": self.num_eval_targets,
+            "warnings": self.warnings,
+        })
     }
 
     /// All memory, in bytes.

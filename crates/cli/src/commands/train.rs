@@ -15,11 +15,14 @@ use eyas_train::{Kind, METRICS, MODEL_SETTINGS, SETTINGS, Setting, TrainConfig, 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A configuration file, and settings that replace or complete it.
 pub(crate) struct Args {
     config_file: Option<PathBuf>,
     settings: Vec<(String, String)>,
+    dry_run: bool,
+    json: bool,
 }
 
 const ABOUT: &str = "Train a model by a configuration file, flags, or both";
@@ -38,10 +41,13 @@ Examples:
       --tokenizer tokenizer --bf16
   eyas train --train-data src --tokenizer tokenizer --output-dir out --bf16 --max-steps 2000 \\
       --n-layer 4 --n-embd 256 --n-head 4 --context-length 256 --learning-rate 1e-3
+  eyas train run.toml --dry-run
   eyas train run.toml --device cuda --fp16
   eyas train run.toml --shuffle false --resid-pdrop 0 --embd-pdrop 0 --attn-pdrop 0";
 
 const CONFIG_FILE: &str = "CONFIG.toml";
+const DRY_RUN: &str = "dry-run";
+const JSON: &str = "json";
 
 fn settings() -> impl Iterator<Item = &'static Setting> {
     SETTINGS.iter().chain(MODEL_SETTINGS)
@@ -57,7 +63,13 @@ impl clap::Args for Args {
             .value_name(CONFIG_FILE)
             .value_parser(value_parser!(PathBuf))
             .help("Configuration file; without one, flags say everything");
-        let command = command.about(ABOUT).long_about(LONG_ABOUT).after_long_help(EXAMPLES).arg(config);
+        let flag = |name: &'static str, help: &'static str| {
+            Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+        };
+        let command = command.about(ABOUT).long_about(LONG_ABOUT).after_long_help(EXAMPLES).arg(config).args([
+            flag(DRY_RUN, "Check everything, print the plan with the time from a short measurement, and train nothing"),
+            flag(JSON, "The plan of --dry-run as a JSON object").requires(DRY_RUN),
+        ]);
         settings().map(argument).fold(command, clap::Command::arg)
     }
 
@@ -110,7 +122,12 @@ impl FromArgMatches for Args {
                 given.push((setting.name.to_string(), value.clone()));
             }
         }
-        Ok(Args { config_file: matches.get_one(CONFIG_FILE).cloned(), settings: given })
+        Ok(Args {
+            config_file: matches.get_one(CONFIG_FILE).cloned(),
+            settings: given,
+            dry_run: matches.get_flag(DRY_RUN),
+            json: matches.get_flag(JSON),
+        })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -152,7 +169,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         .map_err(|expected| Failure::usage(format!("`device`: {expected}, got `{}`", config.device)))?;
     let threads = (config.num_threads > 0).then_some(config.num_threads);
     let wanted = Wanted { threads, tf32: config.tf32, ..Wanted::new(choice, config.precision()) };
-    wanted.run(Train { config })
+    wanted.run(Train { config, dry_run: args.dry_run, json: args.json })
 }
 
 fn read(args: &Args) -> Outcome<TrainConfig> {
@@ -179,14 +196,51 @@ fn read(args: &Args) -> Outcome<TrainConfig> {
 /// Training, on whatever device.
 struct Train {
     config: TrainConfig,
+    dry_run: bool,
+    json: bool,
 }
 
 impl OnDevice for Train {
     type Output = ();
 
     fn run<D: Backend>(self, device: D, _: Place) -> Outcome {
-        train(Arc::new(device), self.config)
+        match self.dry_run {
+            true => dry_run(Arc::new(device), self.config, self.json),
+            false => train(Arc::new(device), self.config),
+        }
     }
+}
+
+/// Tells the plan on stdout, with the time that a short measurement leads to expect.
+fn dry_run<D: Backend>(device: Arc<D>, config: TrainConfig, json: bool) -> Outcome {
+    let mut reporter = Reporter::quiet(0.0);
+    let mut trainer = Trainer::new(device.clone(), config, &mut |event| reporter.event(&event))?;
+    drop(reporter);
+    super::tokenizer::tell_if_slow(trainer.tokenizer());
+    note("measuring, for some seconds");
+    let measured = device.install(|| trainer.measure())?;
+    let plan = trainer.plan();
+    let mut output = Output::new();
+    if json {
+        let mut object = plan.to_json();
+        object["measured"] = serde_json::to_value(measured).unwrap_or_default();
+        output.line(object)?;
+        return output.flush();
+    }
+    output.line(plan)?;
+    let seconds = |seconds: f64| format::duration(Duration::from_secs_f64(seconds));
+    let evaluations = match measured.num_evaluations {
+        0 => String::new(),
+        many => format!(", {} evaluations of {}", format::count(many), seconds(measured.eval_seconds)),
+    };
+    output.line(format_args!(
+        "time        {}: updates of {}{evaluations}; {} tokens/s, {} of peak, by a measurement of some seconds",
+        seconds(measured.seconds),
+        seconds(measured.update_seconds),
+        format::count(measured.tokens_per_second as u64),
+        format::percent(measured.share_of_peak)
+    ))?;
+    output.flush()
 }
 
 fn train<D: Backend>(device: Arc<D>, config: TrainConfig) -> Outcome {

@@ -4,9 +4,11 @@
 //! up exactly where it was, in no time. A request to stop is seen after each micro-batch: what the unfinished update has
 //! added up is dropped, to be computed again, and a checkpoint of the finished ones is saved.
 //!
-//! `update.rs` is one update, `saving.rs` when checkpoints are written, `ending.rs` what is done when a run ends.
+//! `update.rs` is one update, `saving.rs` when checkpoints are written, `ending.rs` what is done when a run ends, `measure.rs` what a
+//! run will take.
 
 mod ending;
+mod measure;
 mod saving;
 mod update;
 
@@ -33,6 +35,7 @@ use eyas_data::Loader;
 use eyas_model::Gpt;
 use eyas_ops::Backend;
 use eyas_token::Tokenizer;
+pub use measure::Measured;
 use saving::{Live, Saving};
 use serde_json::Value;
 use std::ops::ControlFlow;

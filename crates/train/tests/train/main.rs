@@ -2,7 +2,10 @@
 
 mod checkpoints;
 mod common;
+mod durability;
 mod evaluation;
 mod golden;
+mod recipe;
 mod refusals;
+mod simulated;
 mod training;

@@ -18,12 +18,14 @@ mod optimizer;
 mod output;
 mod plan;
 mod record;
+pub mod report;
 mod runlog;
 mod schedule;
 pub mod settings;
 mod setup;
 mod state;
 mod step;
+mod tensorboard;
 mod trainer;
 
 pub use checkpoint::Checkpoint;
@@ -31,7 +33,7 @@ pub use error::Error;
 pub use evaluate::{EvalData, EvalResult, evaluate};
 pub use event::{Event, OnEvent, Sample};
 pub use optimizer::{Hyper, NotFinite, Optimizer};
-pub use output::OutputDir;
+pub use output::{OutputDir, is_locked};
 pub use plan::{Budget, Epochs, Plan};
 pub use record::{Best, RUN, RunRecord, Status};
 pub use runlog::{METRICS, RunLog, StepMetrics};
@@ -41,4 +43,5 @@ pub use settings::{
     TrainConfig,
 };
 pub use step::{Samples, Step, StepLoss, key_of};
+pub use tensorboard::TensorBoard;
 pub use trainer::{Outcome, Trainer};

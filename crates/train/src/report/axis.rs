@@ -64,7 +64,7 @@ fn linear_ticks(low: f64, high: f64, target: usize) -> Vec<(f64, String)> {
     let rough = (high - low) / target.max(1) as f64;
     let power = 10_f64.powf(rough.log10().floor());
     let step =
-        [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| *step >= 0.999 * rough);
+        [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| *step >= 0.75 * rough);
     let step = step.unwrap_or(rough);
     let first = (low / step - 1e-9).ceil() as i64;
     let last = (high / step + 1e-9).floor() as i64;
@@ -77,7 +77,7 @@ fn linear_ticks(low: f64, high: f64, target: usize) -> Vec<(f64, String)> {
 fn log_ticks(low: f64, high: f64) -> Vec<(f64, String)> {
     let decades = (high / low).log10();
     let factors: &[f64] = if decades < 2.5 { &[1.0, 2.0, 5.0] } else { &[1.0] };
-    let every = (decades / 6.0).ceil().max(1.0) as i32;
+    let every = (decades / 8.0).ceil().max(1.0) as i32;
     let powers = (low.log10().floor() as i32..=high.log10().ceil() as i32).filter(|power| power % every == 0);
     let values = powers.flat_map(|power| factors.iter().map(move |factor| factor * 10_f64.powi(power)));
     let shown = values.filter(|value| (low..=high).contains(value));
@@ -120,14 +120,14 @@ mod tests {
     fn ticks_are_round_and_told_apart() {
         for (low, high, text) in [
             (0.0, 1680.0, "0 500 1,000 1,500"),
-            (0.0, 3.0, "0 1 2 3"),
+            (0.0, 3.0, "0 0.5 1.0 1.5 2.0 2.5 3.0"),
             (2.43, 5.1, "2.5 3.0 3.5 4.0 4.5 5.0"),
             (0.0, 100_000.0, "0 20k 40k 60k 80k 100k"),
-            (0.0, 65_243.0, "0 20,000 40,000 60,000"),
+            (0.0, 65_243.0, "0 10,000 20,000 30,000 40,000 50,000 60,000"),
             (0.0, 7_300_000.0, "0 2M 4M 6M"),
             (0.0, 0.0173, "0 0.005 0.010 0.015"),
             (0.0, 5e-4, "0 1e-4 2e-4 3e-4 4e-4 5e-4"),
-            (0.0, 1.3e-3, "0 0.5e-3 1.0e-3"),
+            (0.0, 1.3e-3, "0 0.2e-3 0.4e-3 0.6e-3 0.8e-3 1.0e-3 1.2e-3"),
         ] {
             assert_eq!(labels(&Axis::linear(low, high, 5)), text);
         }

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 const UNITS: f64 = 1000.0;
 /// Points from which a line is drawn faintly, below its running mean.
 const MANY: usize = 150;
-/// Points up to which each has a dot.
-const FEW: usize = 60;
+/// Points of a line up to which each has a dot; of evaluations it may be ten times as many.
+const FEW: usize = 24;
 
 /// One line.
 pub(super) struct Series {
@@ -61,6 +61,8 @@ pub(super) struct Chart {
     pub(super) empty: &'static str,
     /// Takes the whole width.
     pub(super) is_large: bool,
+    /// The values are exact: no running mean of them.
+    pub(super) is_exact: bool,
 }
 
 impl Chart {
@@ -75,7 +77,7 @@ impl Chart {
             return;
         }
         let last = finite().map(|point| point.0).fold(0.0, f64::max);
-        let x = Axis::linear(0.0, if last > 0.0 { last } else { 1.0 }, 6);
+        let x = Axis::linear(0.0, if last > 0.0 { last } else { 1.0 }, if self.is_large { 7 } else { 4 });
         let y = self.y_axis(last);
         html.raw(if self.share.is_some() { "<div class=\"plot shared\">" } else { "<div class=\"plot\">" });
         self.labels(html, &x, &y);
@@ -91,14 +93,16 @@ impl Chart {
             html.number(100.0 * x.place(*step)).raw("%\"></i>");
         }
         html.raw("</div>");
-        html.element("p", "x-unit", self.x_unit);
+        html.raw("<div class=\"below\">");
         self.notes(html, &y);
+        html.element("p", "x-unit", self.x_unit).raw("</div>");
         html.raw("<script type=\"application/json\">").json(&self.read_out(&x, &y)).raw("</script></figure>");
     }
 
     fn caption(&self, html: &mut Html) {
         html.raw("<figcaption>").element("b", "", self.title).raw(" ").element("span", "unit", self.unit);
-        if self.series.len() > 1 {
+        // Several runs have the same colours in all charts.
+        if self.series.len() > 1 && (self.is_large || !self.is_comparison) {
             html.raw("<span class=\"legend\">");
             for series in &self.series {
                 html.raw("<span>");
@@ -179,22 +183,25 @@ impl Chart {
     }
 
     fn line(&self, html: &mut Html, series: &Series, x: &Axis, y: &Axis) {
-        let is_many = series.points.len() > MANY && !series.is_dotted;
-        if is_many {
+        if self.has_mean(series) {
             if !self.is_comparison {
                 path(html, "faint", series, &decimated(&series.points, |at| column(x, at)), x, y);
             }
-            let mean = smoothed(&series.points, series.points.len() / 60, y.is_log());
+            let mean = smoothed(&series.points, series.points.len() / 40, y.is_log());
             path(html, "mean", series, &decimated(&mean, |at| column(x, at)), x, y);
         } else {
             let class = if series.is_dashed { "line dashed" } else { "line" };
             path(html, class, series, &decimated(&series.points, |at| column(x, at)), x, y);
         }
-        let lonely = series.points.len() == 1;
-        if lonely || series.points.len() <= FEW || (series.is_dotted && series.points.len() <= 4 * FEW) {
+        if series.points.len() <= if series.is_dotted { 10 * FEW } else { FEW } {
             let dots = series.points.iter().filter(|point| point.1.is_finite()).map(|point| vec![*point]);
             path(html, "dots", series, &dots.collect::<Vec<_>>(), x, y);
         }
+    }
+
+    /// Whether a line is drawn as its running mean.
+    fn has_mean(&self, series: &Series) -> bool {
+        series.points.len() > MANY && !series.is_dotted && !self.is_exact
     }
 
     /// What lies outside of the picture, and what its marks mean.
@@ -219,7 +226,7 @@ impl Chart {
         if !self.skipped.is_empty() {
             notes.push(format!("▾ {} lines of the log report skipped updates.", self.skipped.len()));
         }
-        if self.series.iter().any(|series| series.points.len() > MANY && !series.is_dotted) {
+        if self.is_large && self.series.iter().any(|series| self.has_mean(series)) {
             let mean = if self.is_comparison {
                 "Lines are running means."
             } else {

@@ -31,7 +31,7 @@ fn name(html: &mut Html, runs: &[Run], i: usize) {
 }
 
 fn table(html: &mut Html, runs: &[Run]) {
-    html.raw("<section class=\"card\"><h2>Figures</h2><div class=\"scroll\"><table class=\"runs\"><thead><tr><th>run</th><th>status</th>")
+    html.raw("<section class=\"card\"><h2>Figures</h2><div class=\"scroll\"><table class=\"runs figures-of\"><thead><tr><th>run</th><th>status</th>")
         .raw("<th>updates</th><th>loss</th><th>evaluation loss</th><th>bits per byte</th><th>perplexity</th><th>tokens</th>")
         .raw("<th>time</th><th>tokens/s</th><th>parameters</th></tr></thead><tbody>");
     let losses = runs.iter().map(|run| run.evaluations.last().map_or(f64::INFINITY, |line| line.loss));
@@ -59,7 +59,11 @@ fn table(html: &mut Html, runs: &[Run]) {
         }
         html.raw("</tr>");
     }
-    html.raw("</tbody></table></div></section>");
+    html.raw("</tbody></table></div>");
+    if best.is_some() && runs.len() > 1 {
+        html.element("p", "unit", "Bold: the lowest loss of a last evaluation.");
+    }
+    html.raw("</section>");
 }
 
 fn settings(html: &mut Html, runs: &[Run]) {

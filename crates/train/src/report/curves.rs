@@ -26,6 +26,7 @@ pub(super) fn draw(html: &mut Html, runs: &[Run]) {
         is_comparison,
         empty: "Nothing was logged.",
         is_large: false,
+        is_exact: false,
     };
     let training = |value: fn(&Logged) -> f64| -> Vec<Series> {
         runs.iter().enumerate().map(|(i, run)| x.training(run, i, value)).collect()
@@ -52,7 +53,11 @@ pub(super) fn draw(html: &mut Html, runs: &[Run]) {
         }));
         Chart { is_large: true, ..chart("Loss", "nats a token", Scale::Falling, losses) }.draw(html);
     }
-    chart("Learning rate", "", Scale::FromZero, training(|line| line.learning_rate)).draw(html);
+    Chart {
+        is_exact: true,
+        ..chart("Learning rate", "", Scale::FromZero, training(|line| line.learning_rate))
+    }
+    .draw(html);
     chart("Gradient norm", "before clipping", Scale::Wide, training(|line| line.grad_norm)).draw(html);
     let share = runs.first().and_then(Run::share_of_peak_per_token).filter(|_| !is_comparison);
     let unit = if share.is_some() { "tokens a second; right: share of peak" } else { "tokens a second" };

@@ -2,7 +2,7 @@
 
 use super::chart::COLOURS;
 use super::html::Html;
-use super::number::{NONE, bytes, count, figure, or_none, percent, short};
+use super::number::{NONE, bytes, count, figure, flops, or_none, percent};
 use super::run::Run;
 use crate::record::RunRecord;
 use crate::settings::TrainConfig;
@@ -59,14 +59,14 @@ fn row(html: &mut Html, name: &str, value: &str) {
 fn machine(html: &mut Html, run: &Run, record: &RunRecord) {
     html.raw("<section class=\"card\"><h2>Machine</h2><dl>");
     row(html, "device", &record.device);
-    row(html, "peak", &format!("{}FLOP/s", short(record.peak_flops).replace('B', "G")));
+    row(html, "peak", &flops(record.peak_flops, "FLOP/s"));
     let speed = run.tokens_per_second();
     row(html, "speed", &or_none(speed, |speed| format!("{} tokens/s", count(speed.round() as u64))));
-    let flops = speed.map(|speed| speed * record.flops_per_token);
-    row(html, "arithmetic", &or_none(flops, |flops| format!("{}FLOP/s", short(flops).replace('B', "G"))));
+    let arithmetic = speed.map(|speed| speed * record.flops_per_token);
+    row(html, "arithmetic", &or_none(arithmetic, |number| flops(number, "FLOP/s")));
     let share = speed.zip(run.share_of_peak_per_token()).map(|(speed, share)| speed * share);
     row(html, "share of peak", &or_none(share, percent));
-    row(html, "one token", &format!("{}FLOP", short(record.flops_per_token).replace('B', "G")));
+    row(html, "one token", &flops(record.flops_per_token, "FLOP"));
     row(html, "eyas", &record.eyas);
     html.raw("</dl></section>");
 }

@@ -56,12 +56,6 @@ impl Html {
         self.raw(">").text(text).raw("</").raw(tag).raw(">")
     }
 
-    /// Appends a part that was made by itself.
-    pub(super) fn part(&mut self, part: &Html) -> &mut Self {
-        self.0.push_str(&part.0);
-        self
-    }
-
     /// Appends JSON as the content of a data `script`: escaped so that it cannot end the element.
     pub(super) fn json(&mut self, value: &serde_json::Value) -> &mut Self {
         for char in value.to_string().chars() {

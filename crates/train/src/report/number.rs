@@ -18,6 +18,11 @@ pub(super) fn bytes(number: u64) -> String {
     scaled(number as f64, 1024.0, &[" bytes", " KiB", " MiB", " GiB", " TiB"])
 }
 
+/// `464.0 GFLOP/s`, with `unit` `FLOP/s`.
+pub(super) fn flops(number: f64, unit: &str) -> String {
+    scaled(number, 1000.0, &[" ", " k", " M", " G", " T", " P"]) + unit
+}
+
 fn scaled(number: f64, base: f64, units: &[&str]) -> String {
     let (mut value, mut unit) = (number, 0);
     // 999.96 would be written 1000.0.
@@ -96,6 +101,6 @@ mod tests {
             (duration(0.84), duration(570.0), duration(273_600.0)),
             ("0.8 s".into(), "9 min 30 s".into(), "3 d 04 h".into())
         );
-        assert_eq!(percent(0.4567), "45.7 %");
+        assert_eq!((percent(0.4567), flops(4.64e11, "FLOP/s")), ("45.7 %".into(), "464.0 GFLOP/s".into()));
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn section(html: &mut Html, run: &Run) {
         if samples.len() > 2 {
             let between = &samples[1..samples.len() - 1];
             let every = between.len().div_ceil(MAX_BETWEEN);
-            html.raw("<details><summary>").text(count(between.len() as u64)).raw(" between");
+            html.raw("<details><summary>").text(count(between.len() as u64)).raw(" more between");
             html.raw(if every > 1 { ", of which some are shown" } else { "" }).raw("</summary>");
             for sample in between.iter().step_by(every) {
                 completion(html, sample, &format!("update {}", count(sample.step)), false);

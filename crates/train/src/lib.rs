@@ -5,7 +5,7 @@
 //!
 //! To read it: `trainer.rs` is the loop and `step.rs` one update; `plan.rs` cuts epochs into updates; `checkpoint.rs` is how
 //! a run survives. The parts serve loops of one's own too: [`Step`], [`Optimizer`], [`Schedule`], [`evaluate`];
-//! `examples/custom_loop.rs` is one.
+//! `examples/custom_loop.rs` is one. What a run leaves behind is read again in `report`, which makes one page of it.
 
 mod card;
 pub mod checkpoint;

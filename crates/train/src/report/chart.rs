@@ -87,7 +87,13 @@ impl Chart {
         grid(html, &x, &y);
         self.series.iter().for_each(|series| self.line(html, series, &x, &y));
         html.raw("</svg>");
+        let mut marked = f64::NEG_INFINITY;
         for step in &self.skipped {
+            // Marks that would cover each other are one.
+            if x.place(*step) - marked < 0.004 {
+                continue;
+            }
+            marked = x.place(*step);
             let tip = format!("skipped update {}", count(*step as u64));
             html.raw("<i class=\"skip\" title=\"").text(tip).raw("\" style=\"left:");
             html.number(100.0 * x.place(*step)).raw("%\"></i>");
@@ -211,20 +217,19 @@ impl Chart {
         let above = points().filter(|point| point.1 > y.high());
         let highest = above.clone().max_by(|a, b| a.1.total_cmp(&b.1));
         if let Some((at, value)) = highest {
-            let (of, values) = (count(points().count() as u64), above.count());
+            let (values, of) = (count(above.count() as u64), count(points().count() as u64));
+            let (top, at) = (figure(*value), short(*at));
             notes.push(format!(
-                "{values} of {of} values lie above the picture, up to {} at {} {}.",
-                figure(*value),
-                short(*at),
+                "Above the picture: {values} of {of} values, up to {top} at {at} {}.",
                 self.x_unit
             ));
         }
         let gaps = points().filter(|point| !point.1.is_finite()).count();
         if gaps > 0 {
-            notes.push(format!("{gaps} values were not finite and are gaps."));
+            notes.push(format!("Gaps: {} of the values were not finite.", count(gaps as u64)));
         }
-        if !self.skipped.is_empty() {
-            notes.push(format!("▾ {} lines of the log report skipped updates.", self.skipped.len()));
+        if self.is_large && !self.skipped.is_empty() {
+            notes.push("▾ Updates were skipped.".into());
         }
         if self.is_large && self.series.iter().any(|series| self.has_mean(series)) {
             let mean = if self.is_comparison {

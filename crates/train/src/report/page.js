@@ -40,8 +40,9 @@ for (const figure of document.querySelectorAll("figure.chart")) {
       const far = !point || (points.length > 1 && Math.abs(point[0] - at) > 120);
       row.hidden = dot.hidden = far;
       if (far) continue;
-      first = first && Math.abs(first[0] - at) <= Math.abs(point[0] - at) ? first : point;
-      value.textContent = point[2];
+      first ??= point;
+      // Evaluations are where they are, not where the pointer is.
+      value.textContent = point[2] + (point[1] === first[1] ? "" : " at " + point[1]);
       dot.style.left = point[0] / 10 + "%";
       dot.style.top = point[3] / 10 + "%";
     }

@@ -24,9 +24,10 @@ pub(super) fn smoothed(points: &[Point], reach: usize, is_log: bool) -> Vec<Poin
         counts.push(num);
     }
     let mean = |i: usize| {
-        // The same reach on both sides, or the mean would lag behind a curve that falls.
-        let reach = reach.min(i).min(points.len() - 1 - i);
-        let (from, to) = (counts[i - reach], counts[i + reach + 1]);
+        // The same reach on both sides, or the mean would lag behind a curve that falls; but at the very ends a quarter of
+        // it on one side, or there the mean would be single values.
+        let near = reach.min(i).min(points.len() - 1 - i).max(reach / 4);
+        let (from, to) = (counts[i.saturating_sub(near)], counts[(i + near + 1).min(points.len())]);
         back((sums[to] - sums[from]) / (to - from) as f64)
     };
     let at = |(i, &(x, value)): (usize, &Point)| (x, if value.is_finite() { mean(i) } else { f64::NAN });
@@ -66,8 +67,9 @@ mod tests {
     #[test]
     fn a_mean_neither_lags_nor_crosses_a_gap_s_place() {
         let line: Vec<Point> = (0..50).map(|i| (f64::from(i), 100.0 - f64::from(i))).collect();
-        for ((_, before), (_, after)) in line.iter().zip(smoothed(&line, 5, false)) {
-            assert!((before - after).abs() < 1e-9);
+        for (i, ((_, before), (_, after))) in line.iter().zip(smoothed(&line, 5, false)).enumerate() {
+            let allowed = if (1..49).contains(&i) { 1e-9 } else { 0.51 };
+            assert!((before - after).abs() < allowed, "{i}: {before} {after}");
         }
         let gap = [(0.0, 1.0), (1.0, f64::NAN), (2.0, 3.0), (3.0, 4.0), (4.0, 8.0)];
         let means = smoothed(&gap, 1, false);

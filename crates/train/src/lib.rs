@@ -3,9 +3,9 @@
 //! Owns everything between a configuration and a trained model folder. Prints nothing and reads no environment: what
 //! happens is told through [`Event`]s. Refuses at the start what would fail at the end.
 //!
-//! To read it: `trainer.rs` is the loop and `step.rs` one update; `plan.rs` cuts epochs into updates; `checkpoint.rs` is how
+//! To read it: `trainer/mod.rs` is the loop and `step.rs` one update; `plan.rs` cuts epochs into updates; `checkpoint.rs` is how
 //! a run survives. The parts serve loops of one's own too: [`Step`], [`Optimizer`], [`Schedule`], [`evaluate`];
-//! `examples/custom_loop.rs` is one.
+//! `examples/custom_loop.rs` is one. What a run leaves behind is read again in `report`, which makes one page of it.
 
 mod best;
 mod card;
@@ -19,6 +19,7 @@ mod optimizer;
 mod output;
 mod plan;
 mod record;
+pub mod report;
 mod request;
 mod retention;
 mod runlog;
@@ -31,6 +32,7 @@ mod snapshot;
 mod state;
 mod step;
 pub mod storage;
+mod tensorboard;
 mod trainer;
 
 pub use best::Metric;
@@ -39,7 +41,7 @@ pub use error::Error;
 pub use evaluate::{EvalData, EvalResult, evaluate};
 pub use event::{Event, OnEvent, Sample};
 pub use optimizer::{Hyper, NotFinite, Optimizer};
-pub use output::OutputDir;
+pub use output::{OutputDir, is_locked};
 pub use plan::{Budget, Epochs, Plan};
 pub use record::{Best, RUN, RunRecord, Status};
 pub use request::Requests;
@@ -52,4 +54,5 @@ pub use settings::{
 };
 pub use snapshot::{Contents, FileOut};
 pub use step::{Samples, Step, StepLoss, key_of};
+pub use tensorboard::TensorBoard;
 pub use trainer::{Measured, Outcome, Trainer};

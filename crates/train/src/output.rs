@@ -7,6 +7,7 @@ use crate::error::Error;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 const LOCK: &str = ".lock";
 /// What is being written or removed begins so; a folder of that name left by a killed run means nothing.
@@ -30,7 +31,7 @@ impl OutputDir {
         let lock_path = path.join(LOCK);
         let options = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
         let lock = options.map_err(Error::io("write to the folder", path))?;
-        match lock.try_lock() {
+        match try_lock(&lock) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: path.into() }),
             // Some file systems know no locks; training there is still right, only unguarded.
@@ -89,6 +90,30 @@ fn create_durably(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Locks the file. `is_locked` of another process holds it for an instant, which must not be taken for a run.
+fn try_lock(lock: &File) -> Result<(), TryLockError> {
+    for _ in 0..5 {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(20)),
+            other => return other,
+        }
+    }
+    lock.try_lock()
+}
+
+/// Whether a live process trains into `output_dir`; `None` where the file system or its permissions do not let one know.
+pub fn is_locked(output_dir: &Path) -> Option<bool> {
+    let lock = match File::open(output_dir.join(LOCK)) {
+        Ok(lock) => lock,
+        Err(error) => return (error.kind() == io::ErrorKind::NotFound).then_some(false),
+    };
+    match lock.try_lock_shared() {
+        Ok(()) => Some(false),
+        Err(TryLockError::WouldBlock) => Some(true),
+        Err(TryLockError::Error(_)) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,7 +124,10 @@ mod tests {
         let path = dir.path().join("a/b");
         let first = OutputDir::open(&path).expect("free");
         assert!(matches!(OutputDir::open(&path), Err(Error::InUse { .. })));
+        assert_eq!(is_locked(&path), Some(true));
         drop(first);
+        assert_eq!(is_locked(&path), Some(false));
+        assert_eq!(is_locked(dir.path()), Some(false));
         fs::create_dir_all(path.join(".checkpoint-7.tmp/x")).expect("leftover");
         let again = OutputDir::open(&path).expect("free again");
         assert!(!path.join(".checkpoint-7.tmp").exists());

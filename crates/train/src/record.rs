@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::{fs, io};
 
 /// The file's name.
 pub const RUN: &str = "run.json";
@@ -85,13 +86,77 @@ pub struct RunRecord {
 }
 
 impl RunRecord {
-    /// Writes run.json into `output_dir`.
+    /// Writes run.json into `output_dir`; a reader sees the one before or this one, whole.
     ///
     /// # Errors
     /// The operating system's.
     pub fn save(&self, output_dir: &Path) -> Result<(), Error> {
-        let text =
-            serde_json::to_string_pretty(self).expect("numbers, texts and maps of them are JSON") + "\n";
-        write_text(&output_dir.join(RUN), &text)
+        let path = output_dir.join(RUN);
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|error| Error::io("write", &path)(io::Error::other(error)))?;
+        write_text(&path, &format!("{text}\n"))
+    }
+
+    /// Reads `output_dir`'s run.json; `None` if there is none.
+    ///
+    /// # Errors
+    /// The operating system's, and a file that is no such record.
+    pub fn load(output_dir: &Path) -> Result<Option<Self>, Error> {
+        let path = output_dir.join(RUN);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("read", &path)(error)),
+        };
+        let wrong = |error| Error::io("understand", &path)(io::Error::new(io::ErrorKind::InvalidData, error));
+        serde_json::from_slice(&text).map(Some).map_err(wrong)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> RunRecord {
+        RunRecord {
+            eyas: "0.1.0".into(),
+            status: Status::Running,
+            error: None,
+            device: "CPU, 2 threads".into(),
+            peak_flops: 4.64e11,
+            num_parameters: 2_990_208,
+            context_length: 256,
+            train_data: vec!["src".into()],
+            num_train_tokens: 10_051_852,
+            tokens_per_update: 4096,
+            num_steps: None,
+            flops_per_token: 1.8e7,
+            memory_bytes: BTreeMap::from([("weights".into(), 11_960_832)]),
+            step: 12,
+            epoch: 0.1,
+            num_tokens: 49_152,
+            skipped_updates: 0,
+            elapsed_seconds: 3.25,
+            best: Some(Best { step: 8, metric: "eval_loss".into(), value: 2.5 }),
+            settings: Map::from_iter([("learning_rate".into(), 1e-3.into())]),
+        }
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded() {
+        let dir = tempfile::tempdir().expect("a folder");
+        assert!(RunRecord::load(dir.path()).expect("no record is no error").is_none());
+        record().save(dir.path()).expect("saved");
+        assert_eq!(RunRecord::load(dir.path()).expect("loaded"), Some(record()));
+        let text = fs::read_to_string(dir.path().join(RUN)).expect("text");
+        assert!(text.contains("\"status\": \"running\"") && !text.contains("error"), "{text}");
+    }
+
+    #[test]
+    fn a_broken_record_is_named() {
+        let dir = tempfile::tempdir().expect("a folder");
+        fs::write(dir.path().join(RUN), "{\"eyas\": \"0.1").expect("written");
+        let error = RunRecord::load(dir.path()).expect_err("broken").to_string();
+        assert!(error.contains("run.json") && error.contains("line 1"), "{error}");
     }
 }

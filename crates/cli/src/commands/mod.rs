@@ -6,6 +6,7 @@ pub(crate) mod eval;
 pub(crate) mod generate;
 pub(crate) mod model;
 pub(crate) mod quickstart;
+pub(crate) mod runs;
 pub(crate) mod source;
 pub(crate) mod tokenizer;
 pub(crate) mod train;
@@ -24,6 +25,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Model(model::Command),
     Train(train::Args),
+    Runs(runs::Args),
     Eval(eval::Args),
     Generate(generate::Args),
     #[command(subcommand)]
@@ -38,6 +40,7 @@ pub(crate) fn run(command: Command) -> Outcome {
         Command::Data(command) => data::run(command),
         Command::Model(command) => model::run(command),
         Command::Train(args) => train::run(args),
+        Command::Runs(args) => runs::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Bench(command) => bench::run(command),

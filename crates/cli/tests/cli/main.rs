@@ -5,5 +5,6 @@ mod commands;
 mod common;
 mod devices;
 mod quickstart;
+mod report;
 mod text;
 mod training;

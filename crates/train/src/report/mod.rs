@@ -1,0 +1,78 @@
+//! The report: what a run learned, how, and on what, as one page that needs nothing else.
+//!
+//! Owns the reading of an output folder and the making of report.html; pictures are SVG drawn here. Refuses to ask for
+//! anything: no script, font or picture from elsewhere, which the page's own content security policy also forbids. A short
+//! script reads out values under the pointer; without it the page is complete. All text from files is escaped by the type
+//! that the page is built with.
+//!
+//! One run gives its report, several a comparison:
+//!
+//! ```no_run
+//! use eyas_train::report::{self, Run};
+//! # fn main() -> Result<(), eyas_train::Error> {
+//! let run = Run::open("runs/quickstart".as_ref())?;
+//! report::write(&[run], "report.html".as_ref())
+//! # }
+//! ```
+
+mod axis;
+mod chart;
+mod compare;
+mod curves;
+mod facts;
+mod html;
+mod number;
+mod page;
+mod run;
+mod samples;
+mod series;
+#[cfg(test)]
+mod tests;
+
+pub use run::{Evaluated, Logged, Run, SAMPLES, State};
+
+use crate::checkpoint::write_text;
+use crate::error::Error;
+use html::Html;
+use std::path::Path;
+
+/// The file's name in a run's own folder.
+pub const REPORT: &str = "report.html";
+
+/// The page: the report of one run, or a comparison of several.
+pub fn page(runs: &[Run]) -> String {
+    match runs {
+        [run] => document(&run.name, |html| page::body(html, run)),
+        runs => document("Runs compared", |html| compare::body(html, runs)),
+    }
+}
+
+/// Writes [`page`] to `path`; a reader sees the file before or this one, whole.
+///
+/// # Errors
+/// The operating system's.
+pub fn write(runs: &[Run], path: &Path) -> Result<(), Error> {
+    write_text(path, &page(runs))
+}
+
+/// A whole document around a body.
+fn document(title: &str, body: impl FnOnce(&mut Html)) -> String {
+    let mut html = Html::default();
+    html.raw("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n")
+        .raw("<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; ")
+        .raw("script-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'\">\n")
+        .raw("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n")
+        .raw("<meta name=\"color-scheme\" content=\"light dark\">\n")
+        .raw("<link rel=\"icon\" href=\"data:,\">\n<title>")
+        .text(title)
+        .raw(" · eyas</title>\n<style>\n")
+        .raw(include_str!("style.css"))
+        .raw("</style>\n</head>\n<body>\n<main>\n");
+    body(&mut html);
+    html.raw("\n<footer>Made by eyas ")
+        .text(env!("CARGO_PKG_VERSION"))
+        .raw(". One file: it asks for nothing from elsewhere.</footer>\n</main>\n<script>\n")
+        .raw(include_str!("page.js"))
+        .raw("</script>\n</body>\n</html>\n");
+    html.finish()
+}

@@ -11,6 +11,7 @@ mod card;
 pub mod checkpoint;
 mod corpus;
 mod error;
+mod eta;
 mod evaluate;
 mod event;
 mod loss_scale;
@@ -28,6 +29,7 @@ mod trainer;
 
 pub use checkpoint::Checkpoint;
 pub use error::Error;
+pub use eta::{Ahead, Eta};
 pub use evaluate::{EvalData, EvalResult, evaluate};
 pub use event::{Event, OnEvent, Sample};
 pub use optimizer::{Hyper, NotFinite, Optimizer};

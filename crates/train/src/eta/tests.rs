@@ -116,12 +116,12 @@ fn after_two_percent_of_a_run_the_time_left_is_known_to_five() {
 #[test]
 fn a_drift_that_nobody_can_foresee_is_followed() {
     // A machine that becomes 20 % slower on the way: after 2 % the estimate lacks the half of that which is to come on
-    // average; from the middle on it is within 10 %.
+    // average; from the middle on it is within 12 %.
     let machine = Machine { updates: 5000, outliers: 0.01, drift: 0.2 };
     for seed in 0..100 {
         for moment in machine.run(seed).iter().filter(|moment| moment.share >= 0.02) {
             let error = (moment.said - moment.left).abs() / moment.left.max(0.2 * moment.total);
-            let bound = if moment.share < 0.5 { 0.15 } else { 0.1 };
+            let bound = if moment.share < 0.5 { 0.15 } else { 0.12 };
             assert!(error <= bound, "seed {seed}, {:.2} of the run: {error:.3}", moment.share);
         }
     }

@@ -95,6 +95,8 @@ pub enum Event<'a> {
         /// The metric's value.
         value: f64,
     },
+    /// The page of the run is written.
+    Reported(&'a Path),
     /// Something that a person should know.
     Warning(&'a str),
     /// The run has ended, or was stopped.

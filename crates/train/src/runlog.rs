@@ -24,39 +24,55 @@ pub struct RunLog {
     samples: Lines,
 }
 
-/// A file of JSON objects, one a line, that is kept in memory too.
+/// A file of JSON objects, one a line, that is kept in memory too: what the disk does not take is written with what comes
+/// next.
 struct Lines {
     path: PathBuf,
     /// Open since [`RunLog::begin`].
     file: Option<File>,
     lines: Vec<Value>,
+    /// Lines and bytes that are in the file for certain.
+    num_written: usize,
+    num_bytes: u64,
 }
 
 impl Lines {
     fn begin(&mut self) -> Result<(), Error> {
-        let text: String = self.lines.iter().map(|line| format!("{line}\n")).collect();
+        let text = text_of(&self.lines);
         write_text(&self.path, &text)?;
         let file = OpenOptions::new().append(true).open(&self.path);
         self.file = Some(file.map_err(Error::io("write", &self.path))?);
+        (self.num_written, self.num_bytes) = (self.lines.len(), text.len() as u64);
         Ok(())
     }
 
     fn append(&mut self, new: Vec<Value>) -> Result<(), Error> {
-        let text: String = new.iter().map(|line| format!("{line}\n")).collect();
-        // One write, so that a reader sees whole lines.
-        if let Some(file) = &mut self.file {
-            file.write_all(text.as_bytes()).map_err(Error::io("write", &self.path))?;
-        }
         self.lines.extend(new);
+        let Some(file) = &mut self.file else { return Ok(()) };
+        // One write, so that a reader sees whole lines; what an earlier one left of a line is cut off first.
+        let text = text_of(&self.lines[self.num_written..]);
+        let written = file.set_len(self.num_bytes).and_then(|()| file.write_all(text.as_bytes()));
+        written.map_err(Error::io("write", &self.path))?;
+        (self.num_written, self.num_bytes) = (self.lines.len(), self.num_bytes + text.len() as u64);
         Ok(())
     }
+}
+
+fn text_of(lines: &[Value]) -> String {
+    lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
 impl RunLog {
     /// The log of a run in `output_dir`, with the lines and samples of a checkpoint. Nothing is written before
     /// [`begin`](Self::begin).
     pub fn new(output_dir: &Path, history: Vec<Value>, samples: Vec<Value>) -> Self {
-        let lines = |name: &str, lines| Lines { path: output_dir.join(name), file: None, lines };
+        let lines = |name: &str, lines| Lines {
+            path: output_dir.join(name),
+            file: None,
+            lines,
+            num_written: 0,
+            num_bytes: 0,
+        };
         RunLog { metrics: lines(METRICS, history), samples: lines(SAMPLES, samples) }
     }
 
@@ -82,7 +98,7 @@ impl RunLog {
     /// Appends a line with the losses of training since the last one.
     ///
     /// # Errors
-    /// The operating system's.
+    /// The operating system's; the line is kept, and written with the next.
     pub fn training(&mut self, metrics: &StepMetrics) -> Result<(), Error> {
         self.metrics.append(vec![json!({
             "step": metrics.step,
@@ -109,8 +125,7 @@ impl RunLog {
         samples: &[Sample],
     ) -> Result<(), Error> {
         let per_second = |count: u64| count as f64 / timing.seconds.max(1e-9);
-        // The samples first: a line of the log says that all of the evaluation is there.
-        self.samples.append(samples.iter().map(|sample| json!(sample)).collect())?;
+        let written = self.samples.append(samples.iter().map(|sample| json!(sample)).collect());
         self.metrics.append(vec![json!({
             "step": step,
             "epoch": epoch,
@@ -121,7 +136,8 @@ impl RunLog {
             "eval_runtime": timing.seconds,
             "eval_samples_per_second": per_second(timing.num_samples),
             "eval_steps_per_second": per_second(timing.num_batches),
-        })])
+        })])?;
+        written
     }
 
     /// Appends transformers' last line, which sums up a run.

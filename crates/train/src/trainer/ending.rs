@@ -6,6 +6,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::error::Error;
 use crate::event::{Event, OnEvent};
 use crate::record::Status;
+use crate::report::{self, REPORT};
 use crate::request::Requests;
 use crate::settings::SaveStrategy;
 use eyas_ops::Backend;
@@ -18,7 +19,7 @@ impl<D: Backend> Trainer<D> {
     /// Does at the end what was not done after the last update, and writes the model folder.
     pub(super) fn finish(&mut self, requests: &Requests, on_event: &mut OnEvent<'_>) -> Result<(), Error> {
         if self.state.window.num_targets > 0 {
-            self.log_window(on_event)?;
+            self.log_window(on_event);
         }
         if self.config.save_strategy != SaveStrategy::No {
             let live = live!(self);
@@ -33,9 +34,24 @@ impl<D: Backend> Trainer<D> {
         patiently(&self.config, requests, on_event, output_dir, &mut |_| {
             checkpoint::save_model(output_dir, &self.gpt, &self.tokenizer, &card)
         })?;
-        self.log.summary(self.summary())?;
-        self.write_state()?;
-        self.record(Status::Done, None)
+        let written = self.log.summary(self.summary());
+        self.logged(written, &[], on_event);
+        self.describe(Status::Done, on_event);
+        Ok(())
+    }
+
+    /// Writes what people read: trainer_state.json, run.json and the report. All that matters is saved before; what of this
+    /// cannot be written is only told.
+    pub(super) fn describe(&self, status: Status, on_event: &mut OnEvent<'_>) {
+        let written = self.write_state().and_then(|()| self.record(status, None)).and_then(|()| {
+            let path = self.output.path().join(REPORT);
+            report::write(&[report::Run::open(self.output.path())?], &path)?;
+            on_event(Event::Reported(&path));
+            Ok(())
+        });
+        if let Err(error) = written {
+            on_event(Event::Warning(&error.to_string()));
+        }
     }
 
     /// Takes back the weights of the best checkpoint. One that is damaged is passed over: the last weights are still good.

@@ -15,8 +15,9 @@ mod update;
 use crate::best::Evaluations;
 use crate::checkpoint;
 use crate::error::Error;
+use crate::eta::{Ahead, Eta};
 use crate::evaluate::{EvalData, EvalResult, evaluate};
-use crate::event::{Event, OnEvent};
+use crate::event::{Event, OnEvent, Sample};
 use crate::optimizer::{Hyper, Optimizer};
 use crate::output::OutputDir;
 use crate::plan::{Budget, Plan};
@@ -31,17 +32,22 @@ use crate::setup::Setup;
 use crate::state::{Resumed, State, data_identity, differences};
 use crate::step::Step;
 use crate::storage::Disk;
+use crate::tensorboard::TensorBoard;
 use eyas_data::Loader;
 use eyas_model::Gpt;
 use eyas_ops::Backend;
 use eyas_token::Tokenizer;
 pub use measure::Measured;
 use saving::{Live, Saving};
+use serde::Deserialize;
 use serde_json::Value;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// Where TensorBoard's events go in the output folder.
+const TENSORBOARD: &str = "tensorboard";
 
 /// A run of training, from its first update or from a checkpoint.
 pub struct Trainer<D: Backend> {
@@ -58,7 +64,9 @@ pub struct Trainer<D: Backend> {
     schedule: Schedule,
     state: State,
     log: RunLog,
+    tensorboard: Option<TensorBoard>,
     evaluations: Evaluations,
+    eta: Eta,
     saving: Saving,
     data_identity: Value,
     /// What this process counts from; `elapsed_before` came before it.
@@ -155,6 +163,8 @@ impl<D: Backend> Trainer<D> {
             step: Step::new(&gpt, batch, accumulation, setup.plan.context_length),
             saving: Saving::new(saver, output_dir, saved),
             evaluations: Evaluations::new(&config, &history),
+            eta: Eta::timed(0.0),
+            tensorboard: None,
             log: RunLog::new(output_dir, history, samples),
             elapsed_before: elapsed_seconds,
             plan: setup.plan,
@@ -200,6 +210,7 @@ impl<D: Backend> Trainer<D> {
     pub fn run(&mut self, requests: &Requests, on_event: &mut OnEvent<'_>) -> Result<Outcome, Error> {
         self.clock = Instant::now();
         self.begin(on_event)?;
+        self.eta = self.ahead();
         let ended = self.train(requests, on_event).and_then(|ended| {
             if ended.is_break() {
                 let live = live!(self);
@@ -216,7 +227,7 @@ impl<D: Backend> Trainer<D> {
             }
         };
         if ended.is_break() {
-            self.record(Status::Stopped, None)?;
+            self.describe(Status::Stopped, on_event);
         }
         let outcome = Outcome {
             step: self.state.step,
@@ -241,7 +252,36 @@ impl<D: Backend> Trainer<D> {
             }
         }
         self.log.begin()?;
+        if self.config.report_to.iter().any(|target| target != "none") {
+            let dir = self.config.logging_dir.clone().unwrap_or_else(|| self.output.path().join(TENSORBOARD));
+            let name = self.output.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let mut board = TensorBoard::create(&dir, &name, self.log.history())?;
+            let samples = self.log.samples().iter().filter_map(|line| Sample::deserialize(line).ok());
+            board.samples(&samples.collect::<Vec<_>>())?;
+            self.tensorboard = Some(board);
+        }
         self.record(Status::Running, None)
+    }
+
+    /// What is ahead of the run, for the estimate of its time.
+    fn ahead(&self) -> Eta {
+        let Some(steps) = self.plan.num_steps() else {
+            return Eta::timed(60.0 * self.config.max_minutes - self.elapsed_before);
+        };
+        let done = self.state.step;
+        let every = match self.config.save_strategy {
+            SaveStrategy::Steps => self.config.save_steps,
+            SaveStrategy::Epoch => self.plan.epochs.updates_per_epoch(),
+            SaveStrategy::No | SaveStrategy::Best => u64::MAX,
+        };
+        let num_sampled = self.config.sample_prompts.len() * self.config.sample_max_new_tokens;
+        Eta::new(Ahead {
+            updates: steps.saturating_sub(done),
+            evaluations: self.num_evaluations(),
+            checkpoints: Ahead::times(every, done, steps),
+            tokens_per_update: self.plan.tokens_per_update(),
+            eval_targets: self.plan.num_eval_targets.unwrap_or(0) + num_sampled as u64,
+        })
     }
 
     /// Breaks if it was stopped.
@@ -272,7 +312,7 @@ impl<D: Backend> Trainer<D> {
     ) -> Result<ControlFlow<()>, Error> {
         let first = self.config.logging_first_step && self.state.step == 1;
         if first || self.is_due(Strategy::Steps, self.config.logging_steps) {
-            self.log_window(on_event)?;
+            self.log_window(on_event);
         }
         let eval_due = self.is_due(self.config.eval_strategy, self.eval_steps());
         if eval_due && self.evaluate(requests, on_event)?.is_break() {
@@ -289,20 +329,35 @@ impl<D: Backend> Trainer<D> {
             self.saving.begin(&live, on_event)?;
         }
         self.saving.attend(&live, requests, on_event)?;
+        if let Some(seconds) = self.saving.take_stall() {
+            self.eta.checkpoint(seconds);
+        }
         Ok(ControlFlow::Continue(()))
     }
 
-    fn log_window(&mut self, on_event: &mut OnEvent<'_>) -> Result<(), Error> {
-        let Some(last) = self.last else { return Ok(()) };
+    fn log_window(&mut self, on_event: &mut OnEvent<'_>) {
+        let Some(last) = self.last else { return };
         let window = std::mem::take(&mut self.state.window);
         let metrics = StepMetrics {
             loss: window.loss_sum / window.num_targets as f64,
             tokens_per_second: window.num_tokens as f64 / window.seconds,
             ..last
         };
-        self.log.training(&metrics)?;
+        let written = self.log.training(&metrics);
+        self.logged(written, &[], on_event);
         on_event(Event::Logged(&metrics));
-        Ok(())
+    }
+
+    /// Follows the last line of the log to where else it goes. A disk that does not take it does not end the run: the log is
+    /// in every checkpoint.
+    fn logged(&mut self, written: Result<(), Error>, samples: &[Sample], on_event: &mut OnEvent<'_>) {
+        let mut warn = |error: Error| {
+            on_event(Event::Warning(&format!("{error}; it is tried again with the next line")))
+        };
+        written.unwrap_or_else(&mut warn);
+        if let (Some(board), Some(line)) = (&mut self.tensorboard, self.log.history().last()) {
+            board.line(line).and_then(|()| board.samples(samples)).unwrap_or_else(&mut warn);
+        }
     }
 
     /// Evaluates and samples, unless that has been done after this update. Breaks if it was stopped: then nothing of it is
@@ -344,7 +399,10 @@ impl<D: Backend> Trainer<D> {
         let (Some(result), Some(samples)) = (result, samples) else { return Ok(ControlFlow::Break(())) };
         let num_samples = result.num_targets.div_ceil(time as u64);
         let timing = EvalTiming { seconds, num_samples, num_batches: num_samples.div_ceil(batch as u64) };
-        self.log.evaluation(step, self.plan.epochs.epoch_after(step), &result, timing, &samples)?;
+        let written =
+            self.log.evaluation(step, self.plan.epochs.epoch_after(step), &result, timing, &samples);
+        self.logged(written, &samples, on_event);
+        self.eta.evaluation(begun.elapsed().as_secs_f64());
         if let Some(line) = self.log.history().last() {
             self.evaluations.observe(line);
         }

@@ -155,6 +155,7 @@ impl<D: Backend> Trainer<D> {
         self.state.num_tokens += loss.num_tokens;
         self.state.digest(self.step.inputs(loss.num_tokens as usize));
         self.last_step_seconds = seconds;
+        self.eta.update(seconds);
         self.last = Some(StepMetrics {
             step: self.state.step,
             epoch: self.plan.epochs.epoch_after(self.state.step),
@@ -165,7 +166,7 @@ impl<D: Backend> Trainer<D> {
             num_tokens: self.state.num_tokens,
             fraction: self.fraction(),
             elapsed_seconds: self.elapsed_seconds(),
-            seconds_left: None,
+            seconds_left: self.eta.seconds_left(),
             skipped_updates: self.state.skipped_updates,
         });
     }

@@ -25,7 +25,8 @@ pub(crate) const OWN: &str = "eyas";
 /// Keys of trainer_state.json that this module owns.
 const FILES: &str = "files";
 const HASH: &str = "blake3";
-/// What stands in the place of the state's hash while it is computed: of the whole text, so that no byte can change unseen.
+/// The hash of the state's own text, in which [`NO_HASH`] stands in its place: so no byte of it can change unseen.
+const STATE_HASH: &str = "state_blake3";
 const NO_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 /// A log of millions of lines fits.
 const MAX_STATE_BYTES: u64 = 1 << 30;
@@ -82,10 +83,10 @@ fn write_hidden(storage: &dyn Storage, dir: &Path, contents: Contents<'_>) -> Re
     listed.sort_keys();
     let mut state = contents.state;
     own_mut(&mut state).insert(FILES.into(), listed.into());
-    own_mut(&mut state).insert(HASH.into(), NO_HASH.into());
+    own_mut(&mut state).insert(STATE_HASH.into(), NO_HASH.into());
     let path = dir.join(STATE);
     let text = pretty(&state);
-    let text = text.replacen(NO_HASH, &blake3::hash(text.as_bytes()).to_hex(), 1);
+    let text = with_hash(&text, NO_HASH, &blake3::hash(text.as_bytes()).to_hex());
     write_file(storage, &path, &|out| out.write_all(text.as_bytes())).map_err(Error::io("write", &path))?;
     storage.sync_dir(dir).map_err(Error::io("write", dir))
 }
@@ -263,15 +264,19 @@ fn read_state(storage: &dyn Storage, path: &Path) -> Result<Map<String, Value>, 
     }
     let mut state: Map<String, Value> = serde_json::from_str(&text)
         .map_err(|error| Error::checkpoint(path, format!("not valid JSON: {error}")))?;
-    let Some(Value::String(stored)) = own_mut(&mut state).shift_remove(HASH) else {
+    let Some(Value::String(stored)) = own_mut(&mut state).shift_remove(STATE_HASH) else {
         return Err(Error::checkpoint(path, "it lacks its hash; was it written by eyas?"));
     };
-    if stored.len() != NO_HASH.len()
-        || blake3::hash(text.replacen(&stored, NO_HASH, 1).as_bytes()).to_hex().as_str() != stored
-    {
+    if blake3::hash(with_hash(&text, &stored, NO_HASH).as_bytes()).to_hex().as_str() != stored {
         return Err(Error::checkpoint(path, "it was changed after it was written: its hash differs"));
     }
     Ok(state)
+}
+
+/// The text of a state with `new` for its hash `old`. No text in it looks like that key: its quotation marks would be escaped.
+fn with_hash(text: &str, old: &str, new: &str) -> String {
+    let entry = |hash: &str| format!("\"{STATE_HASH}\": \"{hash}\"");
+    text.replacen(&entry(old), &entry(new), 1)
 }
 
 fn check_file(storage: &dyn Storage, path: &Path, name: &str, entry: &Value) -> Result<(), Error> {

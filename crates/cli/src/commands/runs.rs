@@ -147,7 +147,7 @@ fn table(runs: &[Run]) -> Vec<String> {
     let widths: [usize; 9] =
         std::array::from_fn(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0));
     let line = |row: &[String; 9]| {
-        let cells: Vec<_> = row.iter().zip(widths).enumerate().map(|(i, (cell, width))| match i {
+        let cells = row.iter().zip(widths).enumerate().map(|(i, (cell, width))| match i {
             0 | 1 => format!("{cell:<width$}"),
             _ => format!("{cell:>width$}"),
         });

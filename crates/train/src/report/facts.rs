@@ -18,8 +18,11 @@ pub(super) fn spelt(value: &Value) -> String {
     }
 }
 
+/// Names and values.
+type Rows<'a> = Vec<(&'a String, &'a Value)>;
+
 /// Settings that differ from the defaults, and the others.
-fn by_difference(settings: &Map<String, Value>) -> (Vec<(&String, &Value)>, Vec<(&String, &Value)>) {
+fn by_difference(settings: &Map<String, Value>) -> (Rows<'_>, Rows<'_>) {
     let defaults = TrainConfig::defaults().to_json();
     settings.iter().partition(|(name, value)| defaults.get(*name) != Some(*value))
 }

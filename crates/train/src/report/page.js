@@ -56,15 +56,18 @@ for (const figure of document.querySelectorAll("figure.chart")) {
   plot.addEventListener("pointerleave", hide);
   plot.addEventListener("pointercancel", hide);
 }
-// What is folded on the screen is open on paper.
+// Facts that are folded on the screen are open on paper; of completions the first and the last are enough.
 addEventListener("beforeprint", () => {
-  for (const details of document.querySelectorAll("details:not([open])")) {
+  for (const details of document.querySelectorAll("details.card, .facts details")) {
+    if (!details.open) details.dataset.folded = "";
     details.open = true;
-    details.dataset.folded = "";
   }
 });
 addEventListener("afterprint", () => {
-  for (const details of document.querySelectorAll("details[data-folded]")) details.open = false;
+  for (const details of document.querySelectorAll("details[data-folded]")) {
+    delete details.dataset.folded;
+    details.open = false;
+  }
 });
 // What the page looks like, for a test that has no eyes.
 addEventListener("load", () => {

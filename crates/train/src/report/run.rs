@@ -145,7 +145,7 @@ impl Run {
             Some(Trouble::Absent) => self.notes.push(format!("There is no {METRICS}: nothing was logged.")),
             Some(Trouble::Other(note)) => self.notes.push(note),
             None if lines.is_empty() => {
-                self.notes.push(format!("{METRICS} is empty: nothing was logged yet."))
+                self.notes.push(format!("{METRICS} is empty: nothing was logged yet."));
             }
             None => {}
         }

@@ -6,4 +6,5 @@ mod common;
 mod devices;
 mod quickstart;
 mod text;
+mod torture;
 mod training;

@@ -7,4 +7,5 @@ mod devices;
 mod quickstart;
 mod report;
 mod text;
+mod torture;
 mod training;

@@ -6,7 +6,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::error::Error;
 use crate::event::{Event, OnEvent};
 use crate::record::Status;
-use crate::report::{self, REPORT};
+use crate::report::{self, REPORT, State};
 use crate::request::Requests;
 use crate::settings::SaveStrategy;
 use eyas_ops::Backend;
@@ -45,7 +45,10 @@ impl<D: Backend> Trainer<D> {
     pub(super) fn describe(&self, status: Status, on_event: &mut OnEvent<'_>) {
         let written = self.write_state().and_then(|()| self.record(status, None)).and_then(|()| {
             let path = self.output.path().join(REPORT);
-            report::write(&[report::Run::open(self.output.path())?], &path)?;
+            let mut run = report::Run::open(self.output.path())?;
+            // The folder's lock is held until this process ends, but the run is over.
+            run.state = if status == Status::Stopped { State::Stopped } else { State::Done };
+            report::write(&[run], &path)?;
             on_event(Event::Reported(&path));
             Ok(())
         });

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Whether somebody asked to stop.
+#[derive(Clone, Default)]
 pub(crate) struct Stop {
     requested: Arc<AtomicBool>,
     signal: Arc<AtomicUsize>,
@@ -17,9 +18,15 @@ pub(crate) struct Stop {
 impl Stop {
     /// From now on the first signal only sets a flag.
     pub(crate) fn install() -> Result<Self, Failure> {
-        let stop = Stop { requested: Arc::default(), signal: Arc::default() };
-        stop.register().map_err(|error| Failure::failed(format!("cannot watch for signals: {error}")))?;
+        let stop = Stop::default();
+        stop.watch()?;
         Ok(stop)
+    }
+
+    /// The same for a flag that was there before. A screen watches for signals by itself, since it has a terminal to give
+    /// back before the second one ends the process.
+    pub(crate) fn watch(&self) -> Result<(), Failure> {
+        self.register().map_err(|error| Failure::failed(format!("cannot watch for signals: {error}")))
     }
 
     fn register(&self) -> Result<(), io::Error> {
@@ -37,6 +44,12 @@ impl Stop {
     /// The flag, for the libraries.
     pub(crate) fn flag(&self) -> &AtomicBool {
         &self.requested
+    }
+
+    /// Asks to stop, as if `signal` had come.
+    pub(crate) fn request(&self, signal: i32) {
+        self.signal.store(signal as usize, Ordering::Relaxed);
+        self.requested.store(true, Ordering::Relaxed);
     }
 
     /// Whether a signal came.

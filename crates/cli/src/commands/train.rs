@@ -9,16 +9,19 @@ use crate::format;
 use crate::output::{Output, note};
 use crate::reporter::Reporter;
 use crate::signals::Stop;
+use crate::tui::{self, Screen, Teller};
 use clap::{Arg, ArgAction, ArgMatches, FromArgMatches, value_parser};
 use eyas_ops::Backend;
 use eyas_train::{Kind, METRICS, MODEL_SETTINGS, SETTINGS, Setting, TrainConfig, Trainer};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// A configuration file, and settings that replace or complete it.
 pub(crate) struct Args {
     config_file: Option<PathBuf>,
+    has_screen: bool,
     settings: Vec<(String, String)>,
 }
 
@@ -29,7 +32,8 @@ Train a model by a configuration file, flags, or both
 
 The file is one flat TOML; every key is also a flag, and a flag replaces the file's value. Names and defaults are those \
 of transformers' TrainingArguments and GPT2Config. A run resumes by itself when output_dir holds a checkpoint. Ctrl-C \
-saves a checkpoint and ends with status 130; a second one ends at once.";
+saves a checkpoint and ends with status 130; a second one ends at once. --tui shows loss curves, samples and memory on a \
+live screen, with keys to stop and to save.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -41,6 +45,7 @@ Examples:
   eyas train run.toml --shuffle false --resid-pdrop 0 --embd-pdrop 0 --attn-pdrop 0";
 
 const CONFIG_FILE: &str = "CONFIG.toml";
+const SCREEN: &str = "tui";
 
 fn settings() -> impl Iterator<Item = &'static Setting> {
     SETTINGS.iter().chain(MODEL_SETTINGS)
@@ -56,7 +61,11 @@ impl clap::Args for Args {
             .value_name(CONFIG_FILE)
             .value_parser(value_parser!(PathBuf))
             .help("Configuration file; without one, flags say everything");
-        let command = command.about(ABOUT).long_about(LONG_ABOUT).after_long_help(EXAMPLES).arg(config);
+        let screen = Arg::new(SCREEN).long(SCREEN).action(ArgAction::SetTrue).help(
+            "Show a live screen on the terminal: loss curves, speed, samples, memory; `?` tells its keys",
+        );
+        let command =
+            command.about(ABOUT).long_about(LONG_ABOUT).after_long_help(EXAMPLES).arg(config).arg(screen);
         settings().map(argument).fold(command, clap::Command::arg)
     }
 
@@ -109,7 +118,8 @@ impl FromArgMatches for Args {
                 given.push((setting.name.to_string(), value.clone()));
             }
         }
-        Ok(Args { config_file: matches.get_one(CONFIG_FILE).cloned(), settings: given })
+        let config_file = matches.get_one(CONFIG_FILE).cloned();
+        Ok(Args { config_file, has_screen: matches.get_flag(SCREEN), settings: given })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -145,13 +155,16 @@ fn is_boolean_flag(argument: &OsString) -> bool {
 
 pub(crate) fn run(args: Args) -> Outcome {
     let config = read(&args)?;
+    if args.has_screen {
+        tui::require_terminal()?;
+    }
     let choice = config
         .device
         .parse()
         .map_err(|expected| Failure::usage(format!("`device`: {expected}, got `{}`", config.device)))?;
     let threads = (config.num_threads > 0).then_some(config.num_threads);
     let wanted = Wanted { threads, tf32: config.tf32, ..Wanted::new(choice, config.precision()) };
-    wanted.run(Train { config })
+    wanted.run(Train { config, has_screen: args.has_screen })
 }
 
 fn read(args: &Args) -> Outcome<TrainConfig> {
@@ -178,25 +191,32 @@ fn read(args: &Args) -> Outcome<TrainConfig> {
 /// Training, on whatever device.
 struct Train {
     config: TrainConfig,
+    has_screen: bool,
 }
 
 impl OnDevice for Train {
     type Output = ();
 
     fn run<D: Backend>(self, device: D, _: Place) -> Outcome {
-        train(Arc::new(device), self.config)
+        train(Arc::new(device), self)
     }
 }
 
-fn train<D: Backend>(device: Arc<D>, config: TrainConfig) -> Outcome {
-    let mut reporter = Reporter::new(device.peak_flops());
+fn train<D: Backend>(device: Arc<D>, Train { config, has_screen }: Train) -> Outcome {
     let output_dir = config.output_dir.clone();
-    let mut trainer = Trainer::new(device.clone(), config, &mut |event| reporter.event(&event))?;
+    let stop = Stop::default();
+    // Raised by the screen's `s`.
+    let save = Arc::new(AtomicBool::new(false));
+    let mut teller = match has_screen {
+        true => Teller::Screen(Screen::open(&output_dir, device.peak_flops(), &stop, save)?),
+        false => Teller::Lines(Reporter::new(device.peak_flops())),
+    };
+    let mut trainer = Trainer::new(device.clone(), config, &mut |event| teller.event(&event))?;
     super::tokenizer::tell_if_slow(trainer.tokenizer());
-    let stop = Stop::install()?;
+    teller.begin(&output_dir.join(METRICS), &stop)?;
     // On the pool, where no operation has to wake a thread first.
-    let outcome = device.install(|| trainer.run(stop.flag(), &mut |event| reporter.event(&event)))?;
-    drop(reporter);
+    let outcome = device.install(|| trainer.run(stop.flag(), &mut |event| teller.event(&event)))?;
+    drop(teller);
     if outcome.stopped {
         let saved = match &outcome.checkpoint {
             Some(path) => format!("saved {}; the same command goes on from there", path.display()),

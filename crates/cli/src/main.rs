@@ -18,6 +18,7 @@ mod progress;
 mod reporter;
 mod signals;
 mod threads;
+mod tui;
 
 use clap::Parser;
 use std::process::ExitCode;

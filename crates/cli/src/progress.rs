@@ -17,27 +17,56 @@ const DRAW_EVERY: Duration = Duration::from_millis(100);
 pub(crate) struct Progress {
     label: String,
     bar: Option<ProgressBar>,
-    /// The first share that was told, and when.
-    first: Option<(Instant, f64)>,
+    left: TimeLeft,
     last: Instant,
+}
+
+/// The time left, by what was done since the first share that was told: a resumed run begins in its middle.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TimeLeft {
+    /// The first share, and when it was told.
+    first: Option<(Instant, f64)>,
+}
+
+impl TimeLeft {
+    /// Now that `share` is done; `None` in the first moments, which say little about the rest.
+    pub(crate) fn at(&mut self, share: f64) -> Option<Duration> {
+        let now = Instant::now();
+        let (start, first) = *self.first.get_or_insert((now, share));
+        let (elapsed, done) = (now - start, share - first);
+        let is_known = done > 0.0 && elapsed > Duration::from_secs(1);
+        is_known.then(|| elapsed.mul_f64(((1.0 - share) / done).clamp(0.0, 1e9)))
+    }
 }
 
 impl Progress {
     /// Begins; `label` says what is going on: `tokenizer`, `train`.
     pub(crate) fn new(label: &str) -> Self {
         let bar = stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{prefix} {bar:28} {msg}");
+            let style = ProgressStyle::with_template("{prefix} {bar:20} {wide_msg}");
             let bar = ProgressBar::new(1000).with_prefix(label.to_string());
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸ "));
             bar
         });
-        Progress { label: label.into(), bar, first: None, last: Instant::now() }
+        Progress { label: label.into(), bar, left: TimeLeft::default(), last: Instant::now() }
     }
 
     /// `share` of the work is done, and `message` says more: counts, rates. The time left is added here.
     pub(crate) fn set(&mut self, share: f64, message: &dyn Display) {
-        let left = self.left(share);
-        self.draw(Some(share), &|| format!("{message}{}", left.as_deref().unwrap_or_default()));
+        self.set_with(share, None, message);
+    }
+
+    /// The same with a better estimate of the time left, where there is one.
+    pub(crate) fn set_with(&mut self, share: f64, left: Option<Duration>, message: &dyn Display) {
+        let by_share = self.left.at(share);
+        let left = left.or(by_share).map(|left| format!("{} left", format::duration(left)));
+        // A narrow terminal cuts off the end of a bar's line, which has to be something else.
+        let is_bar = self.bar.is_some();
+        self.draw(Some(share), &|| match &left {
+            Some(left) if is_bar => format!("{left}, {message}"),
+            Some(left) => format!("{message}, {left}"),
+            None => message.to_string(),
+        });
     }
 
     /// Work of unknown size.
@@ -61,19 +90,6 @@ impl Progress {
                 crate::output::note(format_args!("{}: {share}{}", self.label, message()));
             }
         }
-    }
-
-    /// The time left, by what was done since the first share that was told: a resumed run begins in its middle.
-    fn left(&mut self, share: f64) -> Option<String> {
-        let now = Instant::now();
-        let (start, first) = *self.first.get_or_insert((now, share));
-        let (elapsed, done) = (now - start, share - first);
-        // The first moments say little about the rest.
-        let is_known = done > 0.0 && elapsed > Duration::from_secs(1);
-        is_known.then(|| {
-            let left = elapsed.mul_f64(((1.0 - share) / done).clamp(0.0, 1e9));
-            format!(", {} left", format::duration(left))
-        })
     }
 
     /// Writes a line that stays.

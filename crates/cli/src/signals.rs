@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// What was asked for by signals.
+#[derive(Clone)]
 pub(crate) struct Stop {
     requests: Requests,
     signal: Arc<AtomicUsize>,
@@ -21,28 +22,43 @@ pub(crate) struct Stop {
     ends: Arc<AtomicBool>,
 }
 
-impl Stop {
-    /// From now on, and until [`begin`](Self::begin), a signal ends the process with its status.
-    pub(crate) fn install() -> Result<Self, Failure> {
-        let ends = Arc::new(AtomicBool::new(true));
-        let stop = Stop { requests: Requests::default(), signal: Arc::default(), ends };
-        stop.register().map_err(|error| Failure::failed(format!("cannot watch for signals: {error}")))?;
-        Ok(stop)
+impl Default for Stop {
+    /// Nothing was asked for, and nothing is watched yet.
+    fn default() -> Self {
+        Stop { requests: Requests::default(), signal: Arc::default(), ends: Arc::new(AtomicBool::new(true)) }
     }
+}
 
-    fn register(&self) -> Result<(), io::Error> {
+impl Stop {
+    /// From now on, and until [`begin`](Self::begin), Ctrl-C and SIGTERM end the process with their status. A screen watches
+    /// for them by itself, since it has a terminal to give back first, and calls this when it has done so.
+    pub(crate) fn watch(&self) -> Result<(), Failure> {
         for signal in [SIGINT, SIGTERM] {
             // Actions run in the order of registration: the first signal after `begin` finds the flag down and raises it, the
             // second finds it up and ends the process.
             let status = 128 + signal;
-            signal_hook::flag::register_conditional_shutdown(signal, status, self.ends.clone())?;
-            signal_hook::flag::register_usize(signal, self.signal.clone(), signal as usize)?;
-            signal_hook::flag::register(signal, self.ends.clone())?;
-            signal_hook::flag::register(signal, self.requests.stop.clone())?;
+            let (ends, stop) = (self.ends.clone(), self.requests.stop.clone());
+            signal_hook::flag::register_conditional_shutdown(signal, status, ends.clone())
+                .and_then(|_| signal_hook::flag::register_usize(signal, self.signal.clone(), signal as usize))
+                .and_then(|_| signal_hook::flag::register(signal, ends))
+                .and_then(|_| signal_hook::flag::register(signal, stop))
+                .map_err(cannot_watch)?;
         }
-        #[cfg(unix)]
-        signal_hook::flag::register(SIGUSR1, self.requests.save.clone())?;
         Ok(())
+    }
+
+    /// From now on SIGUSR1 asks for a checkpoint, and ends nothing.
+    pub(crate) fn watch_save(&self) -> Result<(), Failure> {
+        #[cfg(unix)]
+        signal_hook::flag::register(SIGUSR1, self.requests.save.clone()).map_err(cannot_watch)?;
+        Ok(())
+    }
+
+    /// Asks to stop, as if `signal` had come.
+    pub(crate) fn request(&self, signal: i32) {
+        self.signal.store(signal as usize, Ordering::Relaxed);
+        self.ends.store(true, Ordering::SeqCst);
+        self.requests.stop.store(true, Ordering::Relaxed);
     }
 
     /// From now on the first signal only asks, since there is something to save.
@@ -68,4 +84,8 @@ impl Stop {
         };
         Failure::Stopped { status: u8::try_from(128 + signal).unwrap_or(130), message: message.into() }
     }
+}
+
+fn cannot_watch(error: io::Error) -> Failure {
+    Failure::failed(format!("cannot watch for signals: {error}"))
 }

@@ -9,6 +9,7 @@ use crate::format;
 use crate::output::{Output, note};
 use crate::reporter::Reporter;
 use crate::signals::Stop;
+use crate::tui::{self, Screen, Teller};
 use clap::{Arg, ArgAction, ArgMatches, FromArgMatches, value_parser};
 use eyas_ops::Backend;
 use eyas_train::{Kind, METRICS, MODEL_SETTINGS, SETTINGS, Setting, TrainConfig, Trainer};
@@ -23,6 +24,7 @@ pub(crate) struct Args {
     settings: Vec<(String, String)>,
     dry_run: bool,
     json: bool,
+    has_screen: bool,
 }
 
 const ABOUT: &str = "Train a model by a configuration file, flags, or both";
@@ -33,7 +35,7 @@ Train a model by a configuration file, flags, or both
 The file is one flat TOML; every key is also a flag, and a flag replaces the file's value. Names and defaults are those \
 of transformers' TrainingArguments and GPT2Config. A run resumes by itself when output_dir holds a checkpoint. Ctrl-C \
 (or SIGTERM) saves a checkpoint and ends with status 130 (143); a second one ends at once. SIGUSR1 saves a checkpoint and \
-goes on.";
+goes on. --tui shows loss curves, samples and memory on a live screen, with keys to stop and to save.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -48,6 +50,7 @@ Examples:
 const CONFIG_FILE: &str = "CONFIG.toml";
 const DRY_RUN: &str = "dry-run";
 const JSON: &str = "json";
+const SCREEN: &str = "tui";
 
 fn settings() -> impl Iterator<Item = &'static Setting> {
     SETTINGS.iter().chain(MODEL_SETTINGS)
@@ -66,9 +69,22 @@ impl clap::Args for Args {
         let flag = |name: &'static str, help: &'static str| {
             Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
         };
-        let command = command.about(ABOUT).long_about(LONG_ABOUT).after_long_help(EXAMPLES).arg(config).args([
-            flag(DRY_RUN, "Check everything, print the plan with the time from a short measurement, and train nothing"),
+        let command = command
+            .about(ABOUT)
+            .long_about(LONG_ABOUT)
+            .after_long_help(EXAMPLES)
+            .arg(config)
+            .args([
+            flag(
+                DRY_RUN,
+                "Check everything, print the plan with the time from a short measurement, and train nothing",
+            ),
             flag(JSON, "The plan of --dry-run as a JSON object").requires(DRY_RUN),
+            flag(
+                SCREEN,
+                "Show a live screen on the terminal: loss curves, speed, samples, memory; `?` tells its keys",
+            )
+            .conflicts_with(DRY_RUN),
         ]);
         settings().map(argument).fold(command, clap::Command::arg)
     }
@@ -127,6 +143,7 @@ impl FromArgMatches for Args {
             settings: given,
             dry_run: matches.get_flag(DRY_RUN),
             json: matches.get_flag(JSON),
+            has_screen: matches.get_flag(SCREEN),
         })
     }
 
@@ -162,14 +179,22 @@ fn is_boolean_flag(argument: &OsString) -> bool {
 }
 
 pub(crate) fn run(args: Args) -> Outcome {
+    let stop = Stop::default();
+    stop.watch_save()?;
+    if !args.has_screen {
+        stop.watch()?;
+    }
     let config = read(&args)?;
+    if args.has_screen {
+        tui::require_terminal()?;
+    }
     let choice = config
         .device
         .parse()
         .map_err(|expected| Failure::usage(format!("`device`: {expected}, got `{}`", config.device)))?;
     let threads = (config.num_threads > 0).then_some(config.num_threads);
     let wanted = Wanted { threads, tf32: config.tf32, ..Wanted::new(choice, config.precision()) };
-    wanted.run(Train { config, dry_run: args.dry_run, json: args.json })
+    wanted.run(Train { config, args, stop })
 }
 
 fn read(args: &Args) -> Outcome<TrainConfig> {
@@ -196,24 +221,24 @@ fn read(args: &Args) -> Outcome<TrainConfig> {
 /// Training, on whatever device.
 struct Train {
     config: TrainConfig,
-    dry_run: bool,
-    json: bool,
+    args: Args,
+    stop: Stop,
 }
 
 impl OnDevice for Train {
     type Output = ();
 
     fn run<D: Backend>(self, device: D, _: Place) -> Outcome {
-        match self.dry_run {
-            true => dry_run(Arc::new(device), self.config, self.json),
-            false => train(Arc::new(device), self.config),
+        match self.args.dry_run {
+            true => dry_run(Arc::new(device), self.config, self.args.json),
+            false => train(Arc::new(device), self),
         }
     }
 }
 
 /// Tells the plan on stdout, with the time that a short measurement leads to expect.
 fn dry_run<D: Backend>(device: Arc<D>, config: TrainConfig, json: bool) -> Outcome {
-    let mut reporter = Reporter::quiet(0.0);
+    let mut reporter = Reporter::quiet();
     let mut trainer = Trainer::new(device.clone(), config, &mut |event| reporter.event(&event))?;
     drop(reporter);
     super::tokenizer::tell_if_slow(trainer.tokenizer());
@@ -243,16 +268,18 @@ fn dry_run<D: Backend>(device: Arc<D>, config: TrainConfig, json: bool) -> Outco
     output.flush()
 }
 
-fn train<D: Backend>(device: Arc<D>, config: TrainConfig) -> Outcome {
-    let mut reporter = Reporter::new(device.peak_flops());
+fn train<D: Backend>(device: Arc<D>, Train { config, args, stop }: Train) -> Outcome {
     let output_dir = config.output_dir.clone();
-    let stop = Stop::install()?;
-    let mut trainer = Trainer::new(device.clone(), config, &mut |event| reporter.event(&event))?;
+    let mut teller = match args.has_screen {
+        true => Teller::Screen(Screen::open(&output_dir, &stop)?),
+        false => Teller::Lines(Reporter::new()),
+    };
+    let mut trainer = Trainer::new(device.clone(), config, &mut |event| teller.event(&event))?;
     super::tokenizer::tell_if_slow(trainer.tokenizer());
-    stop.begin();
+    teller.begin(&output_dir.join(METRICS), &stop);
     // On the pool, where no operation has to wake a thread first.
-    let outcome = device.install(|| trainer.run(stop.requests(), &mut |event| reporter.event(&event)))?;
-    drop(reporter);
+    let outcome = device.install(|| trainer.run(stop.requests(), &mut |event| teller.event(&event)))?;
+    drop(teller);
     if outcome.stopped {
         let saved = match &outcome.checkpoint {
             Some(path) => format!("saved {}; the same command goes on from there", path.display()),

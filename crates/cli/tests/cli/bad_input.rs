@@ -15,6 +15,10 @@ fn usage_that_is_wrong_has_status_2_and_a_suggestion() {
     world.run("model show --set n_head=5").refused(2, &["n_head", "768"]);
     world.run("train").refused(2, &["CONFIG.toml"]);
     world.run("train --train-data code run.toml").refused(2, &["put it first"]);
+    // Tests have no terminal.
+    world
+        .run("train --train-data code --tokenizer code --output-dir out --tui")
+        .refused(2, &["--tui", "not a terminal", "hint:"]);
     world.run("quickstart code --minutes 0").refused(2, &["--minutes"]);
     world.run("tokenizer train code --vocab-size 100 --out t").refused(2, &["100", "257"]);
     world.run("bench training --isa sse9").refused(2, &["sse9"]);

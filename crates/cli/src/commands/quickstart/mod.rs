@@ -168,7 +168,7 @@ fn quickstart<D: Backend>(
     let valid = sample.valid;
     drop(sample.train);
     let choice = if place == Place::Cuda { args.device } else { Choice::Cpu };
-    let trainer = train(&device, peak_flops, &plan, &files, &clock, args, precision)?;
+    let trainer = train(&device, &plan, &files, &clock, args, precision)?;
     let time = clock.left().saturating_sub(clock.ending());
     let held_out =
         report::evaluation(trainer.gpt(), &tokenizer, &valid, &plan, time.min(clock.evaluation()))?;
@@ -344,7 +344,6 @@ fn open_out(out: &Path, source: &Source) -> Outcome<OutputDir> {
 /// Trains for what is left of the time after what has to follow.
 fn train<D: Backend>(
     device: &Arc<D>,
-    peak_flops: f64,
     plan: &Plan,
     files: &Files,
     clock: &Clock,
@@ -358,9 +357,11 @@ fn train<D: Backend>(
         return Err(no_time());
     }
     let config = settings(plan, files, args, precision, time)?;
-    let mut reporter = Reporter::quiet(peak_flops);
+    let mut reporter = Reporter::quiet();
     let mut trainer = Trainer::new(device.clone(), config, &mut |event| reporter.event(&event))?;
-    let stop = Stop::install()?;
+    let stop = Stop::default();
+    stop.watch()?;
+    stop.watch_save()?;
     stop.begin();
     let outcome = device.install(|| trainer.run(stop.requests(), &mut |event| reporter.event(&event)))?;
     drop(reporter);

@@ -75,12 +75,14 @@ impl Long {
             ("report.html", page.into()),
         ]);
         let mut failures = case.close()?;
-        let config =
-            self.config.as_ref().map_or(String::new(), |config| format!(" --config {}", config.display()));
+        let which = match &self.config {
+            Some(config) => format!("--config {}", config.display()),
+            None => format!("--minutes {}", self.minutes),
+        };
         for failure in &mut failures {
             failure.reproduce = format!(
-                "cargo xtask torture --long{config} --minutes {} --seed {} --binary {}",
-                self.minutes,
+                "cargo xtask torture --long {which} --kills {} --seed {} --binary {}",
+                self.kills,
                 options.seed,
                 options.binary.display()
             );
@@ -92,7 +94,7 @@ impl Long {
         Ok(Report { part: "long", seed: options.seed, seconds, figures, failures })
     }
 
-    /// A run of a few million parameters whose number of updates follows from the machine's speed.
+    /// A run of a million parameters whose number of updates follows from the machine's speed.
     fn built_in(&self, options: &Options, root: &Path) -> Result<(Training, Training), Error> {
         World::new(&options.binary, root, options.seed)?;
         write_code(&root.join("long-code"), 2000, &mut Random::new(options.seed, "long-code", 0))?;
@@ -124,10 +126,10 @@ impl Long {
 /// The built-in configuration with so many updates.
 fn settings(max_steps: u64) -> String {
     let (logging, saving, evaluating) =
-        ((max_steps / 200).max(1), (max_steps / 40).max(2), (max_steps / 30).max(2));
+        ((max_steps / 200).max(1), (max_steps / 40).max(5), (max_steps / 30).max(5));
     format!(
-        "output_dir = 'out'\ntrain_data = '../long-code'\neval_data = '../code'\ntokenizer = '../tokenizer'\n\
-         mode = 'pack'\ncontext_length = 128\nn_positions = 128\nn_layer = 4\nn_head = 4\nn_embd = 256\n\
+        "output_dir = 'out'\ntrain_data = '../long-code'\neval_data = '../held-out'\ntokenizer = '../tokenizer'\n\
+         mode = 'pack'\ncontext_length = 128\nn_positions = 128\nn_layer = 4\nn_head = 4\nn_embd = 128\n\
          per_device_train_batch_size = 8\nlearning_rate = 1e-3\nwarmup_steps = 0.05\n\
          lr_scheduler_type = 'cosine'\nweight_decay = 0.1\ndevice = 'cpu'\nbf16 = true\nseed = 7\n\
          max_steps = {max_steps}\nlogging_steps = {logging}\neval_strategy = 'steps'\neval_steps = {evaluating}\n\

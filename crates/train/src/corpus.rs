@@ -8,6 +8,7 @@ use crate::checkpoint::write_text;
 use crate::error::Error;
 use crate::evaluate::EvalData;
 use crate::event::{Event, OnEvent};
+use crate::output::DATA;
 use crate::settings::{TrainConfig, hub_id};
 use eyas_data::{Loader, Mode, PrepareOptions, Shards, SourceOptions, eval_stream, is_shards, prepare};
 use eyas_token::Tokenizer;
@@ -136,7 +137,7 @@ impl Corpus<'_> {
         raw: bool,
         on_event: &mut OnEvent<'_>,
     ) -> Result<(PathBuf, Arc<Shards>), Error> {
-        let folder = self.config.output_dir.join("data");
+        let folder = self.config.output_dir.join(DATA);
         let (path, record_path) = (folder.join(setting), folder.join(format!("{setting}.json")));
         let record = self.record(data, raw);
         if self.is_reusable(&record_path, &record) && is_shards(&path) {

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const LOCK: &str = ".lock";
+/// The folder of prepared data.
+pub(crate) const DATA: &str = "data";
 /// What is being written or removed begins so; a folder of that name left by a killed run means nothing.
 pub(crate) const HIDDEN: &str = ".checkpoint-";
 
@@ -68,14 +70,38 @@ impl OutputDir {
         }
     }
 
+    /// Removes what killed runs left half-written, here and among the prepared data: nobody else writes here.
     fn sweep(&self) -> Result<(), Error> {
-        for entry in fs::read_dir(&self.path).map_err(Error::io("read", &self.path))? {
-            let entry = entry.map_err(Error::io("read", &self.path))?;
-            if entry.file_name().to_string_lossy().starts_with(HIDDEN) {
-                fs::remove_dir_all(entry.path()).map_err(Error::io("remove", &entry.path()))?;
+        for folder in [self.path.clone(), self.path.join(DATA)] {
+            let entries = match fs::read_dir(&folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                entries => entries.map_err(Error::io("read", &folder))?,
+            };
+            for entry in entries {
+                let path = entry.map_err(Error::io("read", &folder))?.path();
+                if path.file_name().is_some_and(|name| is_left_over(&name.to_string_lossy())) {
+                    let removed =
+                        if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                    removed.map_err(Error::io("remove", &path))?;
+                }
             }
         }
         Ok(())
+    }
+}
+
+/// Whether a name is one that something has while it is being written or removed: a checkpoint, a file of the model, prepared
+/// data.
+fn is_left_over(name: &str) -> bool {
+    let is_number =
+        |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    let parts: Vec<_> = name.split('.').collect();
+    match parts[..] {
+        _ if name.starts_with(HIDDEN) => true,
+        ["", _, .., "old"] => true,
+        ["", .., last] if last.strip_prefix("partial-").is_some_and(is_number) => true,
+        [.., number, "tmp" | "partial"] => is_number(number),
+        _ => false,
     }
 }
 
@@ -129,8 +155,17 @@ mod tests {
         assert_eq!(is_locked(&path), Some(false));
         assert_eq!(is_locked(dir.path()), Some(false));
         fs::create_dir_all(path.join(".checkpoint-7.tmp/x")).expect("leftover");
+        fs::create_dir_all(path.join("data/.train_data.partial-123")).expect("leftover");
+        let stays = ["metrics.jsonl", "notes.tmp", "my.partial", ".old", "data"];
+        for name in ["metrics.jsonl.77.tmp", ".tokenizer.json.77-3.partial"].iter().chain(&stays[..4]) {
+            fs::write(path.join(name), "").expect("leftover");
+        }
         let again = OutputDir::open(&path).expect("free again");
-        assert!(!path.join(".checkpoint-7.tmp").exists());
+        let mut left: Vec<_> =
+            fs::read_dir(&path).expect("listed").map(|e| e.expect("listed").file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".lock", ".old", "data", "metrics.jsonl", "my.partial", "notes.tmp"]);
+        assert_eq!(fs::read_dir(path.join("data")).expect("listed").count(), 0);
         assert!(again.require_free(1, 0).is_ok());
         assert!(matches!(again.require_free(u64::MAX, 1), Err(Error::DiskFull { .. })));
     }

@@ -34,7 +34,6 @@ fn a_run_survives_being_stopped() {
 }
 
 #[test]
-#[ignore = "SIGUSR1 ends a run so far"]
 fn a_run_saves_when_it_is_asked_to() {
     survives(Part::Requests);
 }

@@ -17,7 +17,7 @@ use crate::error::Error;
 use std::collections::HashMap;
 use std::path::Path;
 use toml::de::DeTable;
-use value::Raw;
+use value::{Raw, Value as _};
 
 /// Other names of settings.
 pub const ALIASES: [(&str, &str); 1] = [("evaluation_strategy", "eval_strategy")];
@@ -309,7 +309,7 @@ impl TrainConfig {
                 }
                 _ => {
                     let expected = "eval_strategy's value, or best, for load_best_model_at_end";
-                    return refuse("save_strategy", expected, "another".into());
+                    return refuse("save_strategy", expected, self.save_strategy.to_json().to_string());
                 }
             }
         }

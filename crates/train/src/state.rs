@@ -15,7 +15,7 @@ use eyas_token::Tokenizer;
 use serde_json::{Map, Value, json};
 
 /// Settings that do not change what is learned.
-const HARMLESS: [&str; 21] = [
+const HARMLESS: [&str; 22] = [
     "output_dir",
     "overwrite_output_dir",
     "resume_from_checkpoint",
@@ -31,6 +31,7 @@ const HARMLESS: [&str; 21] = [
     "save_steps",
     "save_total_limit",
     "num_threads",
+    "gradient_checkpointing",
     "device",
     // The data's identity is compared instead of their path.
     "train_data",

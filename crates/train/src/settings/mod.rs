@@ -22,8 +22,7 @@ use value::Raw;
 pub const ALIASES: [(&str, &str); 1] = [("evaluation_strategy", "eval_strategy")];
 
 /// TrainingArguments' names that a person may well bring along, and what there is instead.
-const ABSENT: [(&str, &str); 12] = [
-    ("gradient_checkpointing", "activations are always kept"),
+const ABSENT: [(&str, &str); 11] = [
     ("load_best_model_at_end", "the checkpoints stay in output_dir; take the one whose eval_loss is lowest"),
     ("lr_scheduler_kwargs", "write min_lr, min_lr_rate, num_decay_steps, ... as settings of their own"),
     ("report_to", "metrics go to metrics.jsonl in output_dir"),

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What an update reads.
+/// What an update reads, and how.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Update {
     /// B: samples of a micro-batch.
@@ -17,12 +17,14 @@ pub(crate) struct Update {
     pub(crate) time: usize,
     /// Micro-batches.
     pub(crate) accumulation: usize,
+    /// Whether backward computes again what is inside blocks.
+    pub(crate) gradient_checkpointing: bool,
 }
 
 impl Update {
     /// One micro-batch.
-    pub(crate) fn new(batch: usize, time: usize) -> Self {
-        Update { batch, time, accumulation: 1 }
+    pub(crate) const fn new(batch: usize, time: usize) -> Self {
+        Update { batch, time, accumulation: 1, gradient_checkpointing: false }
     }
 
     /// Its tokens in all.
@@ -55,10 +57,11 @@ impl<D: Backend> Steps<D> {
         Ok(Self::of(gpt, update, kind, free_before))
     }
 
-    fn of(gpt: Gpt<D>, update: Update, kind: OptimizerKind, free_before: Option<usize>) -> Self {
+    fn of(mut gpt: Gpt<D>, update: Update, kind: OptimizerKind, free_before: Option<usize>) -> Self {
         let (mut rng, vocab_size) = (Rng::new(0), gpt.config().vocab_size as u64);
         let mut draw = || (rng.next_u64() % vocab_size) as u32;
         let rows = update.batch * update.time;
+        gpt.set_gradient_checkpointing(update.gradient_checkpointing);
         let mut grads = Gradients::new(&gpt);
         // So that the gradients of fp16 are about as large as where a loss scale has settled.
         grads.loss_scale = match D::Element::NAME == F16::NAME {

@@ -1,8 +1,10 @@
 //! The buffers of a training step or an evaluation: what forward saves, and the gradients that backward passes down.
 //!
 //! All of them are allocated once, for the largest batch; a smaller batch uses the start of each. For training every block
-//! has buffers of its own, because backward reads them again; otherwise the blocks take turns with one set. The gradients of
-//! activations are shared by all blocks: only one block is in backward at a time.
+//! has buffers of its own, because backward reads them again; otherwise the blocks take turns with one set. With gradient
+//! checkpointing (Chen et al., 2016, "Training deep nets with sublinear memory cost") they take turns in training too: only
+//! the residual stream between them is kept, from which backward makes a block's again. The gradients of activations are
+//! shared by all blocks: only one block is in backward at a time.
 
 use crate::config::Config;
 use crate::model::Gpt;
@@ -48,6 +50,27 @@ impl Dims {
     }
 }
 
+/// What a forward pass leaves for a backward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// There is no backward pass.
+    Nothing,
+    /// The residual stream below and above every block.
+    Streams,
+    /// That, and what is inside the blocks.
+    Everything,
+}
+
+impl Keep {
+    pub(crate) fn new(purpose: Use, gradient_checkpointing: bool) -> Self {
+        match purpose {
+            Use::Training if gradient_checkpointing => Keep::Streams,
+            Use::Training => Keep::Everything,
+            Use::Inference | Use::Quantized(_) => Keep::Nothing,
+        }
+    }
+}
+
 /// The output of a LayerNorm and what it saves.
 pub(crate) struct Normed<D: Device> {
     pub(crate) out: Act<D>,       // (B, T, C)
@@ -81,9 +104,12 @@ pub struct Activations<D: Device> {
     capacity: usize,
     /// The shapes of the last forward pass, and the key of its dropout.
     pub(crate) step: Option<(Dims, Option<u64>)>,
+    /// Whether no backward pass has followed: if blocks share a set, it is still the last block's.
+    pub(crate) is_fresh: bool,
     pub(crate) tokens: Buf<D, u32>, // (B, T)
     /// The residual stream below the first block and after each; two that take turns when nothing is saved.
     pub(crate) stream: Vec<Act<D>>, // each (B, T, C)
+    /// One set for each block, or one that they take turns with.
     pub(crate) blocks: Vec<BlockActivations<D>>,
     pub(crate) ln_f: Normed<D>,
     pub(crate) targets: Buf<D, u32>,      // (B, T)
@@ -91,21 +117,23 @@ pub struct Activations<D: Device> {
     pub(crate) losses: Buf<D, f32>,       // (B, T)
     pub(crate) predictions: Buf<D, u32>,  // (B, T)
     pub(crate) gradients: Option<ActivationGradients<D>>,
-    /// Forward without dropout, forward with it, and backward, where the device records them.
+    /// Forward without dropout, forward with it, and backward, where the device records them. They are of these buffers
+    /// alone, so that their signatures need not say whether blocks share a set.
     pub(crate) recordings: [D::Recording; 3],
     pub(crate) host_losses: Vec<f32>,      // (B, T)
     pub(crate) host_predictions: Vec<u32>, // (B, T)
 }
 
 impl<D: Backend> Activations<D> {
-    /// Allocates for `batch` rows of `time` tokens; for training if the network is.
+    /// Allocates for `batch` rows of `time` tokens; for training if the network is, with gradient checkpointing if it was
+    /// told so.
     pub fn new(gpt: &Gpt<D>, batch: usize, time: usize) -> Self {
-        Self::allocate(&**gpt.device(), gpt.config(), batch, time, gpt.purpose())
+        Self::allocate(&**gpt.device(), gpt.config(), batch, time, gpt.keep())
     }
 }
 
 impl<D: Device> Activations<D> {
-    pub(crate) fn allocate(device: &D, config: &Config, batch: usize, time: usize, purpose: Use) -> Self {
+    pub(crate) fn allocate(device: &D, config: &Config, batch: usize, time: usize, keep: Keep) -> Self {
         let (rows, channels, inner) = (batch * time, config.n_embd, config.inner());
         let act = |width: usize| device.zeros::<D::Element>(rows * width);
         let normed = || Normed { out: act(channels), mean: device.zeros(rows), rstd: device.zeros(rows) };
@@ -125,13 +153,15 @@ impl<D: Device> Activations<D> {
             dnorm: act(channels),
             dwide: act(inner.max(3 * channels)),
         };
-        let (num_streams, num_blocks) = match purpose {
-            Use::Training => (config.n_layer + 1, config.n_layer),
-            Use::Inference | Use::Quantized(_) => (2, 1),
+        let (num_streams, num_blocks) = match keep {
+            Keep::Nothing => (2, 1),
+            Keep::Streams => (config.n_layer + 1, 1),
+            Keep::Everything => (config.n_layer + 1, config.n_layer),
         };
         Activations {
             capacity: rows,
             step: None,
+            is_fresh: false,
             tokens: device.zeros(rows),
             stream: (0..num_streams).map(|_| act(channels)).collect(),
             blocks: (0..num_blocks).map(|_| block()).collect(),
@@ -140,7 +170,7 @@ impl<D: Device> Activations<D> {
             loss_weights: device.zeros(rows),
             losses: device.zeros(rows),
             predictions: device.zeros(rows),
-            gradients: (purpose == Use::Training).then(gradients),
+            gradients: (keep != Keep::Nothing).then(gradients),
             recordings: Default::default(),
             host_losses: vec![0.0; rows],
             host_predictions: vec![0; rows],

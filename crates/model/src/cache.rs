@@ -3,9 +3,9 @@
 //! Blocks are those of `network.rs`; only attention differs, which reads the cache instead of the whole square. The trick:
 //! the last token of a prompt always goes alone, so that the rows whose logits are wanted are the whole of a buffer.
 
-use crate::activations::{Activations, Dims};
+use crate::activations::{Activations, Dims, Keep};
 use crate::model::Gpt;
-use eyas_ops::{Act, Backend, Buf, Buffer, CachedAttentionDims, Dropout, Element, Use};
+use eyas_ops::{Act, Backend, Buf, Buffer, CachedAttentionDims, Dropout, Element};
 
 /// Tokens that a prompt is read in at a time.
 const PIECE: usize = 128;
@@ -43,7 +43,7 @@ impl<D: Backend> KvCache<D> {
             len: 0,
             keys: layers(),
             values: layers(),
-            acts: Activations::allocate(device, config, batch, piece.min(capacity), Use::Inference),
+            acts: Activations::allocate(device, config, batch, piece.min(capacity), Keep::Nothing),
             logits: device.zeros(num_logits),
             host_logits: vec![0.0; num_logits],
         }

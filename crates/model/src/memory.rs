@@ -3,7 +3,7 @@
 //! The trick: the very code that allocates runs on a device whose buffers have a length and no memory, as PyTorch's meta
 //! device, so that the plan cannot differ from what happens.
 
-use crate::activations::{Activations, Dims};
+use crate::activations::{Activations, Dims, Keep};
 use crate::config::Config;
 use crate::parameters::num_parameters;
 use eyas_ops::{Backend, Buffer, Device, Element, LinearDims, Scalar, Use};
@@ -24,18 +24,20 @@ impl MemoryPlan {
     }
 }
 
-/// What a network takes on `device`, with activations for `batch` rows of `time` tokens. The optimizer's state is counted as
-/// AdamW's: two f32 for each parameter.
+/// What a network takes on `device`, with activations for `batch` rows of `time` tokens, in training with or without
+/// [gradient checkpointing](crate::Gpt::set_gradient_checkpointing). The optimizer's state is counted as AdamW's: two f32 for
+/// each parameter.
 pub fn memory_plan<D: Backend>(
     device: &D,
     config: &Config,
     batch: usize,
     time: usize,
     purpose: Use,
+    gradient_checkpointing: bool,
 ) -> MemoryPlan {
     let parameters = 4 * num_parameters(config);
     let meter = Meter::<D::Element> { bytes: AtomicUsize::new(0), element: PhantomData };
-    Activations::allocate(&meter, config, batch, time, purpose);
+    Activations::allocate(&meter, config, batch, time, Keep::new(purpose, gradient_checkpointing));
     let dims = Dims::new(config, batch, time);
     let mut items = vec![
         ("parameters", parameters),
@@ -111,5 +113,54 @@ impl<E: Element> Device for Meter<E> {
 
     fn peak_bytes(&self) -> f64 {
         0.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Gpt;
+    use eyas_ops::{Act, Buf, Cpu, Isa};
+    use std::sync::Arc;
+
+    /// Bytes of the buffers of `acts`, counted one by one.
+    fn bytes<D: Backend>(acts: &Activations<D>) -> usize {
+        let wide = |acts: &[&Act<D>]| acts.iter().map(|x| x.len() * size_of::<D::Element>()).sum::<usize>();
+        let words = |bufs: &[&Buf<D, f32>]| bufs.iter().map(|x| 4 * x.len()).sum::<usize>();
+        let blocks = acts.blocks.iter().map(|s| {
+            wide(&[&s.ln_1.out, &s.qkv, &s.atty, &s.middle, &s.ln_2.out, &s.pre, &s.act])
+                + words(&[&s.ln_1.mean, &s.ln_1.rstd, &s.lse, &s.ln_2.mean, &s.ln_2.rstd])
+        });
+        let gradients = acts.gradients.iter().map(|d| wide(&[&d.dstream, &d.dbranch, &d.dnorm, &d.dwide]));
+        let ids = [&acts.tokens, &acts.targets, &acts.predictions].map(|ids| 4 * ids.len());
+        wide(&acts.stream.iter().collect::<Vec<_>>())
+            + blocks.chain(gradients).chain(ids).sum::<usize>()
+            + wide(&[&acts.ln_f.out])
+            + words(&[&acts.ln_f.mean, &acts.ln_f.rstd, &acts.loss_weights, &acts.losses])
+    }
+
+    #[test]
+    fn the_plan_is_what_is_allocated() {
+        let config = Config {
+            vocab_size: 37,
+            n_positions: 24,
+            n_embd: 24,
+            n_layer: 3,
+            n_head: 3,
+            ..Config::default()
+        };
+        let device = Arc::new(Cpu::<eyas_ops::Bf16>::with(Isa::detect(), 1));
+        let mut seen = Vec::new();
+        for (purpose, checkpointing) in
+            [(Use::Training, false), (Use::Training, true), (Use::Inference, true)]
+        {
+            let mut gpt = Gpt::new(device.clone(), config.clone(), purpose).unwrap();
+            gpt.set_gradient_checkpointing(checkpointing);
+            let plan = memory_plan(&*device, &config, 5, 7, purpose, checkpointing);
+            let planned = plan.items.iter().find(|(kind, _)| *kind == "activations").map(|(_, bytes)| *bytes);
+            assert_eq!(planned, Some(bytes(&Activations::new(&gpt, 5, 7))), "{purpose:?} {checkpointing}");
+            seen.extend(planned);
+        }
+        assert!(seen[0] > seen[1] && seen[1] > seen[2], "{seen:?}");
     }
 }

@@ -3,7 +3,7 @@
 //! Owns the one rule that keeps them right: weights change only inside [`Gpt::update`], [`Gpt::init`] and loading, each of
 //! which makes the compute copies again before it returns, so that a stale copy cannot be used.
 
-use crate::activations::new_identity;
+use crate::activations::{Keep, new_identity};
 use crate::config::Config;
 use crate::error::Error;
 use crate::files::{WeightFiles, config_files, save_model};
@@ -20,6 +20,7 @@ pub struct Gpt<D: Backend> {
     device: Arc<D>,
     config: Config,
     purpose: Use,
+    gradient_checkpointing: bool,
     pub(crate) identity: u64,
     declarations: Parameters<Declaration>,
     pub(crate) weights: Parameters<Buf<D, f32>>,
@@ -59,8 +60,16 @@ impl<D: Backend> Gpt<D> {
         });
         let head = device.weights(config.n_embd, config.vocab_size, Storage::OutputsInputs, purpose);
         let matrices = Matrices { blocks: blocks.collect(), head };
-        let mut gpt =
-            Gpt { device, config, purpose, identity: new_identity(), declarations, weights, matrices };
+        let mut gpt = Gpt {
+            device,
+            config,
+            purpose,
+            gradient_checkpointing: false,
+            identity: new_identity(),
+            declarations,
+            weights,
+            matrices,
+        };
         gpt.pack();
         Ok(gpt)
     }
@@ -164,6 +173,17 @@ impl<D: Backend> Gpt<D> {
     /// What it was made for.
     pub fn purpose(&self) -> Use {
         self.purpose
+    }
+
+    /// Whether [`Activations`](crate::Activations) that are made from now on keep only what is between blocks, so that
+    /// backward computes what is inside them again: less memory, up to a quarter more arithmetic, the same bits. Without it,
+    /// as at first, they keep everything.
+    pub fn set_gradient_checkpointing(&mut self, gradient_checkpointing: bool) {
+        self.gradient_checkpointing = gradient_checkpointing;
+    }
+
+    pub(crate) fn keep(&self) -> Keep {
+        Keep::new(self.purpose, self.gradient_checkpointing)
     }
 
     /// Makes the compute copies from the weights.

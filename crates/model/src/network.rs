@@ -14,6 +14,8 @@
 //! ```
 //!
 //! Because x is only added to, its gradient is one buffer that runs backward through the blocks, and is only added to.
+//!
+//! With gradient checkpointing forward leaves x before every block, and backward has a block save what it did again.
 
 use crate::activations::{ActivationGradients, Activations, BlockActivations, Dims, Gradients};
 use crate::model::Gpt;
@@ -60,11 +62,8 @@ impl<D: Backend> Gpt<D> {
             &mut acts.stream[0], &acts.tokens, &weights.wte, &weights.wpe, dropout, dims.embedding,
         );
         for layer in 0..self.config().n_layer {
-            let dropout = self.dropout(Site::Attention(layer), dropout_key);
             let (x, out, saved) = acts.around(layer);
-            self.block_forward(layer, out, saved, x, dropout_key, dims, |atty, lse, qkv| {
-                device.attention_forward(atty, lse, qkv, dropout, dims.attention);
-            });
+            self.block_forward(layer, out, saved, x, dropout_key, dims, self.attend(layer, dropout_key, dims));
         }
         self.ln_f_forward(acts, dims);
     }
@@ -73,7 +72,8 @@ impl<D: Backend> Gpt<D> {
     ///
     /// `targets` (B, T) are the tokens to predict, [`IGNORE`] where there is none; `weights` (B, T) are the derivatives of
     /// what is minimized with respect to each token's loss: 1/N for the mean over N targets. Adds to `grads`; the losses
-    /// stay on the device, see [`losses`](Self::losses). Panics if the network was not made for training.
+    /// stay on the device, see [`losses`](Self::losses). Panics if the network was not made for training; with gradient
+    /// checkpointing also if it is the second backward pass after one forward pass.
     pub fn backward(
         &self,
         acts: &mut Activations<D>,
@@ -83,6 +83,8 @@ impl<D: Backend> Gpt<D> {
     ) {
         let (dims, dropout_key) = self.begin_head(acts, targets);
         assert_eq!(weights.len(), targets.len(), "one weight for each target");
+        let is_whole = std::mem::take(&mut acts.is_fresh) || acts.blocks.len() == self.config().n_layer;
+        assert!(is_whole, "what forward left was used up by a backward pass");
         self.device().write(&mut acts.loss_weights, weights);
         let mut recording = std::mem::take(&mut acts.recordings[2]);
         let signature = self.signature(dims, dropout_key, grads.identity);
@@ -115,8 +117,13 @@ impl<D: Backend> Gpt<D> {
             &d.dnorm, &acts.ln_f.mean, &acts.ln_f.rstd, &acts.stream[self.config().n_layer],
             &self.weights.ln_f.weight, dims.norm,
         );
+        let num_saved = acts.blocks.len();
         for layer in (0..self.config().n_layer).rev() {
-            let (x, saved) = (&acts.stream[layer], &acts.blocks[layer]);
+            let (x, saved) = (&acts.stream[layer], &mut acts.blocks[layer % num_saved]);
+            // Where blocks take turns, what is there is the last one's.
+            if num_saved == 1 && layer < last {
+                self.block_inside(layer, saved, x, dropout_key, dims, self.attend(layer, dropout_key, dims));
+            }
             let (below, block) = grads.blocks.split_at_mut(layer);
             let of_below = below.last_mut().and_then(|below| {
                 self.undropped(Site::MlpProjection(layer - 1), dropout_key, &mut below.mlp.c_proj.bias)
@@ -180,6 +187,24 @@ impl<D: Backend> Gpt<D> {
         dims: Dims,
         attend: impl FnOnce(&mut Act<D>, &mut Buf<D, f32>, &Act<D>),
     ) {
+        self.block_inside(layer, saved, x, dropout_key, dims, attend);
+        let (weights, matrices) = (&self.weights.blocks[layer], &self.matrices.blocks[layer]);
+        let dropout = self.dropout(Site::MlpProjection(layer), dropout_key);
+        self.device().linear_residual_forward(
+            out, &saved.middle, &saved.act, &matrices.mlp_proj, &weights.mlp.c_proj.bias, dropout, dims.mlp_proj,
+        );
+    }
+
+    /// The block but for the projection that ends it: sets all that its backward pass reads beside `x`.
+    fn block_inside(
+        &self,
+        layer: usize,
+        saved: &mut BlockActivations<D>,
+        x: &Act<D>,
+        dropout_key: Option<u64>,
+        dims: Dims,
+        attend: impl FnOnce(&mut Act<D>, &mut Buf<D, f32>, &Act<D>),
+    ) {
         let (device, s) = (&**self.device(), saved);
         let (weights, matrices) = (&self.weights.blocks[layer], &self.matrices.blocks[layer]);
         // Attention.
@@ -200,10 +225,6 @@ impl<D: Backend> Gpt<D> {
         );
         device.linear_gelu_forward(
             &mut s.pre, &mut s.act, &s.ln_2.out, &matrices.c_fc, &weights.mlp.c_fc.bias, dims.c_fc,
-        );
-        let dropout = self.dropout(Site::MlpProjection(layer), dropout_key);
-        device.linear_residual_forward(
-            out, &s.middle, &s.act, &matrices.mlp_proj, &weights.mlp.c_proj.bias, dropout, dims.mlp_proj,
         );
     }
 
@@ -260,6 +281,18 @@ impl<D: Backend> Gpt<D> {
             &mut d.dstream, of_below, &mut grads.ln_1.weight, &mut grads.ln_1.bias,
             &d.dnorm, &s.ln_1.mean, &s.ln_1.rstd, x, &weights.ln_1.weight, dims.norm,
         )
+    }
+
+    /// Attention over the whole causal square of a block: what [`block_forward`](Self::block_forward) is given but in
+    /// generation.
+    fn attend(
+        &self,
+        layer: usize,
+        dropout_key: Option<u64>,
+        dims: Dims,
+    ) -> impl FnOnce(&mut Act<D>, &mut Buf<D, f32>, &Act<D>) {
+        let dropout = self.dropout(Site::Attention(layer), dropout_key);
+        move |atty, lse, qkv| self.device().attention_forward(atty, lse, qkv, dropout, dims.attention)
     }
 
     /// The gradient of a branch's bias, where nothing is dropped between the branch and the stream: only then is the sum of the
@@ -332,7 +365,7 @@ impl<D: Backend> Gpt<D> {
         let unknown = inputs.iter().find(|&&id| id as usize >= config.vocab_size);
         assert!(unknown.is_none(), "token {unknown:?} is not below the vocabulary size {}", config.vocab_size);
         let dims = Dims::new(config, num_tokens / time, time);
-        acts.step = Some((dims, dropout_key));
+        (acts.step, acts.is_fresh) = (Some((dims, dropout_key)), true);
         self.device().write(&mut acts.tokens, inputs);
         dims
     }
@@ -356,7 +389,7 @@ impl<D: Backend> Activations<D> {
         self.step.expect("forward was run")
     }
 
-    /// What block `layer` reads, what it writes, and what it saves. Without training, buffers take turns.
+    /// What block `layer` reads, what it writes, and what it saves. Buffers take turns where they are not kept.
     pub(crate) fn around(&mut self, layer: usize) -> (&Act<D>, &mut Act<D>, &mut BlockActivations<D>) {
         let (num_streams, num_blocks) = (self.stream.len(), self.blocks.len());
         let around = [layer % num_streams, (layer + 1) % num_streams];

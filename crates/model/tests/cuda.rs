@@ -15,8 +15,9 @@ fn config() -> Config {
 const TIME: usize = 133;
 
 /// Losses and gradients of two micro-batches of `batch` rows, with dropout or without, then of others after updates of AdamW.
-fn learn<D: Backend>(device: Arc<D>, batch: usize, has_dropout: bool) -> Vec<Vec<f32>> {
+fn learn<D: Backend>(device: Arc<D>, batch: usize, has_dropout: bool, checkpointing: bool) -> Vec<Vec<f32>> {
     let mut gpt = Gpt::new(device.clone(), config(), Use::Training).unwrap();
+    gpt.set_gradient_checkpointing(checkpointing);
     gpt.init(1);
     let (mut acts, mut grads) = (Activations::new(&gpt, batch, TIME), Gradients::new(&gpt));
     let num_tokens = batch * TIME;
@@ -55,10 +56,11 @@ fn check<E: CudaElement>(tolerance: f64) {
     let Some(device) = gpu::<E>() else { return };
     // Without dropout, kernels have the sums of biases on the way; from 1,024 rows on those of products with GELU may.
     for (batch, has_dropout) in [(3, true), (8, false)] {
-        let learn_once = || learn(device.clone(), batch, has_dropout);
-        let once = learn_once();
-        assert!(once == learn_once(), "{}: the same bits from run to run", E::NAME);
-        let expected = learn(cpu(2), batch, has_dropout);
+        let learn_once = |checkpointing| learn(device.clone(), batch, has_dropout, checkpointing);
+        let once = learn_once(false);
+        assert!(once == learn_once(false), "{}: the same bits from run to run", E::NAME);
+        assert!(once == learn_once(true), "{}: the same bits with gradient checkpointing", E::NAME);
+        let expected = learn(cpu(2), batch, has_dropout, false);
         // What follows an update amplifies rounding: AdamW's first step has the gradient's sign alone.
         let first = config().parameters().iter().count() + 1;
         for (i, (got, want)) in once.iter().zip(&expected).enumerate().take(first) {

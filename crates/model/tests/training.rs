@@ -4,7 +4,8 @@ mod common;
 
 use common::{cpu, host, network, relative_error, tiny, tokens};
 use eyas_model::{Activations, Config, Gpt, Gradients, IGNORE, Init, Use, memory_plan};
-use eyas_ops::{Backend, Cpu};
+use eyas_ops::{Backend, Bf16, Cpu, Isa};
+use std::sync::Arc;
 
 const TIME: usize = 7;
 
@@ -81,6 +82,64 @@ fn bits_do_not_depend_on_the_number_of_threads() {
     let one = run(1);
     for threads in [2, 3] {
         assert!(run(threads) == one, "{threads} threads");
+    }
+}
+
+/// Losses and gradients of what two micro-batches add up to, the second shorter, with an evaluation between them.
+fn two_micro_batches<D: Backend>(
+    device: D,
+    config: &Config,
+    checkpointing: bool,
+) -> (Vec<f32>, Vec<Vec<f32>>) {
+    let device = Arc::new(device);
+    let mut gpt =
+        Gpt::new(device, Config { initializer_range: 0.2, ..config.clone() }, Use::Training).unwrap();
+    gpt.init(42);
+    gpt.set_gradient_checkpointing(checkpointing);
+    let (mut acts, mut grads) = (Activations::new(&gpt, 3, TIME), Gradients::new(&gpt));
+    let mut losses = Vec::new();
+    for (rows, key) in [(3, 8), (2, 9)] {
+        let (inputs, targets) = batch(rows);
+        gpt.forward(&mut acts, &inputs, TIME, Some(key));
+        gpt.backward(&mut acts, &mut grads, &targets, &mean_weights(&targets));
+        losses.extend_from_slice(gpt.losses(&mut acts));
+        losses.extend_from_slice(gpt.evaluate(&mut acts, &inputs, &targets, TIME).losses);
+    }
+    (losses, grads.table.iter().map(|grad| host(&**gpt.device(), grad)).collect())
+}
+
+#[test]
+fn gradient_checkpointing_changes_no_bit() {
+    fn check<D: Backend>(name: &str, on: impl Fn(usize) -> D) {
+        for (n_layer, dropout, threads) in
+            [(1, 0.1, 2), (2, 0.0, 1), (2, 0.1, 2), (5, 0.0, 2), (5, 0.1, 1), (5, 0.1, 2)]
+        {
+            let config =
+                Config { n_layer, embd_pdrop: dropout, attn_pdrop: dropout, resid_pdrop: dropout, ..tiny() };
+            let (losses, grads) = two_micro_batches(on(threads), &config, true);
+            let (expected_losses, expected_grads) = two_micro_batches(on(threads), &config, false);
+            let case = format!("{name}, {n_layer} layers, dropout {dropout}, {threads} threads");
+            assert!(losses == expected_losses, "{case}: losses");
+            for ((declared, grad), expected) in config.parameters().iter().zip(&grads).zip(&expected_grads) {
+                assert!(grad.iter().any(|&g| g != 0.0), "{case}: {} has no gradient", declared.name);
+                assert!(grad == expected, "{case}: {}", declared.name);
+            }
+        }
+    }
+    check("f32", |threads| Cpu::<f32>::with(Isa::detect(), threads));
+    check("bf16", |threads| Cpu::<Bf16>::with(Isa::detect(), threads));
+}
+
+#[test]
+#[should_panic(expected = "used up")]
+fn gradient_checkpointing_refuses_a_second_backward_pass() {
+    let (inputs, targets) = batch(1);
+    let mut gpt = network(tiny(), 1, Use::Training);
+    gpt.set_gradient_checkpointing(true);
+    let (mut acts, mut grads) = (Activations::new(&gpt, 1, TIME), Gradients::new(&gpt));
+    gpt.forward(&mut acts, &inputs, TIME, None);
+    for _ in 0..2 {
+        gpt.backward(&mut acts, &mut grads, &targets, &mean_weights(&targets));
     }
 }
 
@@ -185,7 +244,7 @@ fn plain_gradient_descent_learns_one_batch_by_heart() {
     let loss = overfit(network(tiny(), 2, Use::Training), |_, weight, grad| sgd(weight, grad));
     assert!(loss < 0.02, "f32: {loss}");
     let config = Config { initializer_range: 0.2, ..tiny() };
-    let mut gpt = Gpt::new(std::sync::Arc::new(Cpu::<eyas_ops::Bf16>::new()), config, Use::Training).unwrap();
+    let mut gpt = Gpt::new(Arc::new(Cpu::<Bf16>::new()), config, Use::Training).unwrap();
     gpt.init(42);
     let loss = overfit(gpt, |_, weight, grad| sgd(weight, grad));
     assert!(loss < 0.02, "bf16: {loss}");
@@ -233,7 +292,9 @@ fn an_untrained_network_is_as_unsure_as_chance() {
 
 #[test]
 fn the_memory_plan_counts_every_kind() {
-    let plan = |purpose| memory_plan(&*cpu(1), &Config::default(), 8, 128, purpose);
+    let plan_with =
+        |purpose, checkpointing| memory_plan(&*cpu(1), &Config::default(), 8, 128, purpose, checkpointing);
+    let plan = |purpose| plan_with(purpose, false);
     let training = plan(Use::Training);
     let bytes = |kind: &str| training.items.iter().find(|item| item.0 == kind).map(|item| item.1).unwrap();
     assert_eq!(bytes("parameters"), 4 * 124_439_808);
@@ -242,4 +303,9 @@ fn the_memory_plan_counts_every_kind() {
     let saved = 12 * 8 * 128 * (768 * (1 + 3 + 1 + 1 + 1 + 4 + 4 + 1) + 4 + 12) * 4;
     assert!((saved..saved * 5 / 4).contains(&bytes("activations")), "{} {saved}", bytes("activations"));
     assert!(plan(Use::Inference).total_bytes() < training.total_bytes() / 3);
+    // With gradient checkpointing 11 sets of what is inside a block less.
+    let inside = 8 * 128 * (768 * (1 + 3 + 1 + 1 + 1 + 4 + 4) + 4 + 12) * 4;
+    let less = training.total_bytes() - plan_with(Use::Training, true).total_bytes();
+    assert_eq!(less, 11 * inside);
+    assert_eq!(plan_with(Use::Inference, true), plan(Use::Inference));
 }

@@ -201,7 +201,7 @@ pub enum Error {
     /// The network does not fit the device, however small its batches are.
     #[error(
         "training one sample at a time needs {:.1} GiB, and the device has {:.1} GiB free; take a smaller model or \
-         context_length, or device = \"cpu\"",
+         context_length, gradient_checkpointing = true, or device = \"cpu\"",
         *needed_bytes as f64 / f64::from(1 << 30),
         *free_bytes as f64 / f64::from(1 << 30)
     )]

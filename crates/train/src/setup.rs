@@ -100,6 +100,7 @@ impl Setup {
         };
         // Dropouts and special tokens are the settings'; shapes are known to be the same.
         *gpt.config_mut() = self.model.clone();
+        gpt.set_gradient_checkpointing(config.gradient_checkpointing);
         Ok(gpt)
     }
 }
@@ -279,7 +280,8 @@ fn plan<D: Backend>(
     let batch = config.per_device_train_batch_size.min(loader.num_samples() as usize);
     let epochs = Epochs::new(config, loader.num_samples());
     let num_parameters = eyas_model::num_parameters(model);
-    let memory = memory_plan(device, model, batch, context_length, Use::Training);
+    let checkpointing = config.gradient_checkpointing;
+    let memory = memory_plan(device, model, batch, context_length, Use::Training, checkpointing);
     let mut memory: Vec<_> = memory.items.into_iter().map(|(kind, bytes)| (kind, bytes as u64)).collect();
     // Muon keeps one number for each element of the blocks' matrices, AdamW two.
     let saved = match config.optim {

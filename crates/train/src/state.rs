@@ -43,6 +43,7 @@ const HARMLESS: &[&str] = &[
     "report_to",
     "logging_dir",
     "num_threads",
+    "gradient_checkpointing",
     "device",
     // The data's identity is compared instead of their path.
     "train_data",

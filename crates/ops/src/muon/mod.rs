@@ -18,6 +18,11 @@
 //! ```
 //!
 //! X has the element type of the device; the products are summed in f32.
+//!
+//! It is torch.optim.Muon with `adjust_lr_fn="match_rms_adamw"`, with three differences. PyTorch's momentum is the mean
+//! m = mu m + (1 - mu) g, which is ours times 1 - mu; orthogonal(u) does not see a factor, but whoever moves a momentum from
+//! one to the other must. PyTorch keeps |u| from below 1e-7, and here 1e-7 is added to it. And PyTorch takes the steps in
+//! bfloat16 on every device. How it compares is tested in `train`, on ten updates of PyTorch's.
 
 mod cpu;
 pub(crate) mod cuda;

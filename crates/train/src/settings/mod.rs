@@ -24,7 +24,6 @@ pub const ALIASES: [(&str, &str); 1] = [("evaluation_strategy", "eval_strategy")
 
 /// TrainingArguments' names that a person may well bring along, and what there is instead.
 const ABSENT: &[(&str, &str)] = &[
-    ("gradient_checkpointing", "activations are always kept"),
     ("greater_is_better", "each metric knows which way is better"),
     ("lr_scheduler_kwargs", "write min_lr, min_lr_rate, num_decay_steps, ... as settings of their own"),
     ("logging_nan_inf_filter", "a loss that is not finite is never hidden; see skip_non_finite"),

@@ -100,6 +100,7 @@ settings! {
         max_minutes: f64 = "0", "Minutes of training, instead of updates: the schedule ends when the time is up; 0: not used";
         per_device_train_batch_size: usize = "8", "B: samples of a micro-batch";
         gradient_accumulation_steps: usize = "1", "Micro-batches of an update";
+        gradient_checkpointing: bool = "false", "Keep only the activations between blocks, and compute the rest again in the backward pass: less memory, up to a quarter more arithmetic; changes no result";
         seed: u64 = "42", "Seed of initial weights and dropout";
         data_seed: Option<u64> = "", "Seed of the order of samples; by default seed";
         bf16: bool = "false", "Activations and compute copies of weights in bf16; everything else stays f32";

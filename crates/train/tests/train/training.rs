@@ -105,6 +105,31 @@ fn threads_change_no_bit() {
 }
 
 #[test]
+fn gradient_checkpointing_takes_less_memory_and_changes_no_bit_whenever_it_begins() {
+    let world = World::new();
+    let dropout =
+        |checkpointing: &'static str| [("resid_pdrop", "0.1"), ("gradient_checkpointing", checkpointing)];
+    let mut bytes = Vec::new();
+    let mut run_with =
+        |output: &str, checkpointing, stop_after: u64| {
+            run(world.config(output, &dropout(checkpointing)).expect("valid"), 2, &mut |event, stop| {
+                match event {
+                    Event::Plan(plan) => bytes.push(plan.memory_bytes()),
+                    Event::Step(metrics) => stop.store(metrics.step == stop_after, Ordering::Relaxed),
+                    Event::Warning(warning) => assert!(!warning.contains("not the same"), "{warning}"),
+                    _ => {}
+                }
+            })
+            .expect("a run");
+        };
+    run_with("whole", "false", 0);
+    run_with("cut", "false", 5);
+    run_with("cut", "true", 0);
+    assert!(weights(&world.path("cut")) == weights(&world.path("whole")), "weights differ");
+    assert!(bytes[0] == bytes[1] && bytes[2] < bytes[1], "{bytes:?}");
+}
+
+#[test]
 fn bf16_learns_alike_and_resumes_with_the_same_bits() {
     let world = World::new();
     let exact = run_to_end(world.config("f32", &[]).expect("valid"));

@@ -50,6 +50,10 @@ pub(crate) struct TrainingArgs {
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     dropout: f32,
 
+    /// Keep only the activations between blocks, and compute the rest again in the backward pass
+    #[arg(long)]
+    gradient_checkpointing: bool,
+
     /// Optimizer
     #[arg(long, value_enum, default_value_t = OptimArg::Adamw)]
     pub(super) optim: OptimArg,
@@ -97,7 +101,8 @@ impl TrainingArgs {
 
     pub(super) fn update(&self) -> Update {
         let accumulation = self.gradient_accumulation_steps as usize;
-        Update { accumulation, ..Update::new(self.batch_size as usize, self.context_length as usize) }
+        let one = Update::new(self.batch_size as usize, self.context_length as usize);
+        Update { accumulation, gradient_checkpointing: self.gradient_checkpointing, ..one }
     }
 
     pub(super) fn time(&self) -> Duration {
@@ -117,7 +122,10 @@ impl TrainingArgs {
             1 => String::new(),
             steps => format!(" x{steps}"),
         };
-        format!("training {shape} {precision} B{batch} T{time}{accumulation} dropout {dropout}{optimizer}")
+        let checkpointing = if self.gradient_checkpointing { " checkpointing" } else { "" };
+        format!(
+            "training {shape} {precision} B{batch} T{time}{accumulation} dropout {dropout}{optimizer}{checkpointing}"
+        )
     }
 }
 

@@ -153,8 +153,8 @@ pub(super) fn make<D: Backend>(
     let free = device.free_bytes().map(|bytes| bytes as u64).or_else(available_memory);
     let memory = (free.unwrap_or(u64::MAX) as f64 * recipe.share_of_memory) as u64;
     let fits = |shape: &Shape| {
-        (memory_plan(&**device, &config(*shape), batch, context_length, Use::Training).total_bytes() as u64)
-            < memory
+        let plan = memory_plan(&**device, &config(*shape), batch, context_length, Use::Training, false);
+        (plan.total_bytes() as u64) < memory
     };
     let shapes: Vec<Shape> = match overrides.shape() {
         Some(shape) => vec![shape],

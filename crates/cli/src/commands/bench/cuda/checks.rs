@@ -226,7 +226,7 @@ impl OnDevice for Train {
     type Output = (Vec<u32>, u64);
 
     fn run<D: Backend>(self, device: D, _: Place) -> Outcome<Self::Output> {
-        let update = Update { batch: 8, time: 256, accumulation: 2 };
+        let update = Update { accumulation: 2, ..Update::new(8, 256) };
         let config = small_config();
         let device = Arc::new(device);
         let mut steps = Steps::new(device.clone(), &config, update, OptimizerKind::AdamW)?;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 /// Steps before and after the change.
 const NUM_STEPS: u64 = 5;
 /// Small, since the CPU does it too.
-const UPDATE: Update = Update { batch: 2, time: 64, accumulation: 2 };
+const UPDATE: Update = Update { accumulation: 2, ..Update::new(2, 64) };
 
 /// Trains, saves, and trains on.
 struct Begin<'a> {

@@ -30,7 +30,7 @@ pub(super) struct Row {
 }
 
 const fn bf16(batch: usize, time: usize, accumulation: usize, dropout: f32) -> Row {
-    let update = Update { batch, time, accumulation };
+    let update = Update { accumulation, ..Update::new(batch, time) };
     Row { precision: Precision::Bf16, tf32: false, update, dropout, kind: OptimizerKind::AdamW }
 }
 
@@ -141,7 +141,7 @@ impl OnDevice for Measure<'_> {
 
     fn run<D: Backend>(self, device: D, _: Place) -> Outcome {
         let Row { update, dropout, kind, .. } = self.row;
-        let Update { batch, time, accumulation } = update;
+        let Update { batch, time, accumulation, .. } = update;
         let config = Shape::Gpt2.config(dropout)?;
         let (peak, device) = (device.peak_flops(), Arc::new(device));
         let mut steps = Steps::new(device, &config, update, kind)?;

@@ -100,7 +100,10 @@ fn threads_change_no_bit() {
     let world = World::new();
     for (output, threads) in [("1", 1), ("2", 2), ("4", 4)] {
         run(world.config(output, &[]).expect("valid"), threads, &mut |_, _| {}).expect("a run");
-        assert!(weights(&world.path("1")) == weights(&world.path(output)), "weights differ with {threads} threads");
+        assert!(
+            weights(&world.path("1")) == weights(&world.path(output)),
+            "weights differ with {threads} threads"
+        );
     }
 }
 

@@ -197,6 +197,15 @@ impl Shards {
         self.tokenizer
     }
 
+    /// A hash of every token and of where documents begin.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        for entry in self.index.shards.iter().chain([&self.index.documents]) {
+            hasher.update(entry.blake3.as_bytes());
+        }
+        *hasher.finalize().as_bytes()
+    }
+
     /// What the shards were made from, as the writer was told.
     pub fn source(&self) -> &str {
         &self.index.source

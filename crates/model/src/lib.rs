@@ -59,6 +59,8 @@ pub use parameters::{
     Affine, Attention, Block, Declaration, Init, Mlp, Parameters, flops_per_token, num_decayed,
     num_parameters,
 };
-pub use safetensors::{TensorFile, TensorImage, TensorInfo, TensorOut, write_tensors, write_tensors_to};
+pub use safetensors::{
+    ReadValues, TensorFile, TensorImage, TensorInfo, TensorOut, write_tensors, write_tensors_to,
+};
 pub use sampling::Sampling;
 pub use tree::module_tree;

@@ -217,6 +217,9 @@ fn unflatten(mut at: usize, shape: &[usize]) -> Vec<usize> {
     index
 }
 
+/// Copies the values of a tensor.
+pub type ReadValues<'a> = Box<dyn Fn(&mut [f32]) + 'a>;
+
 /// A tensor to be written.
 pub struct TensorOut<'a> {
     /// Its name.
@@ -224,7 +227,7 @@ pub struct TensorOut<'a> {
     /// Its shape.
     pub shape: Vec<usize>,
     /// Copies its values to where they are wanted: a tensor on a device need not be on the host before its turn comes.
-    pub read: Box<dyn Fn(&mut [f32]) + 'a>,
+    pub read: ReadValues<'a>,
 }
 
 impl TensorOut<'_> {

@@ -40,7 +40,7 @@ impl Metric {
         Self::ALL.into_iter().find(|metric| metric.key()["eval_".len()..] == *plain)
     }
 
-    /// Whether `value` is better than `other`. What is not a number is better than nothing.
+    /// Whether `value` is better than `other`.
     pub fn is_better(self, value: f64, other: f64) -> bool {
         match self {
             Metric::NextTokenAccuracy => value > other,
@@ -82,15 +82,22 @@ impl Evaluations {
 
     /// Takes in a line of the log, and says whether it is an evaluation better than all before.
     pub(crate) fn observe(&mut self, line: &Value) -> bool {
-        let (Some(step), Some(value)) = (line["step"].as_u64(), line[self.metric.key()].as_f64()) else {
+        let (Some(step), Some(value)) = (line["step"].as_u64(), line.get(self.metric.key())) else {
             return false;
         };
+        // As in transformers, the evaluation before the first update is none of those that are compared.
+        if step == 0 {
+            return false;
+        }
+        // null is what was not finite.
+        let value = value.as_f64().unwrap_or(f64::NAN);
         self.values.push((step, value));
-        let is_better = self.best.is_none_or(|(_, best)| self.metric.is_better(value, best));
+        let is_better =
+            !value.is_nan() && self.best.is_none_or(|(_, best)| self.metric.is_better(value, best));
         // EarlyStoppingCallback.check_metric_value: against the best before this one.
         let counts = self.best.is_none_or(|(_, best)| is_better && (value - best).abs() > self.threshold);
         self.num_without = if counts { 0 } else { self.num_without + 1 };
-        if is_better && !value.is_nan() {
+        if is_better {
             self.best = Some((step, value));
         }
         is_better
@@ -154,5 +161,6 @@ mod tests {
         // Better, but by too little: it is the best all the same.
         assert_eq!(waits("2", "0.5", &[3.0, 2.8, 2.6]), Some(2));
         assert_eq!(waits("2", "0.5", &[3.0, 2.8, 2.2]), None);
+        assert_eq!(waits("2", "0", &[3.0, f64::NAN, f64::NAN]), Some(2));
     }
 }

@@ -45,8 +45,8 @@ pub fn path(output_dir: &Path, step: u64) -> PathBuf {
     output_dir.join(format!("{PREFIX}{step}"))
 }
 
-/// Writes `checkpoint-<step>` into `output_dir` and returns its path. One of that name that was there is replaced: a run
-/// that comes to a step whose checkpoint is there has found it broken.
+/// Writes `checkpoint-<step>` into `output_dir` and returns its path. One of that name that was there is replaced, and goes
+/// when the new one is durable.
 ///
 /// # Errors
 /// The operating system's; then no whole checkpoint has changed.
@@ -54,11 +54,15 @@ pub fn write(storage: &dyn Storage, output_dir: &Path, contents: Contents<'_>) -
     let path = path(output_dir, contents.step);
     let hidden = output_dir.join(format!("{HIDDEN}{}.tmp", contents.step));
     let written = write_hidden(storage, &hidden, contents).and_then(|()| {
-        if storage.exists(&path) {
-            remove(storage, &path)?;
+        let aside = storage.exists(&path).then(|| move_aside(storage, &path)).transpose()?;
+        let shown = storage.rename(&hidden, &path).map_err(Error::io("rename", &hidden));
+        if let (Err(_), Some(aside)) = (&shown, &aside) {
+            // It is still the best there is of this step.
+            let _ = storage.rename(aside, &path);
         }
-        storage.rename(&hidden, &path).map_err(Error::io("rename", &hidden))?;
-        storage.sync_dir(output_dir).map_err(Error::io("write", output_dir))
+        shown?;
+        storage.sync_dir(output_dir).map_err(Error::io("write", output_dir))?;
+        aside.map_or(Ok(()), |aside| storage.remove_dir_all(&aside).map_err(Error::io("remove", &aside)))
     });
     if written.is_err() {
         // The write failed for its own reason, which is the one to report.
@@ -154,13 +158,37 @@ pub fn save_model<D: Backend>(
 
 /// Removes a checkpoint, at once for anyone who looks.
 pub(crate) fn remove(storage: &dyn Storage, path: &Path) -> Result<(), Error> {
+    let hidden = move_aside(storage, path)?;
+    storage.remove_dir_all(&hidden).map_err(Error::io("remove", &hidden))
+}
+
+/// Gives a checkpoint a hidden name, and returns that.
+fn move_aside(storage: &dyn Storage, path: &Path) -> Result<PathBuf, Error> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let hidden = path.with_file_name(format!(".{name}.old"));
     if storage.exists(&hidden) {
         storage.remove_dir_all(&hidden).map_err(Error::io("remove", &hidden))?;
     }
     storage.rename(path, &hidden).map_err(Error::io("remove", path))?;
-    storage.remove_dir_all(&hidden).map_err(Error::io("remove", &hidden))
+    Ok(hidden)
+}
+
+/// Whether two paths are the same folder, however they are spelt.
+pub(crate) fn is_same(a: &Path, b: &Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a == b,
+    }
+}
+
+/// What a file that cannot be read says of its checkpoint: one that is missing or ends too soon is broken, but a disk that fails,
+/// or a lack of permission, says nothing.
+fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    use io::ErrorKind::{InvalidData, IsADirectory, NotFound, UnexpectedEof};
+    move |error| match error.kind() {
+        NotFound | UnexpectedEof | InvalidData | IsADirectory => Error::checkpoint(path, error.to_string()),
+        _ => Error::io("read", path)(error),
+    }
 }
 
 /// The checkpoints of `output_dir`, whole or not: step and folder, newest first.
@@ -189,7 +217,8 @@ pub fn list_in(storage: &dyn Storage, output_dir: &Path) -> Result<Vec<(u64, Pat
 /// passed over.
 ///
 /// # Errors
-/// [`Error::NoWholeCheckpoint`] if there are some and all are broken.
+/// [`Error::NoWholeCheckpoint`] if there are some and all are broken; what the operating system says of one that cannot be
+/// read.
 pub fn newest_whole(
     storage: &dyn Storage,
     output_dir: &Path,
@@ -199,6 +228,8 @@ pub fn newest_whole(
     for (_, path) in list_in(storage, output_dir)? {
         match Checkpoint::open_in(storage, &path) {
             Ok(checkpoint) => return Ok(Some(checkpoint)),
+            // It may well be whole: going on from an older one would replace it.
+            Err(error) if error.is_io() => return Err(error),
             Err(error) => {
                 on_broken(&error);
                 newest.get_or_insert(error);
@@ -255,10 +286,10 @@ impl Checkpoint {
 }
 
 fn read_state(storage: &dyn Storage, path: &Path) -> Result<Map<String, Value>, Error> {
-    let file = storage.open(path).map_err(|error| Error::checkpoint(path, error.to_string()))?;
+    let file = storage.open(path).map_err(unreadable(path))?;
     let mut text = String::new();
     let read = file.take(MAX_STATE_BYTES + 1).read_to_string(&mut text);
-    read.map_err(|error| Error::checkpoint(path, error.to_string()))?;
+    read.map_err(unreadable(path))?;
     if text.len() as u64 > MAX_STATE_BYTES {
         return Err(Error::checkpoint(path, format!("it is larger than {MAX_STATE_BYTES} bytes")));
     }
@@ -284,8 +315,7 @@ fn check_file(storage: &dyn Storage, path: &Path, name: &str, entry: &Value) -> 
     if Path::new(name).file_name().is_none_or(|plain| plain != name) {
         return Err(Error::checkpoint(path, "its name is not a plain file name"));
     }
-    let (num_bytes, hash) =
-        hash_file(storage, path).map_err(|error| Error::checkpoint(path, error.to_string()))?;
+    let (num_bytes, hash) = hash_file(storage, path).map_err(unreadable(path))?;
     if entry["num_bytes"].as_u64() != Some(num_bytes) {
         let expected = &entry["num_bytes"];
         return Err(Error::checkpoint(path, format!("expected {expected} bytes, got {num_bytes}")));

@@ -140,15 +140,18 @@ impl Corpus<'_> {
         let folder = self.config.output_dir.join(DATA);
         let (path, record_path) = (folder.join(setting), folder.join(format!("{setting}.json")));
         let record = self.record(data, raw);
-        if self.is_reusable(&record_path, &record) && is_shards(&path) {
+        let is_reusable = self.is_reusable(&record_path, &record);
+        if is_reusable && is_shards(&path) {
             let shards = Shards::open(&path)?;
             on_event(Event::Reused { setting, path: &path });
             return Ok((path, Arc::new(shards)));
         }
-        // The record goes first: shards without one are never taken for finished.
-        for stale in [&record_path, &path] {
-            remove_if_there(stale)?;
+        let before = fs::read_to_string(&record_path).ok();
+        if let (true, false, "train_data", Some(before)) = (self.resuming, is_reusable, setting, &before) {
+            return Err(self.changed(before, &record));
         }
+        // The record goes first: shards without one are never taken for finished. The shards go when there are others.
+        remove_if_there(&record_path)?;
         fs::create_dir_all(&folder).map_err(Error::io("create the folder", &folder))?;
         let options = PrepareOptions {
             mode: self.config.mode,
@@ -156,13 +159,33 @@ impl Corpus<'_> {
             source: self.source_options(raw),
             validation_one_in: None,
         };
-        let report = prepare(data, self.tokenizer, &options, &path, &mut |progress| {
+        let prepared = prepare(data, self.tokenizer, &options, &path, &mut |progress| {
             on_event(Event::Preparing { setting, progress });
-        })?;
+        });
+        if let (Err(_), Some(before)) = (&prepared, &before) {
+            // What was there before still is; the error of the preparation is the one to report.
+            let _ = write_text(&record_path, before);
+        }
+        let report = prepared?;
         write_text(&record_path, &format!("{record:#}\n"))?;
         on_event(Event::Prepared { setting, path: &path, report: &report });
         let shards = Shards::open(&path)?;
         Ok((path, Arc::new(shards)))
+    }
+
+    /// Why a run that goes on does not get its data: they would be others than those it was trained on so far.
+    fn changed(&self, before: &str, now: &Value) -> Error {
+        let before: Value = serde_json::from_str(before).unwrap_or_default();
+        let differs =
+            |(key, now): (&String, &Value)| (before[key] != *now && key != "stamps").then(|| key.clone());
+        let key = now.as_object().into_iter().flatten().find_map(differs).unwrap_or_else(|| "stamps".into());
+        let text = |value: &Value| format!("{key} {}", value[&key]);
+        Error::Data {
+            name: "train_data",
+            path: self.config.output_dir.join(DATA),
+            expected: format!("{}, as in the run that goes on here", text(&before)),
+            got: format!("{}; give the same data, or another output_dir", text(now)),
+        }
     }
 
     /// What decides the tokens: the sources with their sizes and times, and how they are cut.
@@ -190,6 +213,14 @@ impl Corpus<'_> {
                 return false;
             }
             stored["stamps"] = record["stamps"].clone();
+        }
+        // However a path is spelt, it is the same.
+        let paths = |record: &Value| -> Vec<PathBuf> {
+            let paths = record["data"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            paths.map(|path| fs::canonicalize(path).unwrap_or_else(|_| path.into())).collect()
+        };
+        if paths(&stored) == paths(record) {
+            stored["data"] = record["data"].clone();
         }
         stored == *record
     }

@@ -42,8 +42,12 @@ impl LossScale {
     /// has broken down.
     #[must_use]
     pub(crate) fn overflowed(&mut self) -> bool {
-        (self.factor, self.good_updates) = (0.5 * self.factor, 0);
-        self.factor >= Self::LEAST
+        self.good_updates = 0;
+        let can_be_lower = self.factor > Self::LEAST;
+        if can_be_lower {
+            self.factor *= 0.5;
+        }
+        can_be_lower
     }
 
     pub(crate) fn to_json(self) -> Value {

@@ -37,7 +37,7 @@ impl OutputDir {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: path.into() }),
             // Some file systems know no locks; training there is still right, only unguarded.
-            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
+            Err(TryLockError::Error(error)) if knows_no_locks(&error) => {}
             Err(TryLockError::Error(error)) => return Err(Error::io("lock", &lock_path)(error)),
         }
         let output = OutputDir { path: path.into(), _lock: lock };
@@ -90,19 +90,42 @@ impl OutputDir {
     }
 }
 
-/// Whether a name is one that something has while it is being written or removed: a checkpoint, a file of the model, prepared
-/// data.
+/// The files that are written beside their place and renamed, in the output folder and in that of the data.
+const RENAMED: [&str; 14] = [
+    "README.md",
+    "config.json",
+    "eval_data.json",
+    "generation_config.json",
+    "metrics.jsonl",
+    "model.safetensors",
+    "report.html",
+    "run.json",
+    "samples.jsonl",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "train_data.json",
+    "trainer_state.json",
+];
+/// Folders of prepared data.
+const PREPARED: [&str; 2] = ["train_data", "eval_data"];
+
+/// Whether a name is one that eyas gives to what it writes or removes, until that is done: a checkpoint, a file, prepared data.
 fn is_left_over(name: &str) -> bool {
     let is_number =
         |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
-    let parts: Vec<_> = name.split('.').collect();
-    match parts[..] {
-        _ if name.starts_with(HIDDEN) => true,
-        ["", _, .., "old"] => true,
-        ["", .., last] if last.strip_prefix("partial-").is_some_and(is_number) => true,
-        [.., number, "tmp" | "partial"] => is_number(number),
-        _ => false,
-    }
+    let is_file = || {
+        let stem = name
+            .strip_suffix(".tmp")
+            .or(name.strip_suffix(".partial").and_then(|stem| stem.strip_prefix('.')));
+        let parts = stem.and_then(|stem| stem.rsplit_once('.'));
+        parts.is_some_and(|(file, number)| is_number(number) && RENAMED.contains(&file))
+    };
+    let is_data = |folder: &str| {
+        let rest = name.strip_prefix('.').and_then(|rest| rest.strip_prefix(folder));
+        rest.is_some_and(|rest| rest == ".old" || rest.strip_prefix(".partial-").is_some_and(is_number))
+    };
+    name.starts_with(HIDDEN) || is_file() || PREPARED.iter().any(|folder| is_data(folder))
 }
 
 /// Creates a folder and those above it so that they survive a power cut: what is made durable in a folder is lost with it.
@@ -114,6 +137,11 @@ fn create_durably(path: &Path) -> Result<(), Error> {
         File::open(above).and_then(|above| above.sync_all()).map_err(Error::io("write", above))?;
     }
     Ok(())
+}
+
+fn knows_no_locks(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Unsupported
+        || error.raw_os_error() == Some(rustix::io::Errno::NOLCK.raw_os_error())
 }
 
 /// Locks the file. `is_locked` of another process holds it for an instant, which must not be taken for a run.
@@ -156,15 +184,15 @@ mod tests {
         assert_eq!(is_locked(dir.path()), Some(false));
         fs::create_dir_all(path.join(".checkpoint-7.tmp/x")).expect("leftover");
         fs::create_dir_all(path.join("data/.train_data.partial-123")).expect("leftover");
-        let stays = ["metrics.jsonl", "notes.tmp", "my.partial", ".old", "data"];
-        for name in ["metrics.jsonl.77.tmp", ".tokenizer.json.77-3.partial"].iter().chain(&stays[..4]) {
+        let stays = ["metrics.jsonl", "notes.tmp", "5.tmp", ".bashrc.old"];
+        for name in ["metrics.jsonl.77.tmp", ".tokenizer.json.77-3.partial"].iter().chain(&stays) {
             fs::write(path.join(name), "").expect("leftover");
         }
         let again = OutputDir::open(&path).expect("free again");
         let mut left: Vec<_> =
             fs::read_dir(&path).expect("listed").map(|e| e.expect("listed").file_name()).collect();
         left.sort();
-        assert_eq!(left, [".lock", ".old", "data", "metrics.jsonl", "my.partial", "notes.tmp"]);
+        assert_eq!(left, [".bashrc.old", ".lock", "5.tmp", "data", "metrics.jsonl", "notes.tmp"]);
         assert_eq!(fs::read_dir(path.join("data")).expect("listed").count(), 0);
         assert!(again.require_free(1, 0).is_ok());
         assert!(matches!(again.require_free(u64::MAX, 1), Err(Error::DiskFull { .. })));

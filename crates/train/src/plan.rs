@@ -227,7 +227,12 @@ impl fmt::Display for Plan {
         match self.num_checkpoints {
             Some(0) => write!(f, ", none kept"),
             Some(many) => {
-                write!(f, ", {} at once: {}", grouped(many), mebibytes(many * self.checkpoint_bytes))
+                write!(
+                    f,
+                    ", {} at once: {}",
+                    grouped(many),
+                    mebibytes(many.saturating_mul(self.checkpoint_bytes))
+                )
             }
             None => Ok(()),
         }

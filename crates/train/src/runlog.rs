@@ -148,6 +148,20 @@ impl RunLog {
         self.metrics.append(vec![line])
     }
 
+    /// Writes what the disk did not take before, and makes all of it survive a power cut.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn finish(&mut self) -> Result<(), Error> {
+        for lines in [&mut self.metrics, &mut self.samples] {
+            lines.append(Vec::new())?;
+            if let Some(file) = &lines.file {
+                file.sync_all().map_err(Error::io("write", &lines.path))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The last line that has `key`.
     pub fn last_with(&self, key: &str) -> Option<&Value> {
         self.history().iter().rev().find(|line| line.get(key).is_some())

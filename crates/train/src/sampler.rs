@@ -45,10 +45,11 @@ impl Sampler {
         Ok(Sampler { prompts, sampling })
     }
 
-    /// Continues every prompt. `None` if `go_on`, which is asked after each token, breaks.
+    /// Continues every prompt, with nothing where logits are not finite. `None` if `go_on`, which is asked after each token,
+    /// breaks.
     ///
     /// # Errors
-    /// Logits that are not finite.
+    /// Those of generation.
     pub(crate) fn samples<D: Backend>(
         &self,
         gpt: &Gpt<D>,
@@ -63,11 +64,16 @@ impl Sampler {
                 let flow = go_on();
                 stopped = flow.is_break();
                 flow
-            })?;
+            });
             if stopped {
                 return Ok(None);
             }
-            let completion = tokenizer.decode_lossy(&generated[0].ids, true);
+            let completion = match generated {
+                Ok(generated) => tokenizer.decode_lossy(&generated[0].ids, true),
+                // Training finds out by itself whether the weights are broken; a sample is no reason to end it.
+                Err(eyas_model::Error::Logits { .. }) => String::new(),
+                Err(error) => return Err(error.into()),
+            };
             samples.push(Sample { step, prompt: prompt.clone(), completion });
         }
         Ok(Some(samples))

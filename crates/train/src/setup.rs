@@ -46,7 +46,20 @@ impl Setup {
         let output = OutputDir::open(&config.output_dir)?;
         let checkpoint = find_checkpoint(config, on_event)?;
         if let Some(checkpoint) = &checkpoint {
-            same_shapes(&checkpoint.path, &Config::load(&checkpoint.path)?, &model, CONTINUE_HINT)?;
+            let before = Config::load(&checkpoint.path)?;
+            same_shapes(&checkpoint.path, &before, &model, CONTINUE_HINT)?;
+            for (key, before, now) in [
+                ("resid_pdrop", before.resid_pdrop, model.resid_pdrop),
+                ("embd_pdrop", before.embd_pdrop, model.embd_pdrop),
+                ("attn_pdrop", before.attn_pdrop, model.attn_pdrop),
+                ("layer_norm_epsilon", before.layer_norm_epsilon, model.layer_norm_epsilon),
+            ] {
+                if before != now {
+                    on_event(Event::Warning(&format!(
+                        "`{key}` was {before} in the checkpoint and is {now} now: the run is not the same"
+                    )));
+                }
+            }
         }
         let corpus = Corpus {
             config: &*config,
@@ -79,7 +92,9 @@ impl Setup {
         // before an old one is removed.
         let to_come = plan.num_checkpoints.map_or(1, |many| many.saturating_sub(there).max(1));
         let to_come = if config.save_strategy == SaveStrategy::No { 0 } else { to_come };
-        output.require_free(4 * plan.num_parameters as u64 + to_come * plan.checkpoint_bytes, to_come)?;
+        let needed =
+            to_come.saturating_mul(plan.checkpoint_bytes).saturating_add(4 * plan.num_parameters as u64);
+        output.require_free(needed, to_come)?;
         for warning in &plan.warnings {
             on_event(Event::Warning(warning));
         }
@@ -206,13 +221,15 @@ fn find_checkpoint(config: &TrainConfig, on_event: &mut OnEvent<'_>) -> Result<O
     if let Some(path) = &config.resume_from_checkpoint {
         let checkpoint = Checkpoint::open(path)?;
         let step = checkpoint.step()?;
-        // A later run would take the newest for its own.
-        return match found.iter().find(|(newer, _)| *newer > step) {
+        // A later run would take the newest for its own, and the best of another run for this one's.
+        let is_ours = checkpoint::is_same(path, &checkpoint::path(&config.output_dir, step));
+        return match found.iter().find(|(other, _)| !is_ours || *other > step) {
             None => Ok(Some(checkpoint)),
-            Some((_, newer)) => Err(Error::checkpoint(
-                newer,
-                format!("it is newer than {}; move it away, or choose another output_dir", path.display()),
-            )),
+            Some((_, other)) => {
+                let how = if is_ours { "newer than" } else { "of another run than" };
+                let hint = "move it away, or choose another output_dir";
+                Err(Error::checkpoint(other, format!("it is {how} {}; {hint}", path.display())))
+            }
         };
     }
     if config.overwrite_output_dir {

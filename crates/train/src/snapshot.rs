@@ -48,17 +48,18 @@ pub struct Contents<'a> {
 /// The small files of a checkpoint: name and content.
 pub(crate) type SmallFiles = Vec<(String, Vec<u8>)>;
 
+/// The tokenizer's.
+pub(crate) fn tokenizer_files(tokenizer: &Tokenizer) -> Result<SmallFiles, Error> {
+    Ok(tokenizer.files()?.into_iter().map(|(name, bytes)| (name.into(), bytes)).collect())
+}
+
 /// Configuration, tokenizer and model card.
-pub(crate) fn small_files<D: Backend>(
-    gpt: &Gpt<D>,
-    tokenizer: &Tokenizer,
-    card: String,
-) -> Result<SmallFiles, Error> {
+pub(crate) fn small_files<D: Backend>(gpt: &Gpt<D>, tokenizer: &SmallFiles, card: String) -> SmallFiles {
     let mut files: SmallFiles =
         gpt.config_files().into_iter().map(|(name, text)| (name.into(), text.into_bytes())).collect();
-    files.extend(tokenizer.files()?.into_iter().map(|(name, bytes)| (name.into(), bytes)));
+    files.extend(tokenizer.iter().cloned());
     files.push((CARD.into(), card.into_bytes()));
-    Ok(files)
+    files
 }
 
 /// The files of a checkpoint of the run itself.

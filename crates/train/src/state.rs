@@ -62,6 +62,8 @@ pub(crate) struct State {
     pub(crate) num_tokens: u64,
     /// A hash of every token that was read, in its order: BLAKE3 of the hash before and an update's tokens.
     pub(crate) tokens_digest: [u8; 32],
+    /// Learning rate and gradient norm of the last update, for a line of the log that is still to come.
+    pub(crate) last_update: Option<(f64, f64)>,
     /// Sums since the last log line.
     pub(crate) window: Window,
     /// Sums since the beginning.
@@ -76,6 +78,7 @@ pub(crate) struct State {
 pub(crate) fn data_identity(loader: &Loader, tokenizer: &Tokenizer) -> Value {
     json!({
         "num_samples": loader.num_samples(),
+        "shards": blake3::Hash::from_bytes(loader.shards().fingerprint()).to_hex().to_string(),
         "context_length": loader.context_length(),
         "mode": loader.shards().mode(),
         "tokenizer": blake3::Hash::from_bytes(tokenizer.fingerprint()).to_hex().to_string(),
@@ -115,6 +118,7 @@ impl State {
             "stateful_callbacks": {OWN: {
                 "version": env!("CARGO_PKG_VERSION"),
                 "elapsed_seconds": elapsed_seconds,
+                "last_update": self.last_update.map(|(rate, norm)| json!({"learning_rate": rate, "grad_norm": norm})),
                 "window": self.window.to_json(),
                 "total": self.total.to_json(),
                 "skipped_updates": self.skipped_updates,
@@ -157,6 +161,11 @@ impl State {
                 step: checkpoint.step()?,
                 num_tokens: number("num_input_tokens_seen")?,
                 tokens_digest: *digest.ok_or_else(|| missing("eyas.tokens_digest"))?.as_bytes(),
+                // null is what was not finite.
+                last_update: own["last_update"].as_object().map(|last| {
+                    let number = |key: &str| last.get(key).and_then(Value::as_f64).unwrap_or(f64::NAN);
+                    (number("learning_rate"), number("grad_norm"))
+                }),
                 window: window("window")?,
                 total: window("total")?,
                 skipped_updates: own["skipped_updates"]
@@ -242,7 +251,7 @@ pub(crate) fn differences(
         // A setting that the version which saved did not know has its default now, or is meant.
         own["settings"].get(name).into_iter().for_each(|before| compare(name, before, now));
     }
-    for key in ["num_samples", "context_length", "mode"] {
+    for key in ["num_samples", "context_length", "mode", "shards"] {
         compare(key, &own["data"][key], &data[key]);
     }
     Ok(lines)

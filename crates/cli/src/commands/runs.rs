@@ -108,8 +108,7 @@ impl Found {
         }
         // Folders that cannot be read hold no run that could be shown.
         let Ok(entries) = std::fs::read_dir(dir) else { return };
-        let mut below: Vec<_> =
-            entries.flatten().filter(|entry| is_worth_a_look(entry)).map(|entry| entry.path()).collect();
+        let mut below: Vec<_> = entries.flatten().filter(is_worth_a_look).map(|entry| entry.path()).collect();
         below.sort();
         below.iter().for_each(|path| self.search(path.strip_prefix(".").unwrap_or(path), depth - 1));
     }

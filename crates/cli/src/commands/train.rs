@@ -12,7 +12,7 @@ use crate::signals::Stop;
 use crate::tui::{self, Screen, Teller};
 use clap::{Arg, ArgAction, ArgMatches, FromArgMatches, value_parser};
 use eyas_ops::Backend;
-use eyas_train::{Kind, METRICS, MODEL_SETTINGS, SETTINGS, Setting, TrainConfig, Trainer};
+use eyas_train::{Kind, METRICS, MODEL_SETTINGS, SETTINGS, Setting, TrainConfig, Trainer, checkpoint};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -238,6 +238,13 @@ impl OnDevice for Train {
 
 /// Tells the plan on stdout, with the time that a short measurement leads to expect.
 fn dry_run<D: Backend>(device: Arc<D>, config: TrainConfig, json: bool) -> Outcome {
+    let output_dir = &config.output_dir;
+    if config.overwrite_output_dir && checkpoint::list(output_dir).is_ok_and(|found| !found.is_empty()) {
+        let problem =
+            format!("{} holds checkpoints, which go on with the data prepared there", output_dir.display());
+        return Err(Failure::usage(format!("--dry-run with overwrite_output_dir: {problem}"))
+            .hint("leave overwrite_output_dir out, or name another output_dir"));
+    }
     let mut reporter = Reporter::quiet();
     let mut trainer = Trainer::new(device.clone(), config, &mut |event| reporter.event(&event))?;
     drop(reporter);
@@ -269,10 +276,10 @@ fn dry_run<D: Backend>(device: Arc<D>, config: TrainConfig, json: bool) -> Outco
 }
 
 fn train<D: Backend>(device: Arc<D>, Train { config, args, stop }: Train) -> Outcome {
-    let output_dir = config.output_dir.clone();
+    let (output_dir, starts_over) = (config.output_dir.clone(), config.overwrite_output_dir);
     let mut teller = match args.has_screen {
         true => Teller::Screen(Screen::open(&output_dir, &stop)?),
-        false => Teller::Lines(Reporter::new()),
+        false => Teller::Lines(Box::new(Reporter::new())),
     };
     let mut trainer = Trainer::new(device.clone(), config, &mut |event| teller.event(&event))?;
     super::tokenizer::tell_if_slow(trainer.tokenizer());
@@ -282,6 +289,12 @@ fn train<D: Backend>(device: Arc<D>, Train { config, args, stop }: Train) -> Out
     drop(teller);
     if outcome.stopped {
         let saved = match &outcome.checkpoint {
+            Some(path) if starts_over => {
+                format!(
+                    "saved {}; the same command without overwrite_output_dir goes on from there",
+                    path.display()
+                )
+            }
             Some(path) => format!("saved {}; the same command goes on from there", path.display()),
             None => "nothing was saved".into(),
         };

@@ -133,7 +133,7 @@ fn repeat(state: &State) {
 /// Who tells of a run: the screen, or lines and a bar.
 pub(crate) enum Teller {
     /// Lines and a bar.
-    Lines(Reporter),
+    Lines(Box<Reporter>),
     /// The screen.
     Screen(Screen),
 }

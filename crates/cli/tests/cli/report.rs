@@ -132,6 +132,7 @@ fn browse(browser: &Path, profile: &Path, page: &Path, width: u32, what: &str) -
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
 fn pages_look_sane_in_a_browser() {
     let Some(browser) = browser() else {
         eprintln!("skipped: no chromium or google-chrome on PATH");

@@ -19,7 +19,6 @@ fn survives(part: Part) {
         ..Options::new(Path::new(env!("CARGO_BIN_EXE_eyas")), folder.path(), SIZES)
     };
     let report = part.run(&options).unwrap_or_else(|error| panic!("{error}"));
-    println!("{report}");
     assert!(report.is_ok(), "left in {}\n{report}", folder.keep().display());
 }
 

@@ -106,7 +106,6 @@ fn after_two_percent_of_a_run_the_time_left_is_known_to_five() {
         [(1000, 0.0), (1000, 0.005), (2000, 0.0), (2000, 0.01), (5000, 0.01), (20_000, 0.02)]
     {
         let (early, later, worst) = Machine { updates, outliers, drift: 0.0 }.within_five_percent();
-        println!("{updates} updates, outliers {outliers}: {early}, {later} of 100, at most {worst:.3}");
         assert!(early >= 95, "{updates} updates, outliers {outliers}: {early} of 100");
         assert!(later >= 90, "{updates} updates, outliers {outliers}: {later} of 100");
         assert!(worst <= 0.1, "{updates} updates, outliers {outliers}: {worst}");

@@ -238,6 +238,12 @@ impl TrainConfig {
                 self.num_train_epochs.to_string(),
             );
         }
+        if self.save_patience_minutes > 1e9 {
+            return refuse("save_patience_minutes", "at most 1e9", self.save_patience_minutes.to_string());
+        }
+        if self.max_steps > 1 << 53 {
+            return refuse("max_steps", "at most 2^53", self.max_steps.to_string());
+        }
         if self.max_minutes > 0.0 && self.max_steps > 0 {
             return refuse("max_minutes", "one of max_minutes and max_steps", "both".into());
         }
@@ -270,14 +276,10 @@ impl TrainConfig {
 
     /// What needs evaluations, and what they must come together with.
     fn check_best(&self, refuse: &impl Fn(&str, &str, String) -> Result<(), Error>) -> Result<(), Error> {
-        if let Some(name) = &self.metric_for_best_model {
-            if Metric::named(name).is_none() {
-                return refuse(
-                    "metric_for_best_model",
-                    &Metric::ALL.map(Metric::key).join(", "),
-                    name.clone(),
-                );
-            }
+        if let Some(name) = &self.metric_for_best_model
+            && Metric::named(name).is_none()
+        {
+            return refuse("metric_for_best_model", &Metric::ALL.map(Metric::key).join(", "), name.clone());
         }
         let needs = [
             ("load_best_model_at_end", self.load_best_model_at_end),

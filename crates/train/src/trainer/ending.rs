@@ -18,6 +18,7 @@ const STATE: &str = "trainer_state.json";
 impl<D: Backend> Trainer<D> {
     /// Does at the end what was not done after the last update, and writes the model folder.
     pub(super) fn finish(&mut self, requests: &Requests, on_event: &mut OnEvent<'_>) -> Result<(), Error> {
+        self.saving.settle(on_event);
         if self.state.window.num_targets > 0 {
             self.log_window(on_event);
         }
@@ -29,6 +30,7 @@ impl<D: Backend> Trainer<D> {
             self.load_best(on_event)?;
         }
         let live = live!(self);
+        live.require_finite()?;
         let (output_dir, card) = (self.output.path(), live.card());
         // What is not a checkpoint of this run may be all there is of it.
         patiently(&self.config, requests, on_event, output_dir, &mut |_| {
@@ -42,16 +44,20 @@ impl<D: Backend> Trainer<D> {
 
     /// Writes what people read: trainer_state.json, run.json and the report. All that matters is saved before; what of this
     /// cannot be written is only told.
-    pub(super) fn describe(&self, status: Status, on_event: &mut OnEvent<'_>) {
-        let written = self.write_state().and_then(|()| self.record(status, None)).and_then(|()| {
-            let path = self.output.path().join(REPORT);
-            let mut run = report::Run::open(self.output.path())?;
-            // The folder's lock is held until this process ends, but the run is over.
-            run.state = if status == Status::Stopped { State::Stopped } else { State::Done };
-            report::write(&[run], &path)?;
-            on_event(Event::Reported(&path));
-            Ok(())
-        });
+    pub(super) fn describe(&mut self, status: Status, on_event: &mut OnEvent<'_>) {
+        let logged = self.log.finish();
+        let written = logged
+            .and_then(|()| self.write_state())
+            .and_then(|()| self.record(status, None))
+            .and_then(|()| {
+                let path = self.output.path().join(REPORT);
+                let mut run = report::Run::open(self.output.path())?;
+                // The folder's lock is held until this process ends, but the run is over.
+                run.state = if status == Status::Stopped { State::Stopped } else { State::Done };
+                report::write(&[run], &path)?;
+                on_event(Event::Reported(&path));
+                Ok(())
+            });
         if let Err(error) = written {
             on_event(Event::Warning(&error.to_string()));
         }

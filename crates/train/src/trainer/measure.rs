@@ -68,6 +68,7 @@ impl<D: Backend> Trainer<D> {
         let update_seconds = start.elapsed().as_secs_f64();
         let epochs = &self.plan.epochs;
         let batches = epochs.num_samples as f64 / epochs.batch as f64 / epochs.updates_per_epoch() as f64;
+        let batches = batches.max(1.0);
         let update_seconds = batch_seconds * batches + update_seconds;
         let tokens = epochs.num_samples as f64 * self.plan.context_length as f64;
         let tokens_per_second = tokens / epochs.updates_per_epoch() as f64 / update_seconds;

@@ -29,6 +29,7 @@ use crate::saver::Saver;
 use crate::schedule::Schedule;
 use crate::settings::{SaveStrategy, Strategy, TrainConfig};
 use crate::setup::Setup;
+use crate::snapshot::{SmallFiles, tokenizer_files};
 use crate::state::{Resumed, State, data_identity, differences};
 use crate::step::Step;
 use crate::storage::Disk;
@@ -68,6 +69,7 @@ pub struct Trainer<D: Backend> {
     evaluations: Evaluations,
     eta: Eta,
     saving: Saving,
+    tokenizer_files: SmallFiles,
     data_identity: Value,
     /// What this process counts from; `elapsed_before` came before it.
     clock: Instant,
@@ -107,7 +109,7 @@ macro_rules! live {
         Live {
             gpt: &$trainer.gpt,
             optimizer: &$trainer.optimizer,
-            tokenizer: &$trainer.tokenizer,
+            tokenizer_files: &$trainer.tokenizer_files,
             config: &$trainer.config,
             plan: &$trainer.plan,
             data: &$trainer.data_identity,
@@ -142,11 +144,25 @@ impl<D: Backend> Trainer<D> {
             optimizer.load(&checkpoint.optimizer())?;
             let step = resumed.state.step;
             // One that lies elsewhere is none of this folder's.
-            let is_ours = checkpoint.path == checkpoint::path(setup.output.path(), step);
+            let is_ours = checkpoint::is_same(&checkpoint.path, &checkpoint::path(setup.output.path(), step));
             saved = is_ours.then(|| (step, checkpoint.path.clone()));
             on_event(Event::Resumed { path: &checkpoint.path, step });
         }
         let Resumed { mut state, elapsed_seconds, history, samples } = resumed;
+        // What a line of the log says of the last update, should one be due before the next.
+        let last = state.last_update.map(|(learning_rate, grad_norm)| StepMetrics {
+            step: state.step,
+            epoch: setup.plan.epochs.epoch_after(state.step),
+            loss: f64::NAN,
+            learning_rate,
+            grad_norm,
+            tokens_per_second: 0.0,
+            num_tokens: state.num_tokens,
+            fraction: 0.0,
+            elapsed_seconds,
+            seconds_left: None,
+            skipped_updates: state.skipped_updates,
+        });
         // A run that was begun in another precision gets a scale of its own.
         state.loss_scale = config.fp16.then(|| state.loss_scale.unwrap_or_default());
         let schedule = match setup.plan.budget {
@@ -169,6 +185,7 @@ impl<D: Backend> Trainer<D> {
             elapsed_before: elapsed_seconds,
             plan: setup.plan,
             output: setup.output,
+            tokenizer_files: tokenizer_files(&setup.tokenizer)?,
             tokenizer: setup.tokenizer,
             loader: setup.loader,
             eval_data: setup.eval_data,
@@ -182,7 +199,7 @@ impl<D: Backend> Trainer<D> {
             clock: Instant::now(),
             last_step_seconds: 0.0,
             num_skipped_in_a_row: 0,
-            last: None,
+            last,
             last_evaluation: None,
         })
     }
@@ -221,6 +238,7 @@ impl<D: Backend> Trainer<D> {
         let ended = match ended {
             Ok(ended) => ended,
             Err(error) => {
+                self.saving.settle(on_event);
                 // What went wrong is what is reported, whether or not it can be written down.
                 let _ = self.record(Status::Failed, Some(error.to_string()));
                 return Err(error);
@@ -352,7 +370,7 @@ impl<D: Backend> Trainer<D> {
     /// in every checkpoint.
     fn logged(&mut self, written: Result<(), Error>, samples: &[Sample], on_event: &mut OnEvent<'_>) {
         let mut warn = |error: Error| {
-            on_event(Event::Warning(&format!("{error}; it is tried again with the next line")))
+            on_event(Event::Warning(&format!("{error}; it is tried again with the next line")));
         };
         written.unwrap_or_else(&mut warn);
         if let (Some(board), Some(line)) = (&mut self.tensorboard, self.log.history().last()) {

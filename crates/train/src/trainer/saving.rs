@@ -17,11 +17,10 @@ use crate::retention::Retention;
 use crate::runlog::RunLog;
 use crate::saver::{Finished, Job, Saver};
 use crate::settings::TrainConfig;
-use crate::snapshot::small_files;
+use crate::snapshot::{SmallFiles, small_files};
 use crate::state::{RunFacts, State};
 use eyas_model::Gpt;
 use eyas_ops::Backend;
-use eyas_token::Tokenizer;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -37,7 +36,7 @@ const WAIT: Duration = Duration::from_secs(5);
 pub(super) struct Live<'a, D: Backend> {
     pub(super) gpt: &'a Gpt<D>,
     pub(super) optimizer: &'a Optimizer<D>,
-    pub(super) tokenizer: &'a Tokenizer,
+    pub(super) tokenizer_files: &'a SmallFiles,
     pub(super) config: &'a TrainConfig,
     pub(super) plan: &'a Plan,
     pub(super) data: &'a Value,
@@ -117,15 +116,16 @@ impl Saving {
             return Ok(None);
         }
         let begun = Instant::now();
-        if let Some(finished) = self.saver.wait() {
-            self.take_in(finished, on_event);
-        }
+        self.settle(on_event);
         if self.saved.as_ref().is_some_and(|(saved, _)| *saved == step) {
             return Ok(None);
         }
         live.require_finite()?;
         on_event(Event::Saving { step });
-        let job = live.job(&self.output_dir)?;
+        let job = match live.job(&self.output_dir) {
+            Err(error) if error.is_io() => return Ok(Some((step, Err(error)))),
+            job => job?,
+        };
         let finished = self.saver.begin(live.gpt, live.optimizer, job);
         self.stall_seconds = Some(self.stall_seconds.unwrap_or(0.0) + begun.elapsed().as_secs_f64());
         Ok(finished)
@@ -150,6 +150,13 @@ impl Saving {
             };
             finished.and_then(|finished| self.take_in_quietly(finished, on_event)).map_or(Ok(()), Err)
         })
+    }
+
+    /// Waits for the save that is being written, if there is one, and takes in how it went.
+    pub(super) fn settle(&mut self, on_event: &mut OnEvent<'_>) {
+        if let Some(finished) = self.saver.wait() {
+            self.take_in(finished, on_event);
+        }
     }
 
     /// Takes in the end of a save; what went wrong is told.
@@ -227,7 +234,7 @@ pub(super) fn patiently(
 
 impl<D: Backend> Live<'_, D> {
     /// Refuses to save weights that no run could go on from.
-    fn require_finite(&self) -> Result<(), Error> {
+    pub(super) fn require_finite(&self) -> Result<(), Error> {
         match self.gpt.is_finite() && self.optimizer.is_finite() {
             true => Ok(()),
             false => Err(Error::WeightsNotFinite { step: self.state.step }),
@@ -241,7 +248,7 @@ impl<D: Backend> Live<'_, D> {
         let best = self.evaluations.best_of(&steps).map(|(step, _)| step);
         Ok(Job {
             step,
-            small: small_files(self.gpt, self.tokenizer, self.card())?,
+            small: small_files(self.gpt, self.tokenizer_files, self.card()),
             state: self.state_json(best.map(|step| checkpoint::path(output_dir, step)).as_deref()),
             retention: Retention { limit: self.config.save_total_limit, best },
             record: self.record(Status::Running, None),

@@ -100,15 +100,15 @@ impl<D: Backend> Trainer<D> {
         on_event: &mut OnEvent<'_>,
     ) -> Result<(), Error> {
         let step = self.state.step + 1;
-        if let (true, Some(scale)) = (loss.sum.is_finite(), &mut self.state.loss_scale) {
-            if scale.overflowed() {
-                on_event(Event::Warning(&format!(
-                    "update {step}: the gradient leaves fp16's range; it is skipped, and the loss scale is {} now",
-                    scale.factor()
-                )));
-                self.state.skipped_updates += 1;
-                return Ok(());
-            }
+        if let (true, Some(scale)) = (loss.sum.is_finite(), &mut self.state.loss_scale)
+            && scale.overflowed()
+        {
+            on_event(Event::Warning(&format!(
+                "update {step}: the gradient leaves fp16's range; it is skipped, and the loss scale is {} now",
+                scale.factor()
+            )));
+            self.state.skipped_updates += 1;
+            return Ok(());
         }
         let documents = self.documents_of(epoch, positions);
         if !self.config.skip_non_finite {
@@ -155,6 +155,7 @@ impl<D: Backend> Trainer<D> {
         self.state.num_tokens += loss.num_tokens;
         self.state.digest(self.step.inputs(loss.num_tokens as usize));
         self.last_step_seconds = seconds;
+        self.state.last_update = Some((learning_rate, grad_norm));
         self.eta.update(seconds);
         self.last = Some(StepMetrics {
             step: self.state.step,

@@ -279,7 +279,7 @@ fn damaged_shards_are_refused() {
     assert!(Shards::open(&out).is_ok());
     let vocab = format!("\"vocab_size\": {}", tokenizer().vocab_size());
     for (from, to, reason) in [
-        ("\"version\": 1", "\"version\": 2", "format"),
+        ("\"version\": 2", "\"version\": 3", "format"),
         ("tokens-00000.bin", "../tokens-00000.bin", "plain file name"),
         ("\"num_documents\": 1", "\"num_documents\": 99999999999999", "num_documents"),
         (&*vocab, "\"vocab_size\": 30", "below the vocabulary size 30"),

@@ -20,14 +20,14 @@ use keys::{Action, View};
 use ratatui::crossterm::event::{self, Event as Input};
 use screen::Canvas;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use signal_hook::iterator::{Handle, Signals};
 use state::{Stage, State};
 use std::fmt::Display;
 use std::io::{self, IsTerminal, stderr, stdin};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// Frames are this far apart, where there is something new.
@@ -54,6 +54,27 @@ impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// The first time asks to stop and save; where there is nothing to save, and the second time, it ends the process.
+    fn ask_to_stop(&self, signal: i32) {
+        let is_training = self.is_training.load(Ordering::Relaxed);
+        if is_training && !self.stop.is_requested() {
+            self.stop.request(signal);
+            self.state().note("stopping after this micro-batch; once more ends at once");
+            return;
+        }
+        terminal::give_back();
+        output::divert(None);
+        // Training may hold the lock of the state; its warnings are lost then.
+        if let Ok(state) = self.state.try_lock() {
+            repeat(&state);
+        }
+        output::note(match is_training {
+            true => "ended at once: updates since the last checkpoint are lost",
+            false => "ended before the first update",
+        });
+        signal_hook::low_level::exit(128 + signal);
+    }
 }
 
 impl Screen {
@@ -72,21 +93,25 @@ impl Screen {
             stop: stop.clone(),
             save,
         });
-        let signals = Signals::new([SIGINT, SIGTERM])
-            .map_err(|error| Failure::failed(format!("cannot watch for signals: {error}")))?;
         let surface = terminal::take().map_err(refused)?;
         let listener = shared.clone();
         output::divert(Some(Box::new(move |line, is_warning| match is_warning {
             true => listener.state().warn(line),
             false => listener.state().note(line),
         })));
-        let mut ui = Ui { shared: shared.clone(), surface, signals, view: View::default() };
-        let thread = std::thread::Builder::new().name("screen".into()).spawn(move || ui.run());
-        let thread = thread.map_err(|error| {
-            terminal::give_back();
-            Failure::failed(format!("cannot start a thread: {error}"))
-        })?;
+        let started = Self::start(&shared, surface).inspect_err(|_| terminal::give_back());
+        let thread = started.map_err(|error| Failure::failed(format!("cannot open the screen: {error}")))?;
         Ok(Screen { shared, thread: Some(thread) })
+    }
+
+    /// The threads. One waits for signals alone, so that a terminal that takes nothing cannot keep them away from training.
+    fn start(shared: &Arc<Shared>, surface: terminal::Surface) -> io::Result<JoinHandle<()>> {
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        let mut ui = Ui { shared: shared.clone(), surface, signals: signals.handle(), view: View::default() };
+        let asked = shared.clone();
+        let wait = move || signals.forever().for_each(|signal| asked.ask_to_stop(signal));
+        thread::Builder::new().name("signals".into()).spawn(wait)?;
+        thread::Builder::new().name("screen".into()).spawn(move || ui.run())
     }
 
     /// Takes in an event.
@@ -180,26 +205,29 @@ fn refused(why: impl Display) -> Failure {
 struct Ui {
     shared: Arc<Shared>,
     surface: terminal::Surface,
-    signals: Signals,
+    signals: Handle,
     view: View,
 }
 
 /// Gives everything back when the thread ends, by a panic too.
-struct Leave<'a>(&'a Shared);
+struct Leave {
+    shared: Arc<Shared>,
+    signals: Handle,
+}
 
-impl Drop for Leave<'_> {
+impl Drop for Leave {
     fn drop(&mut self) {
         terminal::give_back();
         output::divert(None);
-        // If that fails, the process has the system's own signals.
-        let _ = self.0.stop.watch();
+        self.signals.close();
+        // If that fails, nothing but the end of the run stops it.
+        let _ = self.shared.stop.watch();
     }
 }
 
 impl Ui {
     fn run(&mut self) {
-        let shared = self.shared.clone();
-        let _leave = Leave(&shared);
+        let _leave = Leave { shared: self.shared.clone(), signals: self.signals.clone() };
         if let Err(error) = self.draw_until_closed() {
             self.shared.state().warn(&format!("the screen ended, training went on: {error}"));
         }
@@ -209,8 +237,6 @@ impl Ui {
         let mut canvas = Canvas::new(crate::errors::has_colour());
         let (mut drawn, mut drawn_at) = (None, Instant::now());
         while !self.shared.is_closed.load(Ordering::Relaxed) {
-            let pending: Vec<_> = self.signals.pending().collect();
-            pending.into_iter().for_each(|signal| self.stop(signal));
             let now = (self.shared.state().version, self.view);
             if drawn != Some(now) || drawn_at.elapsed() >= CLOCK {
                 let state = self.shared.state().clone();
@@ -238,7 +264,7 @@ impl Ui {
             }
             match event::read()? {
                 Input::Key(key) => match self.view.key(key) {
-                    Some(Action::Stop) => self.stop(SIGINT),
+                    Some(Action::Stop) => self.shared.ask_to_stop(SIGINT),
                     Some(Action::Save) => self.save(),
                     Some(Action::Redraw) => terminal::redraw(&mut self.surface)?,
                     None => {}
@@ -247,27 +273,6 @@ impl Ui {
                 _ => {}
             }
         }
-    }
-
-    /// The first time asks to stop and save; where there is nothing to save, and the second time, it ends the process.
-    fn stop(&self, signal: i32) {
-        let stop = &self.shared.stop;
-        if self.shared.is_training.load(Ordering::Relaxed) && !stop.is_requested() {
-            stop.request(signal);
-            self.shared.state().note("stopping after this micro-batch; once more ends at once");
-            return;
-        }
-        terminal::give_back();
-        output::divert(None);
-        // Training may hold the lock of the state; its warnings are lost then.
-        if let Ok(state) = self.shared.state.try_lock() {
-            repeat(&state);
-        }
-        output::note(match self.shared.is_training.load(Ordering::Relaxed) {
-            true => "ended at once: updates since the last checkpoint are lost",
-            false => "ended before the first update",
-        });
-        signal_hook::low_level::exit(128 + signal);
     }
 
     fn save(&self) {

@@ -1,7 +1,7 @@
 //! Taking the terminal and giving it back, whatever happens in between.
 //!
-//! The screen is drawn on stderr, so that results on stdout can go to a file. The trick: giving it back waits for
-//! the frame that is being written, so that what a panic on another thread says is not painted over.
+//! The screen is drawn on stderr, so that results on stdout can go to a file. The trick: giving it back waits for the frame that is
+//! being written, so that what a panic on another thread says is not painted over.
 
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
@@ -72,7 +72,8 @@ pub(super) fn give_back() {
     }
 }
 
-/// The right to draw; `None` if a frame does not come to its end, since it panicked on this thread or the terminal takes nothing.
+/// The right to draw; `None` if a frame does not come to its end, since it panicked on this thread or the terminal takes
+/// nothing.
 fn lock() -> Option<MutexGuard<'static, ()>> {
     for _ in 0..20 {
         match DRAWING.try_lock() {

@@ -87,7 +87,9 @@ impl Saving {
             self.take_in(finished, on_event);
         }
         let is_due = self.retry.is_some_and(|(when, _)| Instant::now() >= when);
-        if requests.take_save() || (is_due && self.saver.step().is_none()) {
+        // Asked while the run was prepared, there is nothing yet to save.
+        let is_asked = requests.take_save() && live.state.step > 0;
+        if is_asked || (is_due && self.saver.step().is_none()) {
             self.begin(live, on_event)?;
         }
         Ok(())

@@ -166,7 +166,7 @@ fn check_index(dir: &Path, index: &BTreeMap<String, String>, files: &[TensorFile
 /// Writes a model folder: each file becomes visible when it is whole.
 pub(crate) fn save_model(dir: &Path, config: &Config, tensors: Vec<TensorOut<'_>>) -> Result<(), Error> {
     fs::create_dir_all(dir).map_err(Error::io("create the folder")).in_file(dir)?;
-    write_tensors(&dir.join(WEIGHTS), &[("format", "pt")], tensors)?;
+    write_tensors(&dir.join(WEIGHTS), &[("format", "pt".into())], tensors)?;
     for (name, text) in config_files(config) {
         let path = dir.join(name);
         write_atomically(&path, |out| out.write_all(text.as_bytes())).in_file(&path)?;
@@ -207,16 +207,15 @@ pub(crate) fn read_small(path: &Path, max_bytes: u64) -> Result<String, Error> {
     Ok(text)
 }
 
-/// Writes `path` so that it is whole or as it was before: into a temporary file beside it, flushed to the disk, then
+/// Writes `path` so that it is whole or as it was before: into a hidden file beside it that ends in `.eyas-partial`, flushed to the disk, then
 /// renamed over it, and the folder flushed too.
 pub fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
 ) -> Result<(), Error> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = dir.join(name);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = dir.join(format!(".{name}.{}.eyas-partial", std::process::id()));
     let written = || -> io::Result<()> {
         let file = File::create(&temporary)?;
         let mut out = BufWriter::with_capacity(1 << 20, &file);

@@ -264,7 +264,7 @@ fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), Error> {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
     let path = dir.join(name);
     let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let partial = dir.join(format!(".{name}.{}-{number}.partial", std::process::id()));
+    let partial = dir.join(format!(".{name}.{}-{number}.eyas-partial", std::process::id()));
     let write = || -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&partial)?;
         file.write_all(bytes)?;

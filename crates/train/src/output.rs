@@ -12,6 +12,8 @@ use std::time::Duration;
 const LOCK: &str = ".lock";
 /// The folder of prepared data.
 pub(crate) const DATA: &str = "data";
+/// What files and prepared data end in while they are written beside their place, in every crate.
+const PARTIAL: &str = ".eyas-partial";
 /// What is being written or removed begins so; a folder of that name left by a killed run means nothing.
 pub(crate) const HIDDEN: &str = ".checkpoint-";
 
@@ -90,42 +92,9 @@ impl OutputDir {
     }
 }
 
-/// The files that are written beside their place and renamed, in the output folder and in that of the data.
-const RENAMED: [&str; 14] = [
-    "README.md",
-    "config.json",
-    "eval_data.json",
-    "generation_config.json",
-    "metrics.jsonl",
-    "model.safetensors",
-    "report.html",
-    "run.json",
-    "samples.jsonl",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "train_data.json",
-    "trainer_state.json",
-];
-/// Folders of prepared data.
-const PREPARED: [&str; 2] = ["train_data", "eval_data"];
-
-/// Whether a name is one that eyas gives to what it writes or removes, until that is done: a checkpoint, a file, prepared data.
+/// Whether a name is one that eyas gives to what it writes or removes, until that is done.
 fn is_left_over(name: &str) -> bool {
-    let is_number =
-        |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
-    let is_file = || {
-        let stem = name
-            .strip_suffix(".tmp")
-            .or(name.strip_suffix(".partial").and_then(|stem| stem.strip_prefix('.')));
-        let parts = stem.and_then(|stem| stem.rsplit_once('.'));
-        parts.is_some_and(|(file, number)| is_number(number) && RENAMED.contains(&file))
-    };
-    let is_data = |folder: &str| {
-        let rest = name.strip_prefix('.').and_then(|rest| rest.strip_prefix(folder));
-        rest.is_some_and(|rest| rest == ".old" || rest.strip_prefix(".partial-").is_some_and(is_number))
-    };
-    name.starts_with(HIDDEN) || is_file() || PREPARED.iter().any(|folder| is_data(folder))
+    name.starts_with(HIDDEN) || (name.starts_with('.') && name.ends_with(PARTIAL))
 }
 
 /// Creates a folder and those above it so that they survive a power cut: what is made durable in a folder is lost with it.
@@ -183,9 +152,11 @@ mod tests {
         assert_eq!(is_locked(&path), Some(false));
         assert_eq!(is_locked(dir.path()), Some(false));
         fs::create_dir_all(path.join(".checkpoint-7.tmp/x")).expect("leftover");
-        fs::create_dir_all(path.join("data/.train_data.partial-123")).expect("leftover");
+        fs::create_dir_all(path.join("data/.train_data.123.eyas-partial")).expect("leftover");
         let stays = ["metrics.jsonl", "notes.tmp", "5.tmp", ".bashrc.old"];
-        for name in ["metrics.jsonl.77.tmp", ".tokenizer.json.77-3.partial"].iter().chain(&stays) {
+        for name in
+            [".metrics.jsonl.77.eyas-partial", ".tokenizer.json.77-3.eyas-partial"].iter().chain(&stays)
+        {
             fs::write(path.join(name), "").expect("leftover");
         }
         let again = OutputDir::open(&path).expect("free again");

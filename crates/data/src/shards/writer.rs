@@ -41,7 +41,7 @@ impl ShardsWriter {
             return Err(Error::OutputInUse { path: out.to_owned() });
         }
         let name = out.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = out.with_file_name(format!(".{name}.partial-{}", std::process::id()));
+        let temporary = out.with_file_name(format!(".{name}.{}.eyas-partial", std::process::id()));
         let write = |source| Error::Write { path: temporary.clone(), source };
         if temporary.exists() {
             std::fs::remove_dir_all(&temporary).map_err(write)?;
@@ -159,7 +159,7 @@ impl ShardsWriter {
         sync_folder(&self.temporary)?;
         if self.out.exists() {
             // A folder cannot be replaced in one step: the old one moves aside, and goes when the new one is there.
-            let aside = self.temporary.with_extension("old");
+            let aside = self.temporary.with_extension("old.eyas-partial");
             std::fs::rename(&self.out, &aside).map_err(write(&self.out))?;
             std::fs::rename(&self.temporary, &self.out).map_err(write(&self.out))?;
             std::fs::remove_dir_all(&aside).map_err(write(&aside))?;

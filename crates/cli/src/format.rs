@@ -1,58 +1,11 @@
-//! Numbers as a person reads them.
+//! Numbers as a person reads them: those of reports, on a terminal.
 
+pub(crate) use eyas_train::format::{count, decimal_bytes as bytes, percent, short};
 use std::time::Duration;
 
-/// `124,242,432`.
-pub(crate) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// `124.2M`, `8.2k`, `512`.
-pub(crate) fn short(number: f64) -> String {
-    scaled(number, &["", "k", "M", "B", "T"])
-}
-
-/// `12.3 MB`, as disks are sold: powers of 1000.
-pub(crate) fn bytes(number: u64) -> String {
-    scaled(number as f64, &[" bytes", " kB", " MB", " GB", " TB"])
-}
-
-fn scaled(number: f64, units: &[&str]) -> String {
-    let (mut value, mut unit) = (number, 0);
-    // 999.96 would be written 1000.0.
-    while value >= 999.95 && unit + 1 < units.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    match unit {
-        0 => format!("{value:.0}{}", units[0]),
-        _ => format!("{value:.1}{}", units[unit]),
-    }
-}
-
-/// `0.8 s`, `42 s`, `9 min 30 s`, `2 h 05 min`.
+/// `0.8 s`, `42 s`, `9 min 30 s`, `2 h 05 min`, `3 d 04 h`.
 pub(crate) fn duration(time: Duration) -> String {
-    let seconds = time.as_secs_f64();
-    let whole = seconds.round() as u64;
-    match whole {
-        0..10 => format!("{seconds:.1} s"),
-        10..60 => format!("{whole} s"),
-        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
-        _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
-    }
-}
-
-/// `12.5 %`.
-pub(crate) fn percent(share: f64) -> String {
-    format!("{:.1} %", 100.0 * share)
+    eyas_train::format::duration(time.as_secs_f64())
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod error;
 mod eta;
 mod evaluate;
 mod event;
+pub mod format;
 mod loss_scale;
 mod optimizer;
 mod output;

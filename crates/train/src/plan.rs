@@ -3,6 +3,7 @@
 //! Owns the arithmetic that turns samples, batches and epochs into updates, as transformers' Trainer does: updates of an
 //! epoch round up, so the last may have fewer micro-batches, and the last micro-batch fewer samples.
 
+use crate::format::{binary_bytes, count};
 use crate::settings::TrainConfig;
 use serde_json::{Map, Value, json};
 use std::fmt;
@@ -176,14 +177,14 @@ impl fmt::Display for Plan {
         writeln!(
             f,
             "model       {} parameters, {} of them decayed",
-            grouped(self.num_parameters as u64),
-            grouped(self.num_decayed as u64)
+            count(self.num_parameters as u64),
+            count(self.num_decayed as u64)
         )?;
         writeln!(
             f,
             "data        {} tokens: {} samples of {}",
-            grouped(self.num_train_tokens),
-            grouped(cut.num_samples),
+            count(self.num_train_tokens),
+            count(cut.num_samples),
             self.context_length
         )?;
         writeln!(
@@ -192,16 +193,16 @@ impl fmt::Display for Plan {
             cut.batch,
             cut.accumulation,
             self.context_length,
-            grouped(self.tokens_per_update())
+            count(self.tokens_per_update())
         )?;
-        let per_epoch = grouped(cut.updates_per_epoch());
+        let per_epoch = count(cut.updates_per_epoch());
         match self.budget {
             Budget::Steps(steps) => {
                 let epochs = cut.epoch_after(steps);
                 writeln!(
                     f,
                     "length      {} updates, {per_epoch} an epoch: {epochs:.2} epochs",
-                    grouped(steps)
+                    count(steps)
                 )?;
             }
             Budget::Time(time) => {
@@ -210,7 +211,7 @@ impl fmt::Display for Plan {
             }
         }
         if self.first_step > 0 {
-            writeln!(f, "resumed     after {} updates", grouped(self.first_step))?;
+            writeln!(f, "resumed     after {} updates", count(self.first_step))?;
         }
         let per_token = self.flops_per_token;
         match self.flops() {
@@ -218,42 +219,25 @@ impl fmt::Display for Plan {
             None => writeln!(f, "arithmetic  {per_token:.3e} FLOP a token")?,
         }
         if let Some(targets) = self.num_eval_targets {
-            writeln!(f, "evaluation  {} targets", grouped(targets))?;
+            writeln!(f, "evaluation  {} targets", count(targets))?;
         }
         let kinds: Vec<_> =
-            self.memory.iter().map(|(kind, bytes)| format!("{kind} {}", mebibytes(*bytes))).collect();
-        writeln!(f, "memory      {}: {}", mebibytes(self.memory_bytes()), kinds.join(", "))?;
-        write!(f, "checkpoint  {}", mebibytes(self.checkpoint_bytes))?;
+            self.memory.iter().map(|(kind, bytes)| format!("{kind} {}", binary_bytes(*bytes))).collect();
+        writeln!(f, "memory      {}: {}", binary_bytes(self.memory_bytes()), kinds.join(", "))?;
+        write!(f, "checkpoint  {}", binary_bytes(self.checkpoint_bytes))?;
         match self.num_checkpoints {
             Some(0) => write!(f, ", none kept"),
             Some(many) => {
                 write!(
                     f,
                     ", {} at once: {}",
-                    grouped(many),
-                    mebibytes(many.saturating_mul(self.checkpoint_bytes))
+                    count(many),
+                    binary_bytes(many.saturating_mul(self.checkpoint_bytes))
                 )
             }
             None => Ok(()),
         }
     }
-}
-
-fn mebibytes(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / 1_048_576.0)
-}
-
-/// A number with commas between thousands.
-pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]
@@ -278,13 +262,5 @@ mod tests {
     fn fewer_samples_than_an_update_are_one_short_update() {
         let cut = Epochs { num_samples: 3, batch: 8, accumulation: 4 };
         assert_eq!((cut.updates_per_epoch(), cut.samples_of(5)), (1, (5, 0..3)));
-    }
-
-    #[test]
-    fn numbers_are_grouped() {
-        assert_eq!(
-            ["0", "999", "1,000", "124,242,432"],
-            [0, 999, 1000, 124_242_432].map(grouped).each_ref().map(|s| s.as_str())
-        );
     }
 }

@@ -29,7 +29,7 @@ mod series;
 #[cfg(test)]
 mod tests;
 
-pub use run::{Evaluated, Logged, Run, SAMPLES, State};
+pub use run::{Evaluated, Logged, Run, State};
 
 use crate::checkpoint::write_text;
 use crate::error::Error;

@@ -1,56 +1,14 @@
-//! Numbers as a person reads them on the page.
+//! Numbers as a person reads them on the page, beside those of [`crate::format`].
+
+use crate::format::scaled;
+pub(super) use crate::format::{binary_bytes as bytes, count, duration, percent, short};
 
 /// What stands where a number is not known.
 pub(super) const NONE: &str = "–";
 
-/// `124,242,432`.
-pub(super) fn count(number: u64) -> String {
-    crate::plan::grouped(number)
-}
-
-/// `124.2M`, `8.2k`, `512`.
-pub(super) fn short(number: f64) -> String {
-    scaled(number, 1000.0, &["", "k", "M", "B", "T"])
-}
-
-/// `1.9 GiB`, as memory is counted.
-pub(super) fn bytes(number: u64) -> String {
-    scaled(number as f64, 1024.0, &[" bytes", " KiB", " MiB", " GiB", " TiB"])
-}
-
 /// `464.0 GFLOP/s`, with `unit` `FLOP/s`.
 pub(super) fn flops(number: f64, unit: &str) -> String {
     scaled(number, 1000.0, &[" ", " k", " M", " G", " T", " P"]) + unit
-}
-
-fn scaled(number: f64, base: f64, units: &[&str]) -> String {
-    let (mut value, mut unit) = (number, 0);
-    // 999.96 would be written 1000.0.
-    while value >= base - 0.05 && unit + 1 < units.len() {
-        value /= base;
-        unit += 1;
-    }
-    match unit {
-        0 => format!("{value:.0}{}", units[0]),
-        _ => format!("{value:.1}{}", units[unit]),
-    }
-}
-
-/// `0.8 s`, `42 s`, `9 min 30 s`, `2 h 05 min`, `3 d 04 h`.
-pub(super) fn duration(seconds: f64) -> String {
-    let whole = seconds.round() as u64;
-    match whole {
-        0..10 => format!("{seconds:.1} s"),
-        10..60 => format!("{whole} s"),
-        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
-        3600..172_800 => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
-        _ => format!("{} d {:02} h", whole / 86_400, whole % 86_400 / 3600),
-    }
-}
-
-/// `12.5 %`.
-pub(super) fn percent(share: f64) -> String {
-    format!("{:.1} %", 100.0 * share)
 }
 
 /// With about four digits that count: `2.544`, `13.82`, `48,103`, `3.20e-4`.

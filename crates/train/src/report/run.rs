@@ -6,14 +6,11 @@ use crate::error::Error;
 use crate::event::Sample;
 use crate::output::is_locked;
 use crate::record::{RUN, RunRecord, Status};
-use crate::runlog::METRICS;
+use crate::runlog::{METRICS, SAMPLES};
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
-
-/// The file of completions.
-pub const SAMPLES: &str = "samples.jsonl";
 
 /// How far a run is, as far as its folder shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

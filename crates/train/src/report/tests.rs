@@ -4,6 +4,7 @@ use super::*;
 use crate::output::OutputDir;
 use crate::record::{RUN, RunRecord};
 use crate::runlog::METRICS;
+use crate::runlog::SAMPLES;
 use serde_json::json;
 use std::fmt::Write as _;
 use std::fs;

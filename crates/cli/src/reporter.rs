@@ -80,6 +80,7 @@ impl Reporter {
                 self.progress = None;
             }
             Event::Saving { .. } => self.is_saving = true,
+            Event::NotSaved { .. } => self.is_saving = false,
             Event::Saved(_) => {
                 self.is_saving = false;
                 self.tell(event);

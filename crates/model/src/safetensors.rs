@@ -242,7 +242,7 @@ impl TensorOut<'_> {
 /// The operating system's.
 pub fn write_tensors(
     path: &Path,
-    metadata: &[(&str, &str)],
+    metadata: &[(&str, String)],
     tensors: Vec<TensorOut<'_>>,
 ) -> Result<(), Error> {
     write_atomically(path, |out| write_tensors_to(out, metadata, tensors)).in_file(path)
@@ -254,7 +254,7 @@ pub fn write_tensors(
 /// Those of `out`.
 pub fn write_tensors_to(
     out: &mut dyn Write,
-    metadata: &[(&str, &str)],
+    metadata: &[(&str, String)],
     mut tensors: Vec<TensorOut<'_>>,
 ) -> io::Result<()> {
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
@@ -271,7 +271,7 @@ pub fn write_tensors_to(
 pub struct TensorImage {
     /// Name, shape, and where the values lie, sorted by name.
     tensors: Vec<(String, Vec<usize>, Range<usize>)>,
-    metadata: Vec<(String, String)>,
+    metadata: Vec<(&'static str, String)>,
     values: Vec<f32>,
 }
 
@@ -290,8 +290,8 @@ impl TensorImage {
     }
 
     /// Copies `tensors` into the room that was made for them. Panics if they are others.
-    pub fn fill(&mut self, metadata: &[(&str, &str)], mut tensors: Vec<TensorOut<'_>>) {
-        self.metadata = metadata.iter().map(|&(key, value)| (key.into(), value.into())).collect();
+    pub fn fill(&mut self, metadata: &[(&'static str, String)], mut tensors: Vec<TensorOut<'_>>) {
+        self.metadata = metadata.to_vec();
         tensors.sort_by(|a, b| a.name.cmp(&b.name));
         assert_eq!(tensors.len(), self.tensors.len(), "the tensors that the room was made for");
         for (tensor, (name, _, place)) in tensors.iter().zip(&self.tensors) {
@@ -309,19 +309,17 @@ impl TensorImage {
     /// # Errors
     /// Those of `out`.
     pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
-        let metadata: Vec<_> =
-            self.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         let tensors = self.tensors.iter().map(|(name, shape, _)| (name.as_str(), &shape[..]));
-        out.write_all(&header(&metadata, tensors))?;
+        out.write_all(&header(&self.metadata, tensors))?;
         write_values(out, &self.values)
     }
 }
 
 /// Length and header of a file of f32 tensors that lie in the order given.
-fn header<'a>(metadata: &[(&str, &str)], tensors: impl Iterator<Item = (&'a str, &'a [usize])>) -> Vec<u8> {
+fn header<'a>(metadata: &[(&str, String)], tensors: impl Iterator<Item = (&'a str, &'a [usize])>) -> Vec<u8> {
     let mut header = Map::new();
     let metadata: Map<String, Value> =
-        metadata.iter().map(|&(key, value)| (key.into(), value.into())).collect();
+        metadata.iter().map(|(key, value)| ((*key).into(), value.clone().into())).collect();
     header.insert("__metadata__".into(), metadata.into());
     let mut end = 0;
     for (name, shape) in tensors {

@@ -20,10 +20,6 @@ pub enum Metric {
 }
 
 impl Metric {
-    /// All of them.
-    pub const ALL: [Metric; 4] =
-        [Metric::Loss, Metric::Perplexity, Metric::BitsPerByte, Metric::NextTokenAccuracy];
-
     /// Its key in the run log.
     pub fn key(self) -> &'static str {
         match self {
@@ -32,12 +28,6 @@ impl Metric {
             Metric::BitsPerByte => "eval_bits_per_byte",
             Metric::NextTokenAccuracy => "eval_next_token_accuracy",
         }
-    }
-
-    /// The metric called `name`, with or without `eval_`.
-    pub fn named(name: &str) -> Option<Self> {
-        let plain = name.strip_prefix("eval_").unwrap_or(name);
-        Self::ALL.into_iter().find(|metric| metric.key()["eval_".len()..] == *plain)
     }
 
     /// Whether `value` is better than `other`.
@@ -65,7 +55,7 @@ pub(crate) struct Evaluations {
 impl Evaluations {
     /// Those that the log of a run holds.
     pub(crate) fn new(config: &TrainConfig, history: &[Value]) -> Self {
-        let metric = config.metric_for_best_model.as_deref().and_then(Metric::named).unwrap_or(Metric::Loss);
+        let metric = config.metric_for_best_model.unwrap_or(Metric::Loss);
         let mut evaluations = Evaluations {
             metric,
             threshold: config.early_stopping_threshold,

@@ -75,6 +75,11 @@ pub enum Event<'a> {
         /// Updates it has.
         step: u64,
     },
+    /// A checkpoint that was being written is not on the disk; a warning says why.
+    NotSaved {
+        /// Updates it has.
+        step: u64,
+    },
     /// A checkpoint is on the disk.
     Saved(&'a Path),
     /// An old checkpoint was removed, as save_total_limit or overwrite_output_dir say.

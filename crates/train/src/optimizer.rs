@@ -206,9 +206,7 @@ impl<D: Backend> Optimizer<D> {
     /// # Errors
     /// The operating system's.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
-        let metadata = self.metadata();
-        let metadata = metadata.each_ref().map(|(key, value)| (*key, value.as_str()));
-        Ok(write_tensors(path, &metadata, self.tensors())?)
+        Ok(write_tensors(path, &self.metadata(), self.tensors())?)
     }
 
     /// Reads the state that [`save`](Self::save) wrote.

@@ -80,20 +80,16 @@ impl Saver {
         };
         let room = Arc::get_mut(snapshot).expect("the thread that wrote the last save has ended");
         room.take(gpt, optimizer, job.small, job.step, job.state);
-        let (copy, retention, record) = (snapshot.clone(), job.retention, job.record);
-        let write = {
-            let record = record.clone();
-            move || save(&*storage, &output_dir, copy.contents(), retention, &record)
-        };
+        let copy = snapshot.clone();
+        let write = move || save(&*storage, &output_dir, copy.contents(), job.retention, &job.record);
         match thread::Builder::new().name("checkpoint".into()).spawn(write) {
             Ok(thread) => {
                 self.writing = Some((job.step, thread));
                 None
             }
-            // No thread to be had: training waits, and nothing is lost.
-            Err(_) => {
-                let contents = snapshot.contents();
-                Some((job.step, save(&*self.storage, &self.output_dir, contents, retention, &record)))
+            // There may be a thread to be had when the save is tried again.
+            Err(error) => {
+                Some((job.step, Err(Error::io("start a thread to write in", &self.output_dir)(error))))
             }
         }
     }

@@ -46,20 +46,7 @@ impl Setup {
         let output = OutputDir::open(&config.output_dir)?;
         let checkpoint = find_checkpoint(config, on_event)?;
         if let Some(checkpoint) = &checkpoint {
-            let before = Config::load(&checkpoint.path)?;
-            same_shapes(&checkpoint.path, &before, &model, CONTINUE_HINT)?;
-            for (key, before, now) in [
-                ("resid_pdrop", before.resid_pdrop, model.resid_pdrop),
-                ("embd_pdrop", before.embd_pdrop, model.embd_pdrop),
-                ("attn_pdrop", before.attn_pdrop, model.attn_pdrop),
-                ("layer_norm_epsilon", before.layer_norm_epsilon, model.layer_norm_epsilon),
-            ] {
-                if before != now {
-                    on_event(Event::Warning(&format!(
-                        "`{key}` was {before} in the checkpoint and is {now} now: the run is not the same"
-                    )));
-                }
-            }
+            same_shapes(&checkpoint.path, &Config::load(&checkpoint.path)?, &model, CONTINUE_HINT)?;
         }
         let corpus = Corpus {
             config: &*config,
@@ -339,14 +326,11 @@ fn plan<D: Backend>(
 
 /// Checkpoints that are on the disk at once, at most, at the end of the run or just before an old one goes.
 fn num_checkpoints(config: &TrainConfig, plan: &Plan) -> Option<u64> {
-    let steps = plan.num_steps();
-    let every = match config.save_strategy {
-        SaveStrategy::No => return Some(0),
-        SaveStrategy::Steps => Some(config.save_steps),
-        SaveStrategy::Epoch => Some(plan.epochs.updates_per_epoch()),
-        SaveStrategy::Best => None,
-    };
-    let made = steps.zip(every).map(|(steps, every)| steps.div_ceil(every));
+    if config.save_strategy == SaveStrategy::No {
+        return Some(0);
+    }
+    let made =
+        plan.num_steps().zip(config.save_every(&plan.epochs)).map(|(steps, every)| steps.div_ceil(every));
     // The best stays beside the newest, and a new one comes before an old one goes.
     let kept = config.save_total_limit.map(|limit| limit as u64 + if config.evaluates() { 2 } else { 1 });
     match (made, kept) {

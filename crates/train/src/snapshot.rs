@@ -69,15 +69,8 @@ pub(crate) fn live_files<'a, D: Backend>(
     small: &'a SmallFiles,
 ) -> Vec<FileOut<'a>> {
     let mut files = vec![
-        FileOut::new(MODEL, |out| write_tensors_to(out, &[("format", "pt")], gpt.tensors())),
-        FileOut::new(OPTIMIZER, |out| {
-            let metadata = optimizer.metadata();
-            write_tensors_to(
-                out,
-                &metadata.each_ref().map(|(key, value)| (*key, value.as_str())),
-                optimizer.tensors(),
-            )
-        }),
+        FileOut::new(MODEL, |out| write_tensors_to(out, &[("format", "pt".into())], gpt.tensors())),
+        FileOut::new(OPTIMIZER, |out| write_tensors_to(out, &optimizer.metadata(), optimizer.tensors())),
     ];
     files.extend(small.iter().map(|(name, bytes)| FileOut::bytes(name, bytes)));
     files
@@ -113,10 +106,8 @@ impl Snapshot {
         step: u64,
         state: Map<String, Value>,
     ) {
-        self.model.fill(&[("format", "pt")], gpt.tensors());
-        let metadata = optimizer.metadata();
-        self.optimizer
-            .fill(&metadata.each_ref().map(|(key, value)| (*key, value.as_str())), optimizer.tensors());
+        self.model.fill(&[("format", "pt".into())], gpt.tensors());
+        self.optimizer.fill(&optimizer.metadata(), optimizer.tensors());
         (self.small, self.step, self.state) = (small, step, state);
     }
 

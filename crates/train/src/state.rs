@@ -10,8 +10,9 @@ use crate::error::Error;
 use crate::loss_scale::LossScale;
 use crate::plan::Plan;
 use crate::runlog::{RunLog, Window};
-use crate::settings::{SaveStrategy, Strategy, TrainConfig};
+use crate::settings::TrainConfig;
 use eyas_data::Loader;
+use eyas_model::Config;
 use eyas_token::Tokenizer;
 use serde_json::{Map, Value, json};
 
@@ -62,8 +63,10 @@ pub(crate) struct State {
     pub(crate) num_tokens: u64,
     /// A hash of every token that was read, in its order: BLAKE3 of the hash before and an update's tokens.
     pub(crate) tokens_digest: [u8; 32],
-    /// Learning rate and gradient norm of the last update, for a line of the log that is still to come.
-    pub(crate) last_update: Option<(f64, f64)>,
+    /// Learning rate of the last update, for a line of the log that is still to come.
+    pub(crate) learning_rate: f64,
+    /// Its gradient norm.
+    pub(crate) grad_norm: f64,
     /// Sums since the last log line.
     pub(crate) window: Window,
     /// Sums since the beginning.
@@ -89,22 +92,12 @@ impl State {
     /// The content of trainer_state.json.
     pub(crate) fn to_json(&self, run: &RunFacts<'_>) -> Map<String, Value> {
         let RunFacts { config, plan, data, log, best, best_checkpoint, elapsed_seconds } = *run;
-        let every = |strategy: Strategy, steps: u64| match strategy {
-            Strategy::No => 0,
-            Strategy::Steps => steps,
-            Strategy::Epoch => plan.epochs.updates_per_epoch(),
-        };
-        let save_steps = match config.save_strategy {
-            SaveStrategy::Steps => config.save_steps,
-            SaveStrategy::Epoch => plan.epochs.updates_per_epoch(),
-            SaveStrategy::No | SaveStrategy::Best => 0,
-        };
         let state = json!({
             "best_global_step": best.map(|(step, _)| step),
             "best_metric": best.map(|(_, value)| value),
             "best_model_checkpoint": best_checkpoint,
             "epoch": plan.epochs.epoch_after(self.step),
-            "eval_steps": every(config.eval_strategy, config.eval_steps.unwrap_or(config.logging_steps)),
+            "eval_steps": config.eval_every(&plan.epochs).unwrap_or(0),
             "global_step": self.step,
             "is_hyper_param_search": false,
             "is_local_process_zero": true,
@@ -114,11 +107,12 @@ impl State {
             "max_steps": plan.num_steps(),
             "num_input_tokens_seen": self.num_tokens,
             "num_train_epochs": config.num_train_epochs,
-            "save_steps": save_steps,
+            "save_steps": config.save_every(&plan.epochs).unwrap_or(0),
             "stateful_callbacks": {OWN: {
                 "version": env!("CARGO_PKG_VERSION"),
                 "elapsed_seconds": elapsed_seconds,
-                "last_update": self.last_update.map(|(rate, norm)| json!({"learning_rate": rate, "grad_norm": norm})),
+                "learning_rate": self.learning_rate,
+                "grad_norm": self.grad_norm,
                 "window": self.window.to_json(),
                 "total": self.total.to_json(),
                 "skipped_updates": self.skipped_updates,
@@ -162,10 +156,8 @@ impl State {
                 num_tokens: number("num_input_tokens_seen")?,
                 tokens_digest: *digest.ok_or_else(|| missing("eyas.tokens_digest"))?.as_bytes(),
                 // null is what was not finite.
-                last_update: own["last_update"].as_object().map(|last| {
-                    let number = |key: &str| last.get(key).and_then(Value::as_f64).unwrap_or(f64::NAN);
-                    (number("learning_rate"), number("grad_norm"))
-                }),
+                learning_rate: own["learning_rate"].as_f64().unwrap_or(f64::NAN),
+                grad_norm: own["grad_norm"].as_f64().unwrap_or(f64::NAN),
                 window: window("window")?,
                 total: window("total")?,
                 skipped_updates: own["skipped_updates"]
@@ -231,6 +223,7 @@ fn position(plan: &Plan, step: u64) -> Value {
 pub(crate) fn differences(
     checkpoint: &Checkpoint,
     config: &TrainConfig,
+    model: &Config,
     data: &Value,
 ) -> Result<Vec<String>, Error> {
     let own = checkpoint::own(&checkpoint.state);
@@ -246,7 +239,17 @@ pub(crate) fn differences(
             ));
         }
     };
-    let settings = config.to_json();
+    // Of the model the settings hold only what was given; its configuration is compared, whose shapes are known to be the same.
+    let before = Config::load(&checkpoint.path)?;
+    for (name, before, now) in [
+        ("resid_pdrop", before.resid_pdrop, model.resid_pdrop),
+        ("embd_pdrop", before.embd_pdrop, model.embd_pdrop),
+        ("attn_pdrop", before.attn_pdrop, model.attn_pdrop),
+        ("layer_norm_epsilon", before.layer_norm_epsilon, model.layer_norm_epsilon),
+    ] {
+        compare(name, &json!(before), &json!(now));
+    }
+    let settings = TrainConfig { model: Vec::new(), ..config.clone() }.to_json();
     for (name, now) in settings.iter().filter(|(name, _)| !HARMLESS.contains(&name.as_str())) {
         // A setting that the version which saved did not know has its default now, or is meant.
         own["settings"].get(name).into_iter().for_each(|before| compare(name, before, now));

@@ -246,12 +246,11 @@ fn dry_run<D: Backend>(device: Arc<D>, config: TrainConfig, json: bool) -> Outco
             .hint("leave overwrite_output_dir out, or name another output_dir"));
     }
     let mut reporter = Reporter::quiet();
-    let mut trainer = Trainer::new(device.clone(), config, &mut |event| reporter.event(&event))?;
+    let trainer = Trainer::new(device.clone(), config, &mut |event| reporter.event(&event))?;
     drop(reporter);
     super::tokenizer::tell_if_slow(trainer.tokenizer());
     note("measuring, for some seconds");
-    let measured = device.install(|| trainer.measure())?;
-    let plan = trainer.plan();
+    let (plan, measured) = device.install(|| trainer.measure())?;
     let mut output = Output::new();
     if json {
         let mut object = plan.to_json();

@@ -102,7 +102,7 @@ impl State {
             }
             Event::Sampled(samples) => self.samples = samples.to_vec(),
             Event::Saving { step } => self.saving = Some(*step),
-            Event::Saved(_) => self.saving = None,
+            Event::Saved(_) | Event::NotSaved { .. } => self.saving = None,
             Event::Warning(text) => self.warn(text),
             Event::Done(_) => self.stage = Stage::Done,
             _ => {}

@@ -12,8 +12,8 @@ mod value;
 pub use table::{MODEL_SETTINGS, SETTINGS, Setting, TrainConfig};
 pub use value::{DecayType, Kind, OptimizerKind, SaveStrategy, SchedulerType, Strategy};
 
-use crate::best::Metric;
 use crate::error::Error;
+use crate::plan::Epochs;
 use std::collections::HashMap;
 use std::path::Path;
 use toml::de::DeTable;
@@ -131,6 +131,24 @@ impl TrainConfig {
         self.model.retain(|(key, _)| key != name);
         self.model.push((name.into(), text));
         Ok(())
+    }
+
+    /// Updates between evaluations; `None` if there are none.
+    pub(crate) fn eval_every(&self, epochs: &Epochs) -> Option<u64> {
+        match self.eval_strategy {
+            Strategy::No => None,
+            Strategy::Steps => Some(self.eval_steps.unwrap_or(self.logging_steps)),
+            Strategy::Epoch => Some(epochs.updates_per_epoch()),
+        }
+    }
+
+    /// Updates between checkpoints; `None` if they do not come at intervals.
+    pub(crate) fn save_every(&self, epochs: &Epochs) -> Option<u64> {
+        match self.save_strategy {
+            SaveStrategy::No | SaveStrategy::Best => None,
+            SaveStrategy::Steps => Some(self.save_steps),
+            SaveStrategy::Epoch => Some(epochs.updates_per_epoch()),
+        }
     }
 
     /// Whether the run evaluates at all.
@@ -276,11 +294,6 @@ impl TrainConfig {
 
     /// What needs evaluations, and what they must come together with.
     fn check_best(&self, refuse: &impl Fn(&str, &str, String) -> Result<(), Error>) -> Result<(), Error> {
-        if let Some(name) = &self.metric_for_best_model
-            && Metric::named(name).is_none()
-        {
-            return refuse("metric_for_best_model", &Metric::ALL.map(Metric::key).join(", "), name.clone());
-        }
         let needs = [
             ("load_best_model_at_end", self.load_best_model_at_end),
             ("early_stopping_patience", self.early_stopping_patience.is_some()),

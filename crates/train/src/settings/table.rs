@@ -1,6 +1,7 @@
 //! The one table of settings. Fields, defaults, types, help, flags and the JSON in checkpoints are made from it.
 
 use super::value::{DecayType, Kind, OptimizerKind, Raw, SaveStrategy, SchedulerType, Strategy, Value};
+use crate::best::Metric;
 use crate::error::Error;
 use eyas_data::Mode;
 use serde_json::{Map, Value as Json};
@@ -138,7 +139,7 @@ settings! {
         eval_steps: Option<u64> = "", "Updates between evaluations; by default logging_steps";
         eval_on_start: bool = "false", "Evaluate before the first update too";
         per_device_eval_batch_size: usize = "8", "Samples of an evaluation batch, as far as they fit the training buffers; changes no result";
-        metric_for_best_model: Option<String> = "", "What makes a model the best: eval_loss, the default, eval_perplexity, eval_bits_per_byte or eval_next_token_accuracy";
+        metric_for_best_model: Option<Metric> = "", "What makes a model the best: eval_loss, the default, eval_perplexity, eval_bits_per_byte or eval_next_token_accuracy, with or without eval_";
         load_best_model_at_end: bool = "false", "End with the best checkpoint's weights instead of the last; evaluations and checkpoints must come together";
         early_stopping_patience: Option<u64> = "", "Stop after so many evaluations in a row without a better metric; by default never";
         early_stopping_threshold: f64 = "0", "By how much the metric must be better to count";

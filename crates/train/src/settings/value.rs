@@ -4,6 +4,7 @@
 //! kept, so that `learning_rate = "fast"` in a file and `--learning-rate fast` are refused alike, and `seed = "42"` in a
 //! file is refused as transformers would.
 
+use crate::best::Metric;
 use eyas_data::Mode;
 use serde_json::{Value as Json, json};
 use std::path::PathBuf;
@@ -331,6 +332,13 @@ pub enum OptimizerKind {
 choice!(OptimizerKind {
     OptimizerKind::AdamW = "adamw" | "adamw_torch" | "adamw_torch_fused",
     OptimizerKind::Muon = "muon",
+});
+
+choice!(Metric {
+    Metric::Loss = "eval_loss" | "loss",
+    Metric::Perplexity = "eval_perplexity" | "perplexity",
+    Metric::BitsPerByte = "eval_bits_per_byte" | "bits_per_byte",
+    Metric::NextTokenAccuracy = "eval_next_token_accuracy" | "next_token_accuracy",
 });
 
 choice!(Mode { Mode::Chunk = "chunk", Mode::Pack = "pack" });

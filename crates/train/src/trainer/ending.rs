@@ -19,7 +19,7 @@ impl<D: Backend> Trainer<D> {
     /// Does at the end what was not done after the last update, and writes the model folder.
     pub(super) fn finish(&mut self, requests: &Requests, on_event: &mut OnEvent<'_>) -> Result<(), Error> {
         self.saving.settle(on_event);
-        if self.state.window.num_targets > 0 {
+        if self.state.window.num_tokens > 0 {
             self.log_window(on_event);
         }
         if self.config.save_strategy != SaveStrategy::No {
@@ -65,8 +65,7 @@ impl<D: Backend> Trainer<D> {
 
     /// Takes back the weights of the best checkpoint. One that is damaged is passed over: the last weights are still good.
     fn load_best(&mut self, on_event: &mut OnEvent<'_>) -> Result<(), Error> {
-        let steps: Vec<_> = checkpoint::list(self.output.path())?.into_iter().map(|(step, _)| step).collect();
-        let Some((step, value)) = self.evaluations.best_of(&steps) else {
+        let Some((step, value)) = live!(self).best_saved(self.output.path(), None)? else {
             let text = "load_best_model_at_end: no checkpoint was evaluated, so the last weights stay";
             on_event(Event::Warning(text));
             return Ok(());
@@ -101,10 +100,10 @@ impl<D: Backend> Trainer<D> {
 
     /// Writes trainer_state.json with the whole log, for those who plot from it.
     fn write_state(&self) -> Result<(), Error> {
-        let steps: Vec<_> = checkpoint::list(self.output.path())?.into_iter().map(|(step, _)| step).collect();
-        let best = self.evaluations.best_of(&steps);
+        let live = live!(self);
+        let best = live.best_saved(self.output.path(), None)?;
         let best = best.map(|(step, _)| checkpoint::path(self.output.path(), step));
-        let state = live!(self).state_json(best.as_deref());
+        let state = live.state_json(best.as_deref());
         checkpoint::write_text(&self.output.path().join(STATE), &checkpoint::pretty(&state))
     }
 

@@ -1,11 +1,12 @@
 //! What a run will take, from a short measurement: some micro-batches, an update, a part of an evaluation.
 //!
-//! Nothing is written, and the trainer it is done with is not to be run: its weights have moved.
+//! Nothing is written, and the trainer it is done with is used up: its weights have moved.
 
 use super::Trainer;
 use crate::error::Error;
+use crate::eta::Ahead;
 use crate::evaluate::evaluate;
-use crate::settings::Strategy;
+use crate::plan::Plan;
 use crate::step::{Samples, key_of};
 use eyas_ops::Backend;
 use serde::Serialize;
@@ -34,11 +35,11 @@ pub struct Measured {
 }
 
 impl<D: Backend> Trainer<D> {
-    /// Measures for some seconds, or for two micro-batches if they take longer.
+    /// Measures for some seconds, or for two micro-batches if they take longer; returns the plan too.
     ///
     /// # Errors
     /// Data that cannot be evaluated.
-    pub fn measure(&mut self) -> Result<Measured, Error> {
+    pub fn measure(mut self) -> Result<(Plan, Measured), Error> {
         let (epoch, positions) = self.plan.epochs.samples_of(self.state.step);
         let batch = self.config.per_device_train_batch_size;
         let samples =
@@ -80,14 +81,16 @@ impl<D: Backend> Trainer<D> {
             }
             None => (60.0 * self.config.max_minutes - self.elapsed_before).max(0.0),
         };
-        Ok(Measured {
+        let share_of_peak = tokens_per_second * self.plan.flops_per_token / self.plan.peak_flops;
+        let measured = Measured {
             tokens_per_second,
-            share_of_peak: tokens_per_second * self.plan.flops_per_token / self.plan.peak_flops,
+            share_of_peak,
             update_seconds,
             eval_seconds,
             num_evaluations,
             seconds,
-        })
+        };
+        Ok((self.plan, measured))
     }
 
     /// Seconds of an evaluation, from a part of it.
@@ -115,17 +118,13 @@ impl<D: Backend> Trainer<D> {
 
     /// Evaluations that are left.
     pub(super) fn num_evaluations(&self) -> u64 {
-        let every = match self.config.eval_strategy {
-            Strategy::No => None,
-            Strategy::Steps => Some(self.eval_steps()),
-            Strategy::Epoch => Some(self.plan.epochs.updates_per_epoch()),
-        };
+        let every = self.config.eval_every(&self.plan.epochs);
         let at_start = u64::from(self.config.eval_on_start && self.state.step == 0);
         let regular = self
             .plan
             .num_steps()
             .zip(every)
-            .map_or(0, |(steps, every)| (steps / every).saturating_sub(self.state.step / every));
+            .map_or(0, |(steps, every)| Ahead::times(every, self.state.step, steps));
         at_start + regular
     }
 }

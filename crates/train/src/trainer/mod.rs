@@ -27,7 +27,7 @@ use crate::runlog::{EvalTiming, RunLog, StepMetrics};
 use crate::sampler::Sampler;
 use crate::saver::Saver;
 use crate::schedule::Schedule;
-use crate::settings::{SaveStrategy, Strategy, TrainConfig};
+use crate::settings::{SaveStrategy, TrainConfig};
 use crate::setup::Setup;
 use crate::snapshot::{SmallFiles, tokenizer_files};
 use crate::state::{Resumed, State, data_identity, differences};
@@ -124,8 +124,8 @@ macro_rules! live {
 use live;
 
 impl<D: Backend> Trainer<D> {
-    /// Opens and checks all that the run needs, tells the plan, then allocates. Nothing of an earlier run in output_dir is
-    /// changed before [`run`](Self::run).
+    /// Opens and checks all that the run needs, tells the plan, then allocates. Of an earlier run in output_dir nothing is changed
+    /// before [`run`](Self::run), but for data that a new run has prepared in place of other data.
     ///
     /// # Errors
     /// Everything that is wrong with settings, files, data or the output folder.
@@ -137,7 +137,7 @@ impl<D: Backend> Trainer<D> {
         let data_identity = data_identity(&setup.loader, &setup.tokenizer);
         let (mut resumed, mut saved) = (Resumed::default(), None);
         if let Some(checkpoint) = &setup.checkpoint {
-            for line in differences(checkpoint, &config, &data_identity)? {
+            for line in differences(checkpoint, &config, &setup.model, &data_identity)? {
                 on_event(Event::Warning(&line));
             }
             resumed = State::from_checkpoint(checkpoint)?;
@@ -149,20 +149,6 @@ impl<D: Backend> Trainer<D> {
             on_event(Event::Resumed { path: &checkpoint.path, step });
         }
         let Resumed { mut state, elapsed_seconds, history, samples } = resumed;
-        // What a line of the log says of the last update, should one be due before the next.
-        let last = state.last_update.map(|(learning_rate, grad_norm)| StepMetrics {
-            step: state.step,
-            epoch: setup.plan.epochs.epoch_after(state.step),
-            loss: f64::NAN,
-            learning_rate,
-            grad_norm,
-            tokens_per_second: 0.0,
-            num_tokens: state.num_tokens,
-            fraction: 0.0,
-            elapsed_seconds,
-            seconds_left: None,
-            skipped_updates: state.skipped_updates,
-        });
         // A run that was begun in another precision gets a scale of its own.
         state.loss_scale = config.fp16.then(|| state.loss_scale.unwrap_or_default());
         let schedule = match setup.plan.budget {
@@ -199,7 +185,7 @@ impl<D: Backend> Trainer<D> {
             clock: Instant::now(),
             last_step_seconds: 0.0,
             num_skipped_in_a_row: 0,
-            last,
+            last: None,
             last_evaluation: None,
         })
     }
@@ -287,16 +273,12 @@ impl<D: Backend> Trainer<D> {
             return Eta::timed(60.0 * self.config.max_minutes - self.elapsed_before);
         };
         let done = self.state.step;
-        let every = match self.config.save_strategy {
-            SaveStrategy::Steps => self.config.save_steps,
-            SaveStrategy::Epoch => self.plan.epochs.updates_per_epoch(),
-            SaveStrategy::No | SaveStrategy::Best => u64::MAX,
-        };
+        let every = self.config.save_every(&self.plan.epochs);
         let num_sampled = self.config.sample_prompts.len() * self.config.sample_max_new_tokens;
         Eta::new(Ahead {
             updates: steps.saturating_sub(done),
             evaluations: self.num_evaluations(),
-            checkpoints: Ahead::times(every, done, steps),
+            checkpoints: every.map_or(0, |every| Ahead::times(every, done, steps)),
             tokens_per_update: self.plan.tokens_per_update(),
             eval_targets: self.plan.num_eval_targets.unwrap_or(0) + num_sampled as u64,
         })
@@ -306,7 +288,7 @@ impl<D: Backend> Trainer<D> {
     fn train(&mut self, requests: &Requests, on_event: &mut OnEvent<'_>) -> Result<ControlFlow<()>, Error> {
         // An evaluation that was due when the run was stopped is made up for.
         let at_start = self.config.eval_on_start && self.state.step == 0;
-        let is_due = at_start || self.is_due(self.config.eval_strategy, self.eval_steps());
+        let is_due = at_start || self.is_due(self.config.eval_every(&self.plan.epochs));
         if is_due && self.evaluate(requests, on_event)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
@@ -329,18 +311,17 @@ impl<D: Backend> Trainer<D> {
         on_event: &mut OnEvent<'_>,
     ) -> Result<ControlFlow<()>, Error> {
         let first = self.config.logging_first_step && self.state.step == 1;
-        if first || self.is_due(Strategy::Steps, self.config.logging_steps) {
+        if first || self.is_due(Some(self.config.logging_steps)) {
             self.log_window(on_event);
         }
-        let eval_due = self.is_due(self.config.eval_strategy, self.eval_steps());
+        let eval_due = self.is_due(self.config.eval_every(&self.plan.epochs));
         if eval_due && self.evaluate(requests, on_event)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
+        let is_best = || self.evaluations.best().is_some_and(|(step, _)| step == self.state.step);
         let save_due = match self.config.save_strategy {
-            SaveStrategy::Steps => self.is_due(Strategy::Steps, self.config.save_steps),
-            SaveStrategy::Epoch => self.is_due(Strategy::Epoch, 1),
-            SaveStrategy::Best => self.evaluations.best().is_some_and(|(step, _)| step == self.state.step),
-            SaveStrategy::No => false,
+            SaveStrategy::Best => is_best(),
+            _ => self.is_due(self.config.save_every(&self.plan.epochs)),
         };
         let live = live!(self);
         if save_due {
@@ -354,16 +335,30 @@ impl<D: Backend> Trainer<D> {
     }
 
     fn log_window(&mut self, on_event: &mut OnEvent<'_>) {
-        let Some(last) = self.last else { return };
         let window = std::mem::take(&mut self.state.window);
-        let metrics = StepMetrics {
-            loss: window.loss_sum / window.num_targets as f64,
-            tokens_per_second: window.num_tokens as f64 / window.seconds,
-            ..last
-        };
+        let loss = window.loss_sum / window.num_targets as f64;
+        let metrics = self.metrics(loss, window.num_tokens as f64 / window.seconds);
         let written = self.log.training(&metrics);
         self.logged(written, &[], on_event);
         on_event(Event::Logged(&metrics));
+    }
+
+    /// What is known after the last update, with a loss and a speed.
+    fn metrics(&self, loss: f64, tokens_per_second: f64) -> StepMetrics {
+        let state = &self.state;
+        StepMetrics {
+            step: state.step,
+            epoch: self.plan.epochs.epoch_after(state.step),
+            loss,
+            learning_rate: state.learning_rate,
+            grad_norm: state.grad_norm,
+            tokens_per_second,
+            num_tokens: state.num_tokens,
+            fraction: self.fraction(),
+            elapsed_seconds: self.elapsed_seconds(),
+            seconds_left: self.eta.seconds_left(),
+            skipped_updates: state.skipped_updates,
+        }
     }
 
     /// Follows the last line of the log to where else it goes. A disk that does not take it does not end the run: the log is
@@ -439,19 +434,9 @@ impl<D: Backend> Trainer<D> {
         true
     }
 
-    fn eval_steps(&self) -> u64 {
-        self.config.eval_steps.unwrap_or(self.config.logging_steps)
-    }
-
-    /// Whether something that is done every so often is due now.
-    fn is_due(&self, strategy: Strategy, steps: u64) -> bool {
-        let step = self.state.step;
-        step > 0
-            && match strategy {
-                Strategy::No => false,
-                Strategy::Steps => step.is_multiple_of(steps),
-                Strategy::Epoch => step.is_multiple_of(self.plan.epochs.updates_per_epoch()),
-            }
+    /// Whether something that is done `every` so many updates is due now.
+    fn is_due(&self, every: Option<u64>) -> bool {
+        self.state.step > 0 && every.is_some_and(|every| self.state.step.is_multiple_of(every))
     }
 
     fn elapsed_seconds(&self) -> f64 {

@@ -25,10 +25,8 @@ use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long after a save that failed the next is tried, at first; then twice as long each time.
+/// How long after a save that failed the next is tried, if none is due before.
 const RETRY: Duration = Duration::from_secs(60);
-/// At most.
-const MAX_RETRY: Duration = Duration::from_secs(600);
 /// How often a disk is tried that training waits for.
 const WAIT: Duration = Duration::from_secs(5);
 
@@ -55,8 +53,8 @@ pub(super) struct Saving {
     output_dir: PathBuf,
     /// The newest that is durable.
     saved: Option<(u64, PathBuf)>,
-    /// When to try again, and how long after that, since the last save failed.
-    retry: Option<(Instant, Duration)>,
+    /// When to try again, since the last save failed.
+    retry: Option<Instant>,
     /// Seconds that training stood still for the last save, until that is asked for.
     stall_seconds: Option<f64>,
 }
@@ -86,7 +84,7 @@ impl Saving {
         if let Some(finished) = self.saver.poll() {
             self.take_in(finished, on_event);
         }
-        let is_due = self.retry.is_some_and(|(when, _)| Instant::now() >= when);
+        let is_due = self.retry.is_some_and(|when| Instant::now() >= when);
         // Asked while the run was prepared, there is nothing yet to save.
         let is_asked = requests.take_save() && live.state.step > 0;
         if is_asked || (is_due && self.saver.step().is_none()) {
@@ -165,13 +163,12 @@ impl Saving {
     fn take_in(&mut self, finished: Finished, on_event: &mut OnEvent<'_>) {
         let step = finished.0;
         let Some(error) = self.take_in_quietly(finished, on_event) else { return };
-        let after = self.retry.map_or(RETRY, |(_, after)| (2 * after).min(MAX_RETRY));
-        self.retry = Some((Instant::now() + after, after));
+        self.retry = Some(Instant::now() + RETRY);
         on_event(Event::Warning(&format!(
-            "update {step} could not be saved: {error}; training goes on, and a checkpoint is tried again in {} s; the newest \
-             one is {}",
-            after.as_secs(),
-            self.newest_in_words()
+            "update {step} could not be saved: {error}; training goes on, and saving is tried again within {} s; the newest \
+             checkpoint is {}",
+            RETRY.as_secs(),
+            self.newest().map_or("none".into(), |path| path.display().to_string())
         )));
     }
 
@@ -179,7 +176,10 @@ impl Saving {
     fn take_in_quietly(&mut self, (step, result): Finished, on_event: &mut OnEvent<'_>) -> Option<Error> {
         let saved = match result {
             Ok(saved) => saved,
-            Err(error) => return Some(error),
+            Err(error) => {
+                on_event(Event::NotSaved { step });
+                return Some(error);
+            }
         };
         on_event(Event::Saved(&saved.path));
         saved.removed.iter().for_each(|path| on_event(Event::Removed(path)));
@@ -189,10 +189,6 @@ impl Saving {
         self.saved = Some((step, saved.path));
         self.retry = None;
         None
-    }
-
-    fn newest_in_words(&self) -> String {
-        self.newest().map_or("none".into(), |path| path.display().to_string())
     }
 }
 
@@ -243,11 +239,19 @@ impl<D: Backend> Live<'_, D> {
         }
     }
 
+    /// Step and metric of the best evaluation whose checkpoint is in `output_dir`, or is about to be, as `coming` says.
+    pub(super) fn best_saved(
+        &self,
+        output_dir: &Path,
+        coming: Option<u64>,
+    ) -> Result<Option<(u64, f64)>, Error> {
+        let found = checkpoint::list(output_dir)?.into_iter().map(|(step, _)| step);
+        Ok(self.evaluations.best_of(&found.chain(coming).collect::<Vec<_>>()))
+    }
+
     fn job(&self, output_dir: &Path) -> Result<Job, Error> {
         let step = self.state.step;
-        let mut steps: Vec<_> = checkpoint::list(output_dir)?.into_iter().map(|(step, _)| step).collect();
-        steps.push(step);
-        let best = self.evaluations.best_of(&steps).map(|(step, _)| step);
+        let best = self.best_saved(output_dir, Some(step))?.map(|(step, _)| step);
         Ok(Job {
             step,
             small: small_files(self.gpt, self.tokenizer_files, self.card()),

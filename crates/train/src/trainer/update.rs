@@ -8,7 +8,6 @@ use crate::loss_scale::LossScale;
 use crate::optimizer::NotFinite;
 use crate::plan::Budget;
 use crate::request::Requests;
-use crate::runlog::StepMetrics;
 use crate::step::{Samples, StepLoss, key_of};
 use eyas_ops::Backend;
 use std::ops::{ControlFlow, Range};
@@ -154,21 +153,9 @@ impl<D: Backend> Trainer<D> {
         self.state.step += 1;
         self.state.num_tokens += loss.num_tokens;
         self.state.digest(self.step.inputs(loss.num_tokens as usize));
+        (self.state.learning_rate, self.state.grad_norm) = (learning_rate, grad_norm);
         self.last_step_seconds = seconds;
-        self.state.last_update = Some((learning_rate, grad_norm));
         self.eta.update(seconds);
-        self.last = Some(StepMetrics {
-            step: self.state.step,
-            epoch: self.plan.epochs.epoch_after(self.state.step),
-            loss: loss.mean(),
-            learning_rate,
-            grad_norm,
-            tokens_per_second: loss.num_tokens as f64 / seconds,
-            num_tokens: self.state.num_tokens,
-            fraction: self.fraction(),
-            elapsed_seconds: self.elapsed_seconds(),
-            seconds_left: self.eta.seconds_left(),
-            skipped_updates: self.state.skipped_updates,
-        });
+        self.last = Some(self.metrics(loss.mean(), loss.num_tokens as f64 / seconds));
     }
 }

@@ -67,8 +67,7 @@ fn machine(html: &mut Html, run: &Run, record: &RunRecord) {
     row(html, "speed", &or_none(speed, |speed| format!("{} tokens/s", count(speed.round() as u64))));
     let arithmetic = speed.map(|speed| speed * record.flops_per_token);
     row(html, "arithmetic", &or_none(arithmetic, |number| flops(number, "FLOP/s")));
-    let share = speed.zip(run.share_of_peak_per_token()).map(|(speed, share)| speed * share);
-    row(html, "share of peak", &or_none(share, percent));
+    row(html, "share of peak", &or_none(run.share_of_peak(), percent));
     row(html, "one token", &flops(record.flops_per_token, "FLOP"));
     row(html, "eyas", &record.eyas);
     html.raw("</dl></section>");

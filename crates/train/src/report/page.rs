@@ -89,8 +89,7 @@ fn figures(html: &mut Html, run: &Run) {
     let updates = progress(run).unwrap_or_default();
     main_figure(html, "time", &or_none(run.elapsed_seconds(), duration), &updates);
     let speed = run.tokens_per_second();
-    let share = speed.zip(run.share_of_peak_per_token()).map(|(speed, share)| speed * share);
-    let share = share.map(|share| format!("{} of the peak", percent(share)));
+    let share = run.share_of_peak().map(|share| format!("{} of the peak", percent(share)));
     main_figure(
         html,
         "tokens a second",

@@ -282,6 +282,11 @@ impl Run {
         let share = record.flops_per_token / record.peak_flops;
         (share.is_finite() && share > 0.0).then_some(share)
     }
+
+    /// What the speed of the run was of the device's peak.
+    pub fn share_of_peak(&self) -> Option<f64> {
+        Some(self.tokens_per_second()? * self.share_of_peak_per_token()?)
+    }
 }
 
 fn name_of(dir: &Path) -> String {

@@ -6,6 +6,7 @@
 //! Reading order: `source` (files to documents), `filter` (which documents are code), `prepare` (documents to shards),
 //! `shards` (the format on disk), `permutation` and `loader` (a position in an epoch to a sample).
 
+mod blob;
 mod error;
 mod eval;
 mod filter;

@@ -1,6 +1,6 @@
 //! The crate's one error type. Every variant says where, what was expected, what was found, and what to do.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What can go wrong between files of code and samples.
 #[derive(Debug, thiserror::Error)]
@@ -108,4 +108,28 @@ pub enum Error {
     /// The tokenizer could not encode a document.
     #[error(transparent)]
     Token(#[from] eyas_token::Error),
+    /// The tokenizer lacks a token that fill-in-the-middle needs.
+    #[error("the tokenizer has no `{token}` token; hint: train one with `eyas tokenizer train --fim`")]
+    NoFim {
+        /// The token.
+        token: &'static str,
+    },
+    /// Another process writes the same shards.
+    #[error("{} is being prepared by another process", path.display())]
+    Busy {
+        /// The folder that will be written.
+        path: PathBuf,
+    },
+}
+
+impl Error {
+    /// A file or folder that could not be read.
+    pub(crate) fn read(path: &Path) -> impl Fn(std::io::Error) -> Error {
+        move |source| Error::Read { path: path.to_owned(), source }
+    }
+
+    /// A file or folder that could not be written.
+    pub(crate) fn write(path: &Path) -> impl Fn(std::io::Error) -> Error {
+        move |source| Error::Write { path: path.to_owned(), source }
+    }
 }

@@ -1,78 +1,96 @@
 //! What was read and what was skipped, counted.
 
-use serde::Serialize;
+use crate::filter::Reason;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
+/// Examples of broken input that a report keeps.
+const MAX_EXAMPLES: usize = 5;
+/// Licences that are counted by name; a dataset may have as many as it has rows.
+const MAX_LICENSES: usize = 1000;
+
+/// Documents and their UTF-8 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// Documents.
+    pub num_documents: u64,
+    /// Their UTF-8 bytes; 0 where nobody knows them.
+    pub num_bytes: u64,
+}
+
+impl Count {
+    pub(crate) fn add(&mut self, num_bytes: u64) {
+        self.num_documents += 1;
+        self.num_bytes += num_bytes;
+    }
+}
+
 /// Counts of a source: documents that came out, and those that did not, by reason.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceReport {
     /// Documents that came out.
     pub num_documents: u64,
     /// Their UTF-8 bytes.
     pub num_bytes: u64,
-    /// Files whose name is not that of source code.
-    pub skipped_other: u64,
-    /// Files with a NUL byte near their start.
-    pub skipped_binary: u64,
-    /// Documents with very long lines.
-    pub skipped_minified: u64,
-    /// Documents with few letters and digits, such as tables of data.
-    pub skipped_not_code: u64,
-    /// Documents that say in their first lines that a program wrote them.
-    pub skipped_generated: u64,
-    /// Documents larger than the limit.
-    pub skipped_oversized: u64,
-    /// Files that are not UTF-8.
-    pub skipped_not_utf8: u64,
-    /// Documents without a visible character.
-    pub skipped_empty: u64,
-    /// Files that could not be read.
-    pub skipped_unreadable: u64,
-    /// Documents equal to one before.
-    pub skipped_duplicates: u64,
-    /// Lines of a .jsonl that are not JSON objects, or lack the text field, or hold something else there.
-    pub skipped_broken_lines: u64,
-    /// The first few broken lines and unreadable files: `file:line: reason`.
+    /// What was skipped, by [`Reason::name`]; a reason that never held has no entry.
+    pub skipped: BTreeMap<String, Count>,
+    /// Documents that came out, by language; those of none that is known have no entry.
+    pub languages: BTreeMap<String, Count>,
+    /// Documents that came out, by licence as far as it was asked for; those of none that is known have no entry.
+    pub licenses: BTreeMap<String, Count>,
+    /// The first few broken rows and unreadable files: `file:line: reason`.
     pub examples: Vec<String>,
 }
 
 impl SourceReport {
-    /// Every reason with its count, in words.
-    pub fn skipped(&self) -> [(&'static str, u64); 11] {
-        [
-            ("not source code by name", self.skipped_other),
-            ("binary", self.skipped_binary),
-            ("minified", self.skipped_minified),
-            ("not code (few letters)", self.skipped_not_code),
-            ("auto-generated", self.skipped_generated),
-            ("oversized", self.skipped_oversized),
-            ("not UTF-8", self.skipped_not_utf8),
-            ("empty", self.skipped_empty),
-            ("unreadable", self.skipped_unreadable),
-            ("exact duplicates", self.skipped_duplicates),
-            ("broken lines", self.skipped_broken_lines),
-        ]
+    /// What was skipped for a reason.
+    pub fn skipped_for(&self, reason: Reason) -> Count {
+        self.skipped.get(reason.name()).copied().unwrap_or_default()
     }
 
-    /// Documents and lines that were skipped, all reasons together.
+    /// Files and rows that were skipped, all reasons together.
     pub fn num_skipped(&self) -> u64 {
-        self.skipped().iter().map(|(_, count)| count).sum()
+        self.skipped.values().map(|count| count.num_documents).sum()
+    }
+
+    /// Counts something that is skipped.
+    pub(crate) fn skip(&mut self, reason: Reason, num_bytes: u64) {
+        self.skipped.entry(reason.name().to_owned()).or_default().add(num_bytes);
+    }
+
+    /// Counts a document that comes out.
+    pub(crate) fn take(&mut self, num_bytes: u64, language: Option<&str>, license: Option<&str>) {
+        self.num_documents += 1;
+        self.num_bytes += num_bytes;
+        if let Some(language) = language {
+            self.languages.entry(language.to_owned()).or_default().add(num_bytes);
+        }
+        if let Some(license) = license {
+            let is_full = self.licenses.len() >= MAX_LICENSES && !self.licenses.contains_key(license);
+            let name = if is_full { "others" } else { license };
+            self.licenses.entry(name.to_owned()).or_default().add(num_bytes);
+        }
     }
 
     pub(crate) fn example(&mut self, text: impl FnOnce() -> String) {
-        const MOST: usize = 5;
-        if self.examples.len() < MOST {
+        if self.examples.len() < MAX_EXAMPLES {
             self.examples.push(text());
         }
     }
 }
 
 impl fmt::Display for SourceReport {
-    /// One line: `1,234 documents, 5.6 MB; skipped 3 binary, 1 minified`.
+    /// One line: `1,234 documents, 5.6 MB; skipped 3 binary, 1 empty`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} documents, {:.1} MB", self.num_documents, self.num_bytes as f64 / 1e6)?;
-        let skipped: Vec<String> =
-            self.skipped().iter().filter(|(_, n)| *n > 0).map(|(why, n)| format!("{n} {why}")).collect();
+        let skipped = |reason: &Reason| (reason.words(), self.skipped_for(*reason).num_documents);
+        let skipped: Vec<String> = Reason::ALL
+            .iter()
+            .map(skipped)
+            .filter(|(_, many)| *many > 0)
+            .map(|(why, many)| format!("{many} {why}"))
+            .collect();
         if !skipped.is_empty() {
             write!(f, "; skipped {}", skipped.join(", "))?;
         }

@@ -5,9 +5,10 @@
 //! - `tokens-00000.bin`, ...: token ids, flat, little-endian, u16 where the vocabulary has at most 65,536 entries, else
 //!   u32. The files are one stream, in order.
 //! - `documents.bin`: for each document the index of its first token in the stream, little-endian u64.
-//! - `names.txt`: for each document its name, as a JSON string in a line of its own; not in version 1. Read only when a
-//!   document is to be named to a person.
-//! - `index.json`: `format` ("eyas-shards"), `version` (2, or 1), `mode` ("chunk": the stream is chunks of `context_length`
+//! - `documents.jsonl`: for each document, in a line of its own, its `path`, and its `language` and `license` where they are
+//!   known. Read only when a document is to be named to a person. Version 2 has `names.txt` instead, with the path alone as a
+//!   JSON string; version 1 has neither.
+//! - `index.json`: `format` ("eyas-shards"), `version` (3, or one before), `mode` ("chunk": the stream is chunks of `context_length`
 //!   tokens, each within one document; "pack": documents with the end-of-text token before the first and after each),
 //!   `context_length`, `dtype` ("u16" or "u32"), `vocab_size`, `num_tokens`, `num_documents`, `num_bytes` (UTF-8 bytes of
 //!   the documents), `tokenizer` (hex of the tokenizer's fingerprint), `source` (what it was made from), and for each
@@ -26,15 +27,16 @@ use std::io::{BufRead, BufReader, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-pub use writer::ShardsWriter;
+pub(crate) use writer::{ShardsWriter, Written, sync_folder};
 
 const INDEX: &str = "index.json";
 const DOCUMENTS: &str = "documents.bin";
 const FORMAT: &str = "eyas-shards";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const NAMES: &str = "names.txt";
-/// A name is a path; a longer line is not one of ours.
-const MAX_NAME_BYTES: u64 = 1 << 16;
+const TABLE: &str = "documents.jsonl";
+/// A longer line of the table is not one of ours.
+const MAX_ROW_BYTES: u64 = 1 << 16;
 /// Tokens of a shard file.
 const SHARD_TOKENS: u64 = 64 << 20;
 /// An index has a line a shard; more than this is not one of ours.
@@ -68,6 +70,8 @@ struct Index {
     documents: Entry,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     names: Option<Entry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    table: Option<Entry>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -239,21 +243,22 @@ impl Shards {
         self.read_name(i).unwrap_or_else(|| format!("document {i} of {}", self.source()))
     }
 
-    /// Reads the line of a name; the lines before it are passed over.
+    /// Reads the path in a line of the table; the lines before it are passed over.
     fn read_name(&self, i: u64) -> Option<String> {
-        self.index.names.as_ref()?;
-        let mut lines = BufReader::new(File::open(self.dir.join(NAMES)).ok()?);
+        let Index { names, table, .. } = &self.index;
+        let file = if table.is_some() { TABLE } else { names.as_ref().map(|_| NAMES)? };
+        let mut lines = BufReader::new(File::open(self.dir.join(file)).ok()?);
         let mut line = Vec::new();
         for _ in 0..=i {
             line.clear();
-            lines
-                .by_ref()
-                .take(MAX_NAME_BYTES)
-                .read_until(b'\n', &mut line)
-                .ok()
-                .filter(|&bytes| bytes > 0)?;
+            let num_bytes = lines.by_ref().take(MAX_ROW_BYTES).read_until(b'\n', &mut line).ok()?;
+            if num_bytes == 0 {
+                return None;
+            }
         }
-        serde_json::from_slice(&line).ok()
+        let row: serde_json::Value = serde_json::from_slice(&line).ok()?;
+        // In version 2 a line is the path itself.
+        row.as_str().or(row["path"].as_str()).map(str::to_owned)
     }
 
     /// Copies tokens `start ..` of the stream, which must hold as many, to `out`.
@@ -307,7 +312,7 @@ fn read_index(dir: &Path) -> Result<Index, Error> {
         .map_err(|e| bad(&path, "contents", "an index of shards", &e.to_string()))?;
     if index.format != FORMAT || !(1..=VERSION).contains(&index.version) {
         let found = format!("{} {}", index.format, index.version);
-        return Err(bad(&path, "format", &format!("{FORMAT} 1 or {VERSION}"), &found));
+        return Err(bad(&path, "format", &format!("{FORMAT} 1 to {VERSION}"), &found));
     }
     if index.vocab_size == 0 || index.vocab_size > u32::MAX as usize || index.context_length == 0 {
         let found = format!("{} and {}", index.vocab_size, index.context_length);

@@ -5,15 +5,20 @@
 //! number of threads.
 
 use crate::error::Error;
-use crate::filter::{self, Skip};
+use crate::filter::{Filters, Judge, LicenseFiles, Reason, is_license_name, of_header, text_of};
 use crate::jsonl::{Line, MAX_LINE_BYTES, Row, read_line};
+use crate::language::Language;
 use crate::report::SourceReport;
+use crate::seen::{Hash, Seen};
 use crate::split::path_hash;
 use rayon::prelude::*;
-use std::collections::{HashSet, VecDeque};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Instant, UNIX_EPOCH};
 
 /// Bytes of raw items that are in memory at once, about.
 const BATCH_BYTES: usize = 16 << 20;
@@ -28,22 +33,42 @@ pub struct Document {
     pub path: String,
     /// The text.
     pub text: String,
+    /// The language, where its name or first line tells.
+    pub language: Option<Language>,
+    /// The licence, an SPDX expression or what a dataset's row says, where it is known and was asked for.
+    pub license: Option<String>,
+}
+
+impl Document {
+    /// A document of which nothing else is known.
+    pub fn new(path: impl Into<String>, text: impl Into<String>) -> Self {
+        Document { path: path.into(), text: text.into(), language: None, license: None }
+    }
 }
 
 /// How sources are read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SourceOptions {
-    /// The field of a .jsonl that holds the text; by default `content`, then `text`.
+    /// The field of a row that holds the text; by default `content`, then `text`.
     pub text_field: Option<String>,
-    /// Every document as it is: no filter, and duplicates stay.
+    /// Every document as it is, whatever the filters say.
     pub raw: bool,
-    /// Larger documents are skipped.
-    pub max_file_bytes: u64,
+    /// Which documents are taken.
+    pub filters: Filters,
+    /// Find out each document's licence, though no filter asks for it.
+    pub with_licenses: bool,
 }
 
 impl Default for SourceOptions {
     fn default() -> Self {
-        SourceOptions { text_field: None, raw: false, max_file_bytes: 1_000_000 }
+        SourceOptions { text_field: None, raw: false, filters: Filters::default(), with_licenses: false }
+    }
+}
+
+impl SourceOptions {
+    /// The filters that count.
+    fn filters(&self) -> Filters {
+        if self.raw { Filters::none() } else { self.filters.clone() }
     }
 }
 
@@ -51,12 +76,18 @@ impl Default for SourceOptions {
 pub struct Documents {
     data: Vec<String>,
     options: SourceOptions,
+    filters: Filters,
+    judge: Judge,
+    licenses: LicenseFiles,
     pending: VecDeque<Source>,
     open: Option<OpenRows>,
     ready: VecDeque<Document>,
-    /// First 16 bytes of the BLAKE3 of every document that came out.
-    seen: HashSet<[u8; 16]>,
+    /// Of every document that came out.
+    seen: Seen,
     report: SourceReport,
+    /// Sources that were begun, of which the last may be open.
+    num_sources: u64,
+    seconds: Seconds,
     finished: bool,
 }
 
@@ -73,20 +104,51 @@ struct OpenRows {
     line: u64,
 }
 
+impl OpenRows {
+    fn new(path: &Path) -> Result<Self, Error> {
+        let file = File::open(path).map_err(Error::read(path))?;
+        Ok(OpenRows { path: path.to_owned(), input: BufReader::with_capacity(1 << 20, file), line: 0 })
+    }
+
+    fn next(&mut self) -> Result<Option<Line>, Error> {
+        let line = read_line(&mut self.input).map_err(Error::read(&self.path))?;
+        self.line += u64::from(line.is_some());
+        Ok(line)
+    }
+}
+
+/// How far reading is: enough to go on from, over the same sources.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ReadSoFar {
+    num_sources: u64,
+    /// Rows of the last of them that were read, if there may be more.
+    num_rows: Option<u64>,
+    num_seen: u64,
+    report: SourceReport,
+}
+
+/// Where time went.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seconds {
+    read: f64,
+    filter: f64,
+}
+
 /// Something read but not yet looked at.
 enum Raw {
-    File { name: String, bytes: Vec<u8> },
+    File { name: String, bytes: Vec<u8>, license: Option<Arc<str>> },
     Row { name: String, bytes: Vec<u8> },
     Skipped(Outcome),
 }
 
 /// What became of a raw item.
 enum Outcome {
-    Document { document: Document, hash: [u8; 16] },
-    Skipped(Skip),
-    Other,
-    Broken(String),
-    Unreadable(String),
+    Document {
+        document: Document,
+        hash: Hash,
+    },
+    /// Why, how many bytes, and where and what exactly if that helps.
+    Skipped(Reason, u64, Option<String>),
 }
 
 impl Documents {
@@ -96,18 +158,25 @@ impl Documents {
     /// If an argument names nothing, or a kind of source that is not read.
     pub fn open(data: &[String], options: &SourceOptions) -> Result<Self, Error> {
         let mut report = SourceReport::default();
-        let mut pending = VecDeque::new();
+        let (mut pending, mut licenses) = (VecDeque::new(), LicenseFiles::default());
+        let filters = options.filters();
+        let judge = Judge::new(&filters)?;
         for argument in data {
-            find(argument, &mut pending, &mut report)?;
+            find(argument, &mut pending, &mut licenses, &mut report)?;
         }
         Ok(Documents {
             data: data.to_vec(),
             options: options.clone(),
+            filters,
+            judge,
+            licenses,
             pending,
             open: None,
             ready: VecDeque::new(),
-            seen: HashSet::new(),
+            seen: Seen::default(),
             report,
+            num_sources: 0,
+            seconds: Seconds::default(),
             finished: false,
         })
     }
@@ -120,12 +189,79 @@ impl Documents {
         self.pending.retain(|source| {
             matches!(source, Source::File { name, .. } if keep(name)) || matches!(source, Source::Rows(_))
         });
-        self.report.skipped_other += (num_found - self.pending.len()) as u64;
+        (self.pending.len()..num_found).for_each(|_| self.report.skip(Reason::NotIncluded, 0));
         self.pending.make_contiguous().sort_by_cached_key(|source| match source {
             Source::File { name, .. } => (0, path_hash(name)),
             Source::Rows(_) => (1, 0),
         });
         self
+    }
+
+    /// The next documents, about as many as are judged together; none at the end. Not to be mixed with the iterator.
+    pub(crate) fn next_batch(&mut self) -> Result<Vec<Document>, Error> {
+        while self.ready.is_empty() {
+            if !self.refill()? {
+                self.require_one()?;
+                break;
+            }
+        }
+        Ok(std::mem::take(&mut self.ready).into())
+    }
+
+    /// Makes durable what a later process needs, and says how far reading is: behind the last batch.
+    pub(crate) fn sync(&mut self) -> Result<ReadSoFar, Error> {
+        Ok(ReadSoFar {
+            num_sources: self.num_sources,
+            num_rows: self.open.as_ref().map(|rows| rows.line),
+            num_seen: self.seen.sync()?,
+            report: self.report.clone(),
+        })
+    }
+
+    /// Keeps a log of what was seen at `path`, and goes on where an earlier process was, if one was.
+    pub(crate) fn resume(&mut self, path: &Path, so_far: Option<ReadSoFar>) -> Result<(), Error> {
+        let Some(so_far) = so_far else {
+            self.seen = Seen::resume(path, 0)?;
+            return Ok(());
+        };
+        self.seen = Seen::resume(path, so_far.num_seen)?;
+        let last = so_far.num_rows.and(self.pending.get(so_far.num_sources.saturating_sub(1) as usize));
+        if let Some(Source::Rows(path)) = last {
+            let mut rows = OpenRows::new(path)?;
+            while so_far.num_rows.is_some_and(|num_rows| rows.line < num_rows) && rows.next()?.is_some() {}
+            self.open = Some(rows);
+        }
+        self.pending.drain(..(so_far.num_sources as usize).min(self.pending.len()));
+        (self.num_sources, self.report) = (so_far.num_sources, so_far.report);
+        Ok(())
+    }
+
+    /// A hash of what is to be read: names, sizes and times of all files.
+    pub(crate) fn stamp(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        for source in &self.pending {
+            let (Source::File { path, .. } | Source::Rows(path)) = source;
+            let metadata = path.metadata().ok();
+            let size = metadata.as_ref().map(std::fs::Metadata::len);
+            let modified = metadata.and_then(|metadata| metadata.modified().ok());
+            let nanos =
+                modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map(|time| time.as_nanos());
+            hasher.update(format!("{path:?} {size:?} {nanos:?}\n").as_bytes());
+        }
+        *hasher.finalize().as_bytes()
+    }
+
+    /// Seconds that reading was waited for, and that parsing and filtering took.
+    pub(crate) fn seconds(&self) -> (f64, f64) {
+        (self.seconds.read, self.seconds.filter)
+    }
+
+    /// An error if nothing came out of all of it.
+    fn require_one(&self) -> Result<(), Error> {
+        match self.report.num_documents {
+            0 => Err(Error::NoDocuments { data: self.data.clone(), report: self.report.to_string() }),
+            _ => Ok(()),
+        }
     }
 
     /// What was read and skipped so far.
@@ -135,15 +271,19 @@ impl Documents {
 
     /// Reads and filters the next batch. False at the end.
     fn refill(&mut self) -> Result<bool, Error> {
+        let begun = Instant::now();
         let raw = self.read_batch()?;
+        self.seconds.read += begun.elapsed().as_secs_f64();
         if raw.is_empty() {
             return Ok(false);
         }
-        let options = &self.options;
-        let outcomes: Vec<Outcome> = raw.into_par_iter().map(|raw| judge(raw, options)).collect();
+        let begun = Instant::now();
+        let (options, judge) = (&self.options, &self.judge);
+        let outcomes: Vec<Outcome> = raw.into_par_iter().map(|raw| look_at(raw, options, judge)).collect();
         for outcome in outcomes {
-            self.take(outcome);
+            self.take(outcome)?;
         }
+        self.seconds.filter += begun.elapsed().as_secs_f64();
         Ok(true)
     }
 
@@ -151,15 +291,11 @@ impl Documents {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while bytes < BATCH_BYTES && batch.len() < BATCH_ITEMS {
             if let Some(rows) = &mut self.open {
-                let path = &rows.path;
-                let line = read_line(&mut rows.input)
-                    .map_err(|source| Error::Read { path: path.clone(), source })?;
-                let Some(line) = line else {
+                let Some(line) = rows.next()? else {
                     self.open = None;
                     continue;
                 };
-                rows.line += 1;
-                let name = format!("{}:{}", path.file_name().unwrap_or_default().display(), rows.line);
+                let name = format!("{}:{}", rows.path.file_name().unwrap_or_default().display(), rows.line);
                 match line {
                     // A blank line is no row; most tools leave one at the end.
                     Line::Bytes(line) if line.trim_ascii().is_empty() => {}
@@ -169,21 +305,20 @@ impl Documents {
                     }
                     Line::TooLong => {
                         let reason = format!("{name}: longer than {} MB", MAX_LINE_BYTES >> 20);
-                        batch.push(Raw::Skipped(Outcome::Broken(reason)));
+                        batch.push(Raw::Skipped(Outcome::Skipped(Reason::BrokenRow, 0, Some(reason))));
                     }
                 }
                 continue;
             }
-            match self.pending.pop_front() {
+            let next = self.pending.pop_front();
+            self.num_sources += u64::from(next.is_some());
+            match next {
                 None => break,
                 Some(Source::Rows(path)) => {
-                    let file =
-                        File::open(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-                    self.open =
-                        Some(OpenRows { path, input: BufReader::with_capacity(1 << 20, file), line: 0 });
+                    self.open = Some(OpenRows::new(&path)?);
                 }
                 Some(Source::File { path, name }) => {
-                    let raw = read_file(&path, name, &self.options);
+                    let raw = self.read_file(&path, name);
                     if let Raw::File { bytes: content, .. } = &raw {
                         bytes += content.len();
                     }
@@ -195,37 +330,57 @@ impl Documents {
     }
 
     /// Counts an outcome, and keeps a document that is new.
-    fn take(&mut self, outcome: Outcome) {
+    fn take(&mut self, outcome: Outcome) -> Result<(), Error> {
         let report = &mut self.report;
         match outcome {
             Outcome::Document { document, hash } => {
-                if !self.options.raw && !self.seen.insert(hash) {
-                    report.skipped_duplicates += 1;
-                    return;
+                let num_bytes = document.text.len() as u64;
+                if self.filters.skip_duplicates && !self.seen.insert(hash)? {
+                    report.skip(Reason::Duplicate, num_bytes);
+                    return Ok(());
                 }
-                report.num_documents += 1;
-                report.num_bytes += document.text.len() as u64;
+                let license = document.license.as_deref();
+                report.take(num_bytes, document.language.map(Language::name), license);
                 self.ready.push_back(document);
             }
-            Outcome::Skipped(skip) => match skip {
-                Skip::Binary => report.skipped_binary += 1,
-                Skip::Minified => report.skipped_minified += 1,
-                Skip::NotCode => report.skipped_not_code += 1,
-                Skip::Generated => report.skipped_generated += 1,
-                Skip::Oversized => report.skipped_oversized += 1,
-                Skip::NotUtf8 => report.skipped_not_utf8 += 1,
-                Skip::Empty => report.skipped_empty += 1,
-            },
-            Outcome::Other => report.skipped_other += 1,
-            Outcome::Broken(reason) => {
-                report.skipped_broken_lines += 1;
-                report.example(|| reason);
-            }
-            Outcome::Unreadable(reason) => {
-                report.skipped_unreadable += 1;
-                report.example(|| reason);
+            Outcome::Skipped(reason, num_bytes, example) => {
+                report.skip(reason, num_bytes);
+                example.into_iter().for_each(|text| report.example(|| text));
             }
         }
+        Ok(())
+    }
+
+    /// Reads a file up to the size limit.
+    fn read_file(&mut self, path: &Path, name: String) -> Raw {
+        let limit = match self.filters.max_document_bytes {
+            0 => u64::MAX,
+            limit => limit,
+        };
+        let unreadable = |error: std::io::Error| {
+            let example = format!("{}: {error}", path.display());
+            Raw::Skipped(Outcome::Skipped(Reason::Unreadable, 0, Some(example)))
+        };
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) => return unreadable(error),
+        };
+        let mut bytes = Vec::new();
+        if let Err(error) = file.take(limit.saturating_add(1)).read_to_end(&mut bytes) {
+            return unreadable(error);
+        }
+        let num_bytes = bytes.len() as u64;
+        if num_bytes > limit {
+            let num_bytes = path.metadata().map_or(num_bytes, |metadata| metadata.len());
+            return Raw::Skipped(Outcome::Skipped(Reason::TooLarge, num_bytes, None));
+        }
+        // A file without an extension is code if it begins as a script does.
+        if Language::of_path(&name).is_none() && path.extension().is_none() && !bytes.starts_with(b"#!") {
+            return Raw::Skipped(Outcome::Skipped(Reason::NotCode, num_bytes, None));
+        }
+        let is_wanted = self.options.with_licenses || self.judge.needs_licenses();
+        let license = is_wanted.then(|| self.licenses.of(path)).flatten();
+        Raw::File { name, bytes, license }
     }
 }
 
@@ -238,9 +393,8 @@ impl Iterator for Documents {
                 Ok(true) => {}
                 Ok(false) => {
                     self.finished = true;
-                    if self.report.num_documents == 0 {
-                        let report = self.report.to_string();
-                        return Some(Err(Error::NoDocuments { data: self.data.clone(), report }));
+                    if let Err(error) = self.require_one() {
+                        return Some(Err(error));
                     }
                 }
                 Err(error) => {
@@ -254,11 +408,16 @@ impl Iterator for Documents {
 }
 
 /// Adds what `argument` names to `pending`.
-fn find(argument: &str, pending: &mut VecDeque<Source>, report: &mut SourceReport) -> Result<(), Error> {
+fn find(
+    argument: &str,
+    pending: &mut VecDeque<Source>,
+    licenses: &mut LicenseFiles,
+    report: &mut SourceReport,
+) -> Result<(), Error> {
     refuse_unsupported(argument)?;
     let path = Path::new(argument);
     if path.is_dir() {
-        return walk(path, pending, report);
+        return walk(path, pending, licenses, report);
     }
     if path.exists() {
         pending.push_back(one_file(path));
@@ -274,7 +433,7 @@ fn find(argument: &str, pending: &mut VecDeque<Source>, report: &mut SourceRepor
     for path in paths {
         refuse_unsupported(&path.to_string_lossy())?;
         if path.is_dir() {
-            walk(&path, pending, report)?;
+            walk(&path, pending, licenses, report)?;
         } else {
             pending.push_back(one_file(&path));
         }
@@ -308,7 +467,12 @@ fn one_file(path: &Path) -> Source {
 }
 
 /// All files of a folder that git would not ignore, by name. Links are not followed.
-fn walk(folder: &Path, pending: &mut VecDeque<Source>, report: &mut SourceReport) -> Result<(), Error> {
+fn walk(
+    folder: &Path,
+    pending: &mut VecDeque<Source>,
+    licenses: &mut LicenseFiles,
+    report: &mut SourceReport,
+) -> Result<(), Error> {
     std::fs::read_dir(folder).map_err(|source| Error::Read { path: folder.to_owned(), source })?;
     let walker = ignore::WalkBuilder::new(folder)
         .require_git(false)
@@ -320,15 +484,18 @@ fn walk(folder: &Path, pending: &mut VecDeque<Source>, report: &mut SourceReport
             Ok(entry) if entry.file_type().is_some_and(|kind| kind.is_file()) => {
                 let path = entry.into_path();
                 let name = path.strip_prefix(folder).unwrap_or(&path).to_string_lossy().into_owned();
-                if filter::is_source_name(&path) || path.extension().is_none() {
+                if path.file_name().and_then(|name| name.to_str()).is_some_and(is_license_name) {
+                    licenses.add(&path);
+                }
+                if Language::of_path(&name).is_some() || path.extension().is_none() {
                     pending.push_back(Source::File { path, name });
                 } else {
-                    report.skipped_other += 1;
+                    report.skip(Reason::NotCode, 0);
                 }
             }
             Ok(_) => {}
             Err(error) => {
-                report.skipped_unreadable += 1;
+                report.skip(Reason::Unreadable, 0);
                 report.example(|| error.to_string());
             }
         }
@@ -336,51 +503,44 @@ fn walk(folder: &Path, pending: &mut VecDeque<Source>, report: &mut SourceReport
     Ok(())
 }
 
-/// Reads a file up to the size limit.
-fn read_file(path: &Path, name: String, options: &SourceOptions) -> Raw {
-    let limit = if options.raw { u64::MAX } else { options.max_file_bytes };
-    let unreadable =
-        |error: std::io::Error| Raw::Skipped(Outcome::Unreadable(format!("{}: {error}", path.display())));
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) => return unreadable(error),
-    };
-    let mut bytes = Vec::new();
-    if let Err(error) = file.take(limit.saturating_add(1)).read_to_end(&mut bytes) {
-        return unreadable(error);
-    }
-    if bytes.len() as u64 > limit {
-        return Raw::Skipped(Outcome::Skipped(Skip::Oversized));
-    }
-    if !filter::is_source_name(path) && path.extension().is_none() && !filter::is_script(&bytes) {
-        return Raw::Skipped(Outcome::Other);
-    }
-    Raw::File { name, bytes }
-}
-
 /// Parses, filters and hashes one item.
-fn judge(raw: Raw, options: &SourceOptions) -> Outcome {
-    let (path, text) = match raw {
+fn look_at(raw: Raw, options: &SourceOptions, judge: &Judge) -> Outcome {
+    let mut document = match raw {
         Raw::Skipped(outcome) => return outcome,
-        Raw::File { name, bytes } => match filter::text_of(bytes) {
-            Ok(text) => (name, text),
-            Err(skip) => return Outcome::Skipped(skip),
-        },
+        Raw::File { name, bytes, license } => {
+            let num_bytes = bytes.len() as u64;
+            match text_of(bytes) {
+                Ok(text) => {
+                    Document { license: license.as_deref().map(Into::into), ..Document::new(name, text) }
+                }
+                Err(reason) => return Outcome::Skipped(reason, num_bytes, None),
+            }
+        }
         Raw::Row { name, bytes } => {
             let field = options.text_field.as_deref();
             let row = Row::parse(&bytes, field).and_then(|row| row.into_document(field, name.clone()));
             match row {
-                Ok(document) => document,
-                Err(reason) => return Outcome::Broken(format!("{name}: {reason}")),
+                Ok((path, text)) => Document::new(path, text),
+                Err(reason) => {
+                    let example = format!("{name}: {reason}");
+                    return Outcome::Skipped(Reason::BrokenRow, bytes.len() as u64, Some(example));
+                }
             }
         }
     };
-    if !options.raw
-        && let Err(skip) = filter::check(&text, options.max_file_bytes)
-    {
-        return Outcome::Skipped(skip);
+    let num_bytes = document.text.len() as u64;
+    if !options.raw && document.text.trim().is_empty() {
+        return Outcome::Skipped(Reason::Empty, num_bytes, None);
     }
-    let hash = blake3::hash(text.as_bytes());
+    document.language =
+        Language::of_path(&document.path).or_else(|| Language::of_first_line(document.text.as_bytes()));
+    if options.with_licenses || judge.needs_licenses() {
+        document.license = of_header(&document.text).or(document.license);
+    }
+    if let Some(reason) = judge.check(&document) {
+        return Outcome::Skipped(reason, num_bytes, None);
+    }
+    let hash = blake3::hash(document.text.as_bytes());
     let hash = std::array::from_fn(|i| hash.as_bytes()[i]);
-    Outcome::Document { document: Document { path, text }, hash }
+    Outcome::Document { document, hash }
 }

@@ -126,7 +126,7 @@ impl Corpus<'_> {
     }
 
     fn source_options(&self, raw: bool) -> SourceOptions {
-        SourceOptions { text_field: self.config.text_field.clone(), raw, ..SourceOptions::default() }
+        SourceOptions { raw, ..self.config.source_options() }
     }
 
     /// Prepares `data`, or finds it prepared.
@@ -158,6 +158,7 @@ impl Corpus<'_> {
             context_length: self.context_length,
             source: self.source_options(raw),
             validation_one_in: None,
+            fim: self.config.fim(),
         };
         let prepared = prepare(data, self.tokenizer, &options, &path, &mut |progress| {
             on_event(Event::Preparing { setting, progress });
@@ -191,7 +192,7 @@ impl Corpus<'_> {
     /// What decides the tokens: the sources with their sizes and times, and how they are cut.
     fn record(&self, data: &[String], raw: bool) -> Value {
         let fingerprint = blake3::Hash::from_bytes(self.tokenizer.fingerprint()).to_hex().to_string();
-        json!({
+        let mut record = json!({
             "data": data,
             "stamps": data.iter().map(|entry| stamp(Path::new(entry))).collect::<Vec<_>>(),
             "mode": self.config.to_json()["mode"],
@@ -199,7 +200,16 @@ impl Corpus<'_> {
             "text_field": self.config.text_field,
             "raw": raw,
             "tokenizer": fingerprint,
-        })
+        });
+        // Of filters only those that differ from what runs had before there were settings for them.
+        let source = self.source_options(raw);
+        if source.filters != SourceOptions::default().filters {
+            record["filters"] = json!(source.filters);
+        }
+        if let Some(fim) = self.config.fim() {
+            record["fim"] = json!(fim);
+        }
+        record
     }
 
     fn is_reusable(&self, record_path: &Path, record: &Value) -> bool {

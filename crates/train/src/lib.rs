@@ -52,8 +52,8 @@ pub use retention::Retention;
 pub use runlog::{EvalTiming, METRICS, RunLog, SAMPLES, StepMetrics};
 pub use schedule::Schedule;
 pub use settings::{
-    Kind, MODEL_SETTINGS, OptimizerKind, Precision, SETTINGS, SaveStrategy, SchedulerType, Setting, Strategy,
-    TrainConfig,
+    DOCUMENTS, Kind, MODEL_SETTINGS, OptimizerKind, Precision, SETTINGS, SaveStrategy, SchedulerType,
+    Setting, Strategy, TrainConfig,
 };
 pub use snapshot::{Contents, FileOut};
 pub use step::{Samples, Step, StepLoss, key_of};

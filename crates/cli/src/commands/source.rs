@@ -1,22 +1,55 @@
 //! Arguments and messages that every command reading documents shares.
 
+use crate::commands::train::argument;
+use crate::errors::Outcome;
+use clap::{ArgMatches, FromArgMatches};
 use eyas_data::{SourceOptions, SourceReport};
+use eyas_train::{DOCUMENTS, SETTINGS, Setting, TrainConfig};
 
-/// How documents are read.
-#[derive(clap::Args, Clone, Debug)]
+/// How documents are read: the settings of `eyas train` under the heading "Documents".
+#[derive(Clone, Debug)]
 pub(crate) struct SourceArgs {
-    /// Field of a .jsonl that holds the text [default: `content`, then `text`]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) text_field: Option<String>,
-
-    /// Take every document as it is: no filter, and duplicates stay
-    #[arg(long)]
-    pub(crate) raw: bool,
+    given: Vec<(String, String)>,
 }
 
 impl SourceArgs {
-    pub(crate) fn options(&self) -> SourceOptions {
-        SourceOptions { text_field: self.text_field.clone(), raw: self.raw, ..SourceOptions::default() }
+    /// What was given, as the trainer reads it.
+    pub(crate) fn config(&self) -> Outcome<TrainConfig> {
+        Ok(TrainConfig::documents(&self.given)?)
+    }
+
+    /// How documents are read.
+    pub(crate) fn options(&self) -> Outcome<SourceOptions> {
+        Ok(self.config()?.source_options())
+    }
+}
+
+fn settings() -> impl Iterator<Item = &'static Setting> {
+    SETTINGS.iter().filter(|setting| setting.group == DOCUMENTS)
+}
+
+impl clap::Args for SourceArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        settings().map(argument).fold(command, clap::Command::arg)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for SourceArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let values = |setting: &'static Setting| {
+            let values = matches.get_many::<String>(setting.name).into_iter().flatten();
+            values.map(|value| (setting.name.to_owned(), value.clone())).collect::<Vec<_>>()
+        };
+        Ok(SourceArgs { given: settings().flat_map(values).collect() })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
     }
 }
 

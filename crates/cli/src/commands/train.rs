@@ -95,7 +95,7 @@ impl clap::Args for Args {
 }
 
 /// The flag of a setting. Values are left to `eyas_train`, whose messages are the same for a file.
-fn argument(setting: &'static Setting) -> Arg {
+pub(crate) fn argument(setting: &'static Setting) -> Arg {
     let default = match setting.default {
         "" => String::new(),
         default => format!(" [default: {default}]"),
@@ -117,7 +117,8 @@ fn argument(setting: &'static Setting) -> Arg {
         Kind::Number => argument.value_name("X").allow_negative_numbers(true),
         Kind::Text => argument.value_name("TEXT"),
         Kind::Path => argument.value_name("PATH"),
-        Kind::List => argument.value_name("DATA").num_args(1..),
+        Kind::List if setting.name.ends_with("_data") => argument.value_name("DATA").num_args(1..),
+        Kind::List => argument.value_name("TEXT").num_args(1..),
         Kind::Choice(names) => argument.value_name("NAME").help(choices(setting, names, &default)),
     }
 }
@@ -153,15 +154,17 @@ impl FromArgMatches for Args {
     }
 }
 
-/// Joins `--shuffle false` to `--shuffle=false` in the arguments of `train`: a bare flag means true, so clap cannot tell
-/// its value from a CONFIG.toml that follows.
+/// Joins `--shuffle false` to `--shuffle=false` in the arguments of commands whose flags are settings: a bare flag means true,
+/// so clap cannot tell its value from a CONFIG.toml or DATA that follows.
 pub(crate) fn join_booleans(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut joined: Vec<OsString> = Vec::new();
     for argument in arguments {
-        let is_train = joined.get(1).is_some_and(|command| command == "train");
+        let is_setting = joined.get(1).is_some_and(|command| {
+            ["train", "data", "tokenizer"].iter().any(|with_settings| command == with_settings)
+        });
         let is_value = ["true", "false"].iter().any(|value| argument.eq_ignore_ascii_case(value));
         match joined.last_mut() {
-            Some(last) if is_train && is_value && is_boolean_flag(last) => {
+            Some(last) if is_setting && is_value && is_boolean_flag(last) => {
                 last.push("=");
                 last.push(argument);
             }

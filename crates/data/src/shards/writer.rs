@@ -1,128 +1,158 @@
-//! Writes a folder of shards: hashed while they are written, in a folder beside, renamed when it is whole.
+//! Writes the files of a folder of shards, hashed while they are written. The folder is the caller's: it stands beside the
+//! place that it is meant for until it is whole. What was made durable by [`ShardsWriter::sync`] can be gone on from.
 
 use super::{
-    DOCUMENTS, Dtype, Entry, FORMAT, INDEX, Index, MAX_NAME_BYTES, Mode, NAMES, SHARD_TOKENS, VERSION, hex,
-    is_shards,
+    DOCUMENTS, Dtype, Entry, FORMAT, INDEX, Index, MAX_ROW_BYTES, Mode, SHARD_TOKENS, TABLE, VERSION, hex,
 };
 use crate::error::Error;
-use serde_json::json;
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use crate::source::Document;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, json};
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// Writes a folder of shards. Nothing is visible until [`finish`](ShardsWriter::finish).
-pub struct ShardsWriter {
-    out: PathBuf,
-    temporary: PathBuf,
+/// Writes the files of a folder of shards.
+pub(crate) struct ShardsWriter {
+    folder: PathBuf,
     index: Index,
     tokens: Option<HashedFile>,
-    tokens_in_file: u64,
-    documents: Option<HashedFile>,
-    names: Option<HashedFile>,
-    buffer: Vec<u8>,
-    finished: bool,
+    documents: HashedFile,
+    table: HashedFile,
+    words: Vec<u16>,
+}
+
+/// What a writer has made durable: enough to go on from.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Written {
+    index: Index,
+    /// Bytes of the shard that is not full yet, if one was begun.
+    tokens: Option<u64>,
+    documents: u64,
+    table: u64,
 }
 
 impl ShardsWriter {
-    /// Starts a folder at `out`, which must be absent, empty, or shards, which are then replaced at the end.
+    /// Begins in an empty folder.
     ///
     /// # Errors
-    /// If `out` holds something else or cannot be written.
-    pub fn create(
-        out: &Path,
+    /// If the files cannot be written.
+    pub(crate) fn create(
+        folder: &Path,
         mode: Mode,
         context_length: usize,
         vocab_size: usize,
         tokenizer: [u8; 32],
         source: &str,
     ) -> Result<Self, Error> {
-        let empty = |dir: &Path| std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
-        if out.exists() && !empty(out) && !is_shards(out) {
-            return Err(Error::OutputInUse { path: out.to_owned() });
-        }
-        let name = out.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = out.with_file_name(format!(".{name}.{}.eyas-partial", std::process::id()));
-        let write = |source| Error::Write { path: temporary.clone(), source };
-        if temporary.exists() {
-            std::fs::remove_dir_all(&temporary).map_err(write)?;
-        }
-        std::fs::create_dir_all(&temporary).map_err(write)?;
-        let documents = Some(HashedFile::create(temporary.join(DOCUMENTS))?);
-        let names = Some(HashedFile::create(temporary.join(NAMES))?);
-        let index = Index {
-            format: FORMAT.to_owned(),
-            version: VERSION,
-            mode,
-            context_length,
-            dtype: Dtype::for_vocabulary(vocab_size),
-            vocab_size,
-            num_tokens: 0,
-            num_documents: 0,
-            num_bytes: 0,
-            tokenizer: hex(&tokenizer),
-            source: source.to_owned(),
-            shards: Vec::new(),
-            documents: Entry { file: DOCUMENTS.to_owned(), num_bytes: 0, blake3: String::new() },
-            names: None,
-        };
-        let (out, tokens, buffer) = (out.to_owned(), None, Vec::new());
+        let empty = |file: &str| Entry { file: file.to_owned(), num_bytes: 0, blake3: String::new() };
         Ok(ShardsWriter {
-            out,
-            temporary,
-            index,
-            tokens,
-            tokens_in_file: 0,
-            documents,
-            names,
-            buffer,
-            finished: false,
+            folder: folder.to_owned(),
+            index: Index {
+                format: FORMAT.to_owned(),
+                version: VERSION,
+                mode,
+                context_length,
+                dtype: Dtype::for_vocabulary(vocab_size),
+                vocab_size,
+                num_tokens: 0,
+                num_documents: 0,
+                num_bytes: 0,
+                tokenizer: hex(&tokenizer),
+                source: source.to_owned(),
+                shards: Vec::new(),
+                documents: empty(DOCUMENTS),
+                names: None,
+                table: None,
+            },
+            tokens: None,
+            documents: HashedFile::create(folder.join(DOCUMENTS))?,
+            table: HashedFile::create(folder.join(TABLE))?,
+            words: Vec::new(),
         })
     }
 
+    /// Goes on from what `written` says: what the files have beyond that is cut off.
+    ///
+    /// # Errors
+    /// If a file is shorter, or cannot be read or written.
+    pub(crate) fn resume(folder: &Path, written: Written) -> Result<Self, Error> {
+        let open = |name: &str, num_bytes| HashedFile::resume(folder.join(name), num_bytes);
+        let Written { index, tokens, documents, table } = written;
+        let tokens = tokens.map(|num_bytes| open(&shard_name(index.shards.len()), num_bytes)).transpose()?;
+        Ok(ShardsWriter {
+            folder: folder.to_owned(),
+            tokens,
+            documents: open(DOCUMENTS, documents)?,
+            table: open(TABLE, table)?,
+            words: Vec::new(),
+            index,
+        })
+    }
+
+    /// Where the files are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Tokens written so far.
-    pub fn num_tokens(&self) -> u64 {
+    pub(crate) fn num_tokens(&self) -> u64 {
         self.index.num_tokens
     }
 
-    /// Begins the document `name` of `num_bytes` UTF-8 bytes at the present end of the stream.
+    /// Begins a document at the present end of the stream.
     ///
     /// # Errors
     /// If writing fails.
-    pub fn begin_document(&mut self, name: &str, num_bytes: u64) -> Result<(), Error> {
+    pub(crate) fn begin_document(&mut self, document: &Document) -> Result<(), Error> {
         self.index.num_documents += 1;
-        self.index.num_bytes += num_bytes;
-        let start = self.index.num_tokens.to_le_bytes();
-        self.documents.as_mut().map_or(Ok(()), |file| file.write(&start))?;
-        let line = json!(name).to_string() + "\n";
-        // A name that no reader would take is left empty, so that those after it stay in their lines.
-        let line = if line.len() as u64 >= MAX_NAME_BYTES { "\"\"\n" } else { &line };
-        self.names.as_mut().map_or(Ok(()), |file| file.write(line.as_bytes()))
+        self.index.num_bytes += document.text.len() as u64;
+        self.documents.write(&self.index.num_tokens.to_le_bytes())?;
+        let mut row = Map::new();
+        row.insert("path".into(), json!(document.path));
+        if let Some(language) = document.language {
+            row.insert("language".into(), json!(language.name()));
+        }
+        if let Some(license) = &document.license {
+            row.insert("license".into(), json!(license));
+        }
+        let mut line = serde_json::Value::Object(row).to_string() + "\n";
+        if line.len() as u64 >= MAX_ROW_BYTES {
+            // A row that no reader would take is left empty, so that those after it stay in their lines.
+            "{}\n".clone_into(&mut line);
+        }
+        self.table.write(line.as_bytes())
     }
 
     /// Appends tokens to the stream.
     ///
     /// # Errors
     /// If writing fails.
-    pub fn push(&mut self, mut ids: &[u32]) -> Result<(), Error> {
+    pub(crate) fn push(&mut self, mut ids: &[u32]) -> Result<(), Error> {
+        let size = self.index.dtype.size();
         while !ids.is_empty() {
-            let room = (SHARD_TOKENS - self.tokens_in_file).min(ids.len() as u64) as usize;
-            let (now, rest) = ids.split_at(room);
-            self.buffer.clear();
-            match self.index.dtype {
-                Dtype::U16 => self.buffer.extend(now.iter().flat_map(|id| (*id as u16).to_le_bytes())),
-                Dtype::U32 => self.buffer.extend(now.iter().flat_map(|id| id.to_le_bytes())),
-            }
             let file = match &mut self.tokens {
                 Some(file) => file,
                 none => {
-                    let name = format!("tokens-{:05}.bin", self.index.shards.len());
-                    none.insert(HashedFile::create(self.temporary.join(name))?)
+                    let name = shard_name(self.index.shards.len());
+                    none.insert(HashedFile::create(self.folder.join(name))?)
                 }
             };
-            file.write(&self.buffer)?;
-            self.tokens_in_file += room as u64;
+            let room = (SHARD_TOKENS - file.num_bytes / size).min(ids.len() as u64) as usize;
+            let (now, rest) = ids.split_at(room);
+            match self.index.dtype {
+                Dtype::U16 => {
+                    self.words.clear();
+                    self.words.extend(now.iter().map(|id| (*id as u16).to_le()));
+                    file.write(bytemuck::cast_slice(&self.words))?;
+                }
+                Dtype::U32 => {
+                    let words: Vec<u32> = now.iter().map(|id| id.to_le()).collect();
+                    file.write(bytemuck::cast_slice(&words))?;
+                }
+            }
             self.index.num_tokens += room as u64;
-            if self.tokens_in_file == SHARD_TOKENS {
+            if file.num_bytes == SHARD_TOKENS * size {
                 self.close_shard()?;
             }
             ids = rest;
@@ -131,57 +161,51 @@ impl ShardsWriter {
     }
 
     fn close_shard(&mut self) -> Result<(), Error> {
-        if let Some(file) = self.tokens.take() {
-            self.index.shards.push(file.finish()?);
-            self.tokens_in_file = 0;
+        if let Some(mut file) = self.tokens.take() {
+            self.index.shards.push(file.entry()?);
         }
         Ok(())
     }
 
-    /// Makes the folder durable and visible.
+    /// Makes everything so far durable.
     ///
     /// # Errors
-    /// If writing fails; what stood at `out` before is then untouched.
-    pub fn finish(mut self) -> Result<(), Error> {
+    /// If writing fails.
+    pub(crate) fn sync(&mut self) -> Result<Written, Error> {
+        self.tokens.as_mut().map_or(Ok(()), HashedFile::sync)?;
+        self.documents.sync()?;
+        self.table.sync()?;
+        sync_folder(&self.folder)?;
+        Ok(Written {
+            index: self.index.clone(),
+            tokens: self.tokens.as_ref().map(|file| file.num_bytes),
+            documents: self.documents.num_bytes,
+            table: self.table.num_bytes,
+        })
+    }
+
+    /// Writes the index: the folder is then whole and durable.
+    ///
+    /// # Errors
+    /// If writing fails.
+    pub(crate) fn finish(mut self) -> Result<(), Error> {
         self.close_shard()?;
-        if let Some(documents) = self.documents.take() {
-            self.index.documents = documents.finish()?;
-        }
-        self.index.names = self.names.take().map(HashedFile::finish).transpose()?;
+        self.index.documents = self.documents.entry()?;
+        self.index.table = Some(self.table.entry()?);
         let json = serde_json::to_vec_pretty(&self.index).unwrap_or_default();
-        let mut file = HashedFile::create(self.temporary.join(INDEX))?;
+        let mut file = HashedFile::create(self.folder.join(INDEX))?;
         file.write(&json)?;
-        file.finish()?;
-        let write = |path: &Path| {
-            let path = path.to_owned();
-            move |source| Error::Write { path, source }
-        };
-        sync_folder(&self.temporary)?;
-        if self.out.exists() {
-            // A folder cannot be replaced in one step: the old one moves aside, and goes when the new one is there.
-            let aside = self.temporary.with_extension("old.eyas-partial");
-            std::fs::rename(&self.out, &aside).map_err(write(&self.out))?;
-            std::fs::rename(&self.temporary, &self.out).map_err(write(&self.out))?;
-            std::fs::remove_dir_all(&aside).map_err(write(&aside))?;
-        } else {
-            std::fs::rename(&self.temporary, &self.out).map_err(write(&self.out))?;
-        }
-        self.finished = true;
-        sync_folder(self.out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+        file.sync()?;
+        sync_folder(&self.folder)
     }
 }
 
-impl Drop for ShardsWriter {
-    /// Removes what was begun and not finished.
-    fn drop(&mut self) {
-        if !self.finished {
-            // Best effort: the error that brought us here is the one to report.
-            let _ = std::fs::remove_dir_all(&self.temporary);
-        }
-    }
+fn shard_name(i: usize) -> String {
+    format!("tokens-{i:05}.bin")
 }
 
-fn sync_folder(dir: &Path) -> Result<(), Error> {
+/// Makes the names in a folder durable.
+pub(crate) fn sync_folder(dir: &Path) -> Result<(), Error> {
     let write = |source| Error::Write { path: dir.to_owned(), source };
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(write)
 }
@@ -197,12 +221,31 @@ struct HashedFile {
 impl HashedFile {
     fn create(path: PathBuf) -> Result<Self, Error> {
         let file = File::create(&path).map_err(|source| Error::Write { path: path.clone(), source })?;
-        Ok(HashedFile {
-            path,
-            file: BufWriter::with_capacity(1 << 20, file),
-            hasher: blake3::Hasher::new(),
-            num_bytes: 0,
-        })
+        Ok(HashedFile::new(path, file, blake3::Hasher::new(), 0))
+    }
+
+    /// Goes on behind the first `num_bytes` of a file. What is behind them is removed.
+    fn resume(path: PathBuf, num_bytes: u64) -> Result<Self, Error> {
+        let read = |source| Error::Read { path: path.clone(), source };
+        let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(read)?;
+        let mut hasher = blake3::Hasher::new();
+        let hashed = std::io::copy(&mut (&mut file).take(num_bytes), &mut hasher).map_err(read)?;
+        if hashed < num_bytes {
+            return Err(Error::BadShards {
+                path,
+                what: "size".into(),
+                expected: format!("{num_bytes} bytes or more"),
+                found: format!("{hashed} bytes"),
+            });
+        }
+        let write = |source| Error::Write { path: path.clone(), source };
+        file.set_len(num_bytes).map_err(write)?;
+        file.seek(SeekFrom::Start(num_bytes)).map_err(write)?;
+        Ok(HashedFile::new(path, file, hasher, num_bytes))
+    }
+
+    fn new(path: PathBuf, file: File, hasher: blake3::Hasher, num_bytes: u64) -> Self {
+        HashedFile { path, file: BufWriter::with_capacity(1 << 20, file), hasher, num_bytes }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
@@ -211,10 +254,15 @@ impl HashedFile {
         self.file.write_all(bytes).map_err(|source| Error::Write { path: self.path.clone(), source })
     }
 
-    fn finish(mut self) -> Result<Entry, Error> {
+    fn sync(&mut self) -> Result<(), Error> {
         let write = |source| Error::Write { path: self.path.clone(), source };
         self.file.flush().map_err(write)?;
-        self.file.get_ref().sync_all().map_err(write)?;
+        self.file.get_ref().sync_all().map_err(write)
+    }
+
+    /// What the index says of it. It is durable then.
+    fn entry(&mut self) -> Result<Entry, Error> {
+        self.sync()?;
         let file = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Entry { file, num_bytes: self.num_bytes, blake3: self.hasher.finalize().to_hex().to_string() })
     }

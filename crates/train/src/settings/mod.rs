@@ -4,11 +4,13 @@
 //! Owns what a configuration may say. Refuses unknown names with the nearest known one, wrong types and impossible numbers,
 //! with the line. The one trick: [`table`](self) is the only place that names a setting.
 
+mod documents;
 mod table;
 #[cfg(test)]
 mod tests;
 mod value;
 
+pub use documents::DOCUMENTS;
 pub use table::{MODEL_SETTINGS, SETTINGS, Setting, TrainConfig};
 pub use value::{DecayType, Kind, OptimizerKind, SaveStrategy, SchedulerType, Strategy};
 

@@ -84,12 +84,27 @@ settings! {
         train_data: Vec<String> = "", "What to learn from: folders of code, .jsonl files, or a folder made by `eyas data prepare`";
         eval_data: Vec<String> = "", "What to evaluate on; the same kinds as train_data";
         tokenizer: Option<PathBuf> = "", "Tokenizer: a folder or a tokenizer.json; by default that of model_name_or_path";
-        text_field: Option<String> = "", "Field of the text in .jsonl; by default `content`, then `text`";
         mode: Mode = "chunk", "How documents become samples: `chunk`, each document cut alone, as in the course; `pack`, one stream";
-        raw: bool = "false", "Take every document as it is: no filter, no removal of duplicates";
+        fim_rate: f64 = "0", "Share of documents that are turned round for fill-in-the-middle, in mode pack";
+        fim_spm_rate: f64 = "0.5", "Share of those that have the suffix before the prefix";
         context_length: Option<usize> = "", "T: tokens of a sample; by default that of prepared data, else n_positions";
         shuffle: bool = "true", "Take samples in a random order, another one each epoch; otherwise as they lie in the data";
         dataloader_drop_last: bool = "false", "Leave out the last batch of an epoch if it is short";
+    }
+    "Documents" {
+        text_field: Option<String> = "", "Field of the text in rows; by default `content`, then `text`";
+        raw: bool = "false", "Take every document as it is, whatever the settings below say";
+        keywords: Vec<String> = "", "Take only documents that hold one of these words; the course's are pandas, sklearn, matplotlib and seaborn";
+        languages: Vec<String> = "", "Take only documents in these languages, told by file name or `#!` line: python, rust, c++, ...";
+        include_paths: Vec<String> = "", "Take only documents whose path matches one of these patterns: `*.py`, `src/**`, ...";
+        exclude_paths: Vec<String> = "", "Skip documents whose path matches one of these patterns";
+        licenses: Vec<String> = "", "Take only documents under these licences, by SPDX identifier: MIT, Apache-2.0, ...; told by the row, an SPDX header, or the nearest licence file";
+        max_document_bytes: u64 = "1000000", "Skip larger documents; 0: none";
+        max_line_length: usize = "1000", "Skip documents with a longer line, in characters; 0: none";
+        max_mean_line_length: usize = "100", "Skip documents whose lines are longer on average; 0: none";
+        min_alphanumeric: f64 = "0.25", "Skip documents with a smaller share of letters and digits";
+        skip_generated: bool = "true", "Skip documents that say in their first lines that a program wrote them";
+        skip_duplicates: bool = "true", "Skip documents equal to one before";
     }
     "Model" {
         config: String = "gpt2", "Shape of a new model: gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2, or a config.json";

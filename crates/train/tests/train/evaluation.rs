@@ -83,6 +83,7 @@ fn shards_of_a_stream_are_scored_like_the_stream() {
             context_length: 16,
             source: SourceOptions::default(),
             validation_one_in: None,
+            fim: None,
         };
         let out = world.path(&format!("{mode:?}"));
         prepare(&data, &tokenizer, &options, &out, &mut |_| {}).expect("prepared");

@@ -285,6 +285,7 @@ impl Files {
             context_length: plan.context_length,
             source: SourceOptions::default(),
             validation_one_in: None,
+            fim: None,
         };
         let rows = self.train.display().to_string();
         let report = prepare(&[rows], tokenizer, &options, &self.shards, &mut |_| {})?;

@@ -91,7 +91,7 @@ pub(super) fn run(args: TrainArgs) -> Outcome {
     // Before anything is read.
     options.check()?;
     let splitter = options.from.as_ref().and_then(|from| from.splitter()).cloned().unwrap_or_default();
-    let mut documents = Documents::open(&args.data, &args.source.options())?;
+    let mut documents = Documents::open(&args.data, &args.source.options()?)?;
     let counts = count_words(&mut documents, &splitter, &limit)?;
     tell("read", documents.report());
     drop(documents);

@@ -1,16 +1,18 @@
 //! `eyas data show|prepare`.
 
-use super::source::{SourceArgs, tell, with_data_help};
+mod show;
+mod summary;
+
+use super::source::{SourceArgs, with_data_help};
 use super::tokenizer;
 use crate::errors::{Failure, Outcome};
 use crate::format;
 use crate::output::{Output, note};
 use crate::progress::Progress;
 use clap::ValueEnum;
-use eyas_data::{Documents, Loader, Mode, PrepareOptions, Shards, is_shards, prepare};
+use eyas_data::{Fim, Mode, PrepareOptions, Shards, SourceOptions, prepare};
 use eyas_token::Tokenizer;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Look at data, and prepare them for training
 #[derive(clap::Subcommand)]
@@ -27,7 +29,8 @@ Of a folder made by `data prepare`, samples are printed as training sees them; t
 Examples:
   eyas data show ~/src/my-project -n 3
   eyas data show train.jsonl | less
-  eyas data show shards --tokenizer tokenizer"))]
+  eyas data show shards --tokenizer tokenizer
+  eyas data show train.jsonl --tokenizer tokenizer --tokens"))]
 pub(crate) struct ShowArgs {
     /// What to show
     data: String,
@@ -39,6 +42,10 @@ pub(crate) struct ShowArgs {
     /// Tokenizer folder: count tokens, and read prepared data
     #[arg(long, value_name = "DIR")]
     tokenizer: Option<PathBuf>,
+
+    /// Show where tokens begin and end: by colours on a terminal, else by bars
+    #[arg(long, requires = "tokenizer")]
+    tokens: bool,
 
     #[command(flatten)]
     source: SourceArgs,
@@ -76,6 +83,22 @@ pub(crate) struct PrepareArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..))]
     validation_one_in: Option<u64>,
 
+    /// Share of documents that are turned round for fill-in-the-middle, in mode pack
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    fim_rate: f64,
+
+    /// Share of those that have the suffix before the prefix
+    #[arg(long, value_name = "X", default_value_t = 0.5)]
+    fim_spm_rate: f64,
+
+    /// Seed of what is turned round, and where
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    seed: u64,
+
+    /// Print what was done as a JSON object
+    #[arg(long)]
+    json: bool,
+
     #[command(flatten)]
     source: SourceArgs,
 }
@@ -90,58 +113,9 @@ enum ModeArg {
 
 pub(crate) fn run(command: Command) -> Outcome {
     match command {
-        Command::Show(args) => show(&args),
+        Command::Show(args) => show::show(&args),
         Command::Prepare(args) => run_prepare(&args),
     }
-}
-
-fn show(args: &ShowArgs) -> Outcome {
-    let tokenizer = args.tokenizer.as_deref().map(tokenizer::open).transpose()?;
-    if is_shards(Path::new(&args.data)) {
-        let hint = "add --tokenizer DIR, the tokenizer it was prepared with";
-        let tokenizer = tokenizer
-            .ok_or_else(|| Failure::usage(format!("{} holds token ids, not text", args.data)).hint(hint))?;
-        return show_shards(args, &tokenizer);
-    }
-    let mut output = Output::new();
-    let mut documents = Documents::open(std::slice::from_ref(&args.data), &args.source.options())?;
-    for _ in 0..args.number {
-        let Some(document) = documents.next().transpose()? else { break };
-        let (bytes, lines) = (document.text.len() as u64, document.text.lines().count() as u64);
-        let mut facts = format!("{}, {} lines", format::bytes(bytes), format::count(lines));
-        if let Some(tokenizer) = &tokenizer {
-            let mut ids = Vec::new();
-            tokenizer.encode(&document.text, &mut ids)?;
-            let each = bytes as f64 / ids.len().max(1) as f64;
-            facts += &format!(", {} tokens ({each:.2} bytes each)", format::count(ids.len() as u64));
-        }
-        output.line(format_args!("── {} ── {facts}", document.path))?;
-        output.line(document.text.trim_end_matches('\n'))?;
-        output.line("")?;
-    }
-    output.flush()
-}
-
-fn show_shards(args: &ShowArgs, tokenizer: &Tokenizer) -> Outcome {
-    let shards = Arc::new(Shards::open(Path::new(&args.data))?);
-    same_tokenizer(&shards, Path::new(&args.data), tokenizer)?;
-    let (context_length, mode) = (shards.context_length(), shards.mode());
-    let (tokens, documents) = (format::count(shards.num_tokens()), format::count(shards.num_documents()));
-    let how = if mode == Mode::Chunk { "chunks" } else { "one stream, samples" };
-    note(format_args!("{tokens} tokens of {documents} documents, {how} of {context_length}"));
-    let loader = Loader::new(shards, context_length, 0, false)?;
-    let (mut inputs, mut targets) = (vec![0; context_length], vec![0; context_length]);
-    let mut output = Output::new();
-    for position in 0..args.number.min(loader.num_samples()) {
-        loader.sample(0, position, &mut inputs, &mut targets);
-        output.line(format_args!(
-            "── sample {} of {} ──",
-            position + 1,
-            format::count(loader.num_samples())
-        ))?;
-        output.line(tokenizer.decode_lossy(&inputs, false))?;
-    }
-    output.flush()
 }
 
 /// Refuses prepared data of another tokenizer.
@@ -161,8 +135,13 @@ fn run_prepare(args: &PrepareArgs) -> Outcome {
             ModeArg::Pack => Mode::Pack,
         },
         context_length: args.context_length,
-        source: args.source.options(),
+        source: SourceOptions { with_licenses: true, ..args.source.options()? },
         validation_one_in: args.validation_one_in,
+        fim: (args.fim_rate != 0.0).then_some(Fim {
+            rate: args.fim_rate,
+            spm_rate: args.fim_spm_rate,
+            seed: args.seed,
+        }),
     };
     let mut bar = Progress::new("prepare");
     let report = prepare(&args.data, &tokenizer, &options, &args.out, &mut |progress| {
@@ -173,8 +152,12 @@ fn run_prepare(args: &PrepareArgs) -> Outcome {
         ));
     })?;
     drop(bar);
-    tell("read", &report.source);
     let mut output = Output::new();
+    if args.json {
+        output.line(serde_json::to_string(&report).unwrap_or_default())?;
+        return output.flush();
+    }
+    summary::print(&mut output, &report)?;
     let kept = report.num_tokens + report.num_validation_tokens;
     let dropped = report.num_encoded_tokens.saturating_sub(kept);
     output.line(format_args!("{} tokens in {}", format::count(report.num_tokens), place(args, "train")))?;

@@ -1,0 +1,133 @@
+//! The hidden folder in which shards grow, and the journal that says how far they are.
+//!
+//! `.NAME.eyas-prepare` stands beside the place `NAME` that the shards are meant for. It is locked by who works in it. Its
+//! journal is replaced in one step after what it tells is durable; a journal of another plan, or one that cannot be read, is
+//! that of work nobody can go on with, and goes with all of it.
+
+use super::PrepareProgress;
+use crate::error::Error;
+use crate::shards::{Written, sync_folder};
+use crate::source::ReadSoFar;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+const JOURNAL: &str = "journal.json";
+const LOCK: &str = "lock";
+const SHARDS: &str = "shards";
+
+/// How far a preparation is.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Journal {
+    pub(super) documents: ReadSoFar,
+    pub(super) done: PrepareProgress,
+    pub(super) lengths: Vec<u64>,
+    pub(super) writers: Vec<Written>,
+}
+
+/// The journal as it is written.
+#[derive(Serialize, Deserialize)]
+struct Entry<J> {
+    /// Hash of all that decides the result.
+    plan: String,
+    journal: J,
+}
+
+/// The hidden folder, locked.
+pub(crate) struct WorkFolder {
+    path: PathBuf,
+    plan: String,
+    _lock: File,
+}
+
+impl WorkFolder {
+    /// Opens or creates the folder beside `out`. What it holds of another plan is removed.
+    ///
+    /// # Errors
+    /// If another process works in it, or it cannot be written.
+    pub(super) fn open(out: &Path, plan: String) -> Result<Self, Error> {
+        let name = out.file_name().unwrap_or_default().to_string_lossy();
+        let path = out.with_file_name(format!(".{name}.eyas-prepare"));
+        fs::create_dir_all(&path).map_err(Error::write(&path))?;
+        let lock_path = path.join(LOCK);
+        let lock = File::create(&lock_path).map_err(Error::write(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: out.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(Error::Write { path: lock_path, source }),
+        }
+        let work = WorkFolder { path, plan, _lock: lock };
+        if work.journal().is_none() {
+            work.clear()?;
+        }
+        Ok(work)
+    }
+
+    /// The folder that will stand at the place that the shards are meant for.
+    pub(super) fn shards(&self) -> PathBuf {
+        self.path.join(SHARDS)
+    }
+
+    /// A folder for what is not part of the result.
+    pub(crate) fn scratch(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Creates the folder of a part of the shards.
+    pub(super) fn create_folder(&self, part: &str) -> Result<PathBuf, Error> {
+        let folder = self.shards().join(part);
+        fs::create_dir_all(&folder).map_err(Error::write(&folder))?;
+        Ok(folder)
+    }
+
+    /// How far the work of this plan is; `None` if there is none, or if the shards have gone to their place already.
+    pub(super) fn journal(&self) -> Option<Journal> {
+        let bytes = fs::read(self.path.join(JOURNAL)).ok()?;
+        let entry: Entry<Journal> = serde_json::from_slice(&bytes).ok()?;
+        (entry.plan == self.plan && self.shards().exists()).then_some(entry.journal)
+    }
+
+    /// Replaces the journal.
+    pub(super) fn write_journal(&self, journal: &Journal) -> Result<(), Error> {
+        let (path, beside) = (self.path.join(JOURNAL), self.path.join("journal.json.new"));
+        let entry = Entry { plan: self.plan.clone(), journal };
+        let journal = serde_json::to_vec(&entry).unwrap_or_default();
+        let mut file = File::create(&beside).map_err(Error::write(&beside))?;
+        file.write_all(&journal).and_then(|()| file.sync_all()).map_err(Error::write(&beside))?;
+        fs::rename(&beside, &path).map_err(Error::write(&path))?;
+        sync_folder(&self.path)
+    }
+
+    /// Puts the shards, which are whole, in their place, and removes the rest.
+    pub(super) fn publish(self, out: &Path) -> Result<(), Error> {
+        sync_folder(&self.shards())?;
+        let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let aside = self.path.join("replaced");
+        if out.exists() {
+            // A folder cannot be replaced in one step: the old one moves aside, and goes when the new one is there.
+            fs::rename(out, &aside).map_err(Error::write(out))?;
+        }
+        fs::rename(self.shards(), out).map_err(Error::write(out))?;
+        sync_folder(parent)?;
+        self.discard()
+    }
+
+    /// Removes the folder.
+    pub(super) fn discard(self) -> Result<(), Error> {
+        fs::remove_dir_all(&self.path).map_err(Error::write(&self.path))
+    }
+
+    /// Removes everything but the lock.
+    fn clear(&self) -> Result<(), Error> {
+        for entry in fs::read_dir(&self.path).map_err(Error::write(&self.path))? {
+            let path = entry.map_err(Error::write(&self.path))?.path();
+            if path.file_name().is_some_and(|name| name == LOCK) {
+                continue;
+            }
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(Error::write(&path))?;
+        }
+        Ok(())
+    }
+}

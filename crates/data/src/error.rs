@@ -100,6 +100,33 @@ pub enum Error {
         /// What would be accepted.
         expected: &'static str,
     },
+    /// A scratch file of work that was cut off does not hold what was noted of it.
+    #[error(
+        "{} is damaged at byte {offset}: expected {expected}, got {found}; \
+         hint: remove its folder and start again", path.display()
+    )]
+    DamagedScratch {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, in bytes.
+        offset: u64,
+        /// What should be there.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// What is to be kept out of the data cannot be read.
+    #[error("benchmark {place}: expected {expected}, got {found}; hint: {hint}")]
+    Benchmark {
+        /// The file, and the line of a .jsonl.
+        place: String,
+        /// What would be accepted.
+        expected: &'static str,
+        /// What is there.
+        found: String,
+        /// What to do.
+        hint: &'static str,
+    },
     /// The tokenizer has no end-of-text token to join documents with.
     #[error(
         "the tokenizer has no `<|endoftext|>` token, which joins documents; hint: train one with eyas, or use mode chunk"

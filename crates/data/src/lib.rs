@@ -7,6 +7,8 @@
 //! `shards` (the format on disk), `permutation` and `loader` (a position in an epoch to a sample).
 
 mod blob;
+mod decontaminate;
+mod duplicates;
 mod error;
 mod eval;
 mod filter;
@@ -22,6 +24,8 @@ mod shards;
 mod source;
 mod split;
 
+pub use decontaminate::Decontaminator;
+pub use duplicates::{Cluster, NearDuplicates, NearWriter, Seen, Signature};
 pub use error::Error;
 pub use eval::{EvalStream, eval_stream};
 pub use filter::{Filters, Reason};

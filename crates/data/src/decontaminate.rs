@@ -74,6 +74,15 @@ impl Decontaminator {
         Ok(this)
     }
 
+    /// A hash of all that is looked for.
+    pub(crate) fn fingerprint(&self) -> u128 {
+        let all = self
+            .grams
+            .iter()
+            .flat_map(|(rolling, grams)| grams.iter().map(|hash| hash.rotate_left(rolling.length() as u32)));
+        all.fold(0, |sum: u128, hash| sum.wrapping_add(hash))
+    }
+
     /// Texts of the benchmark.
     pub fn num_texts(&self) -> u64 {
         self.num_texts

@@ -141,6 +141,12 @@ pub enum Error {
         /// The token.
         token: &'static str,
     },
+    /// What was read a second time is not what it was.
+    #[error("{} changed while it was prepared; hint: prepare it again when nothing writes there", data.join(", "))]
+    Changed {
+        /// The arguments.
+        data: Vec<String>,
+    },
     /// Another process writes the same shards.
     #[error("{} is being prepared by another process", path.display())]
     Busy {

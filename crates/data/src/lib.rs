@@ -19,7 +19,6 @@ mod loader;
 mod permutation;
 mod prepare;
 mod report;
-mod seen;
 mod shards;
 mod source;
 mod split;

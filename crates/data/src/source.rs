@@ -4,12 +4,12 @@
 //! run in parallel; duplicates are then dropped in order. So memory is bounded and the result does not depend on the
 //! number of threads.
 
+use crate::duplicates::{NearDuplicates, Seen};
 use crate::error::Error;
 use crate::filter::{Filters, Judge, LicenseFiles, Reason, is_license_name, of_header, text_of};
 use crate::jsonl::{Line, MAX_LINE_BYTES, Row, read_line};
 use crate::language::Language;
 use crate::report::SourceReport;
-use crate::seen::{Hash, Seen};
 use crate::split::path_hash;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -19,11 +19,15 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, UNIX_EPOCH};
+use tempfile::TempDir;
 
 /// Bytes of raw items that are in memory at once, about.
 const BATCH_BYTES: usize = 16 << 20;
 /// Raw items in a batch at the most.
 const BATCH_ITEMS: usize = 4096;
+
+/// Memory for hashes of documents; more of them go to disk.
+const SEEN_BYTES: usize = 64 << 20;
 
 /// A document: a file, or a row of a .jsonl.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,8 +86,12 @@ pub struct Documents {
     pending: VecDeque<Source>,
     open: Option<OpenRows>,
     ready: VecDeque<Document>,
-    /// Of every document that came out.
-    seen: Seen,
+    /// Of every document that is not an exact duplicate, once there is one to keep.
+    seen: Option<Seen>,
+    /// Where it is kept, for a reader that nobody goes on from.
+    scratch: Option<TempDir>,
+    near: Option<NearDuplicates>,
+    new: NewDocuments,
     report: SourceReport,
     /// Sources that were begun, of which the last may be open.
     num_sources: u64,
@@ -124,7 +132,24 @@ pub(crate) struct ReadSoFar {
     /// Rows of the last of them that were read, if there may be more.
     num_rows: Option<u64>,
     num_seen: u64,
+    pub(crate) new: NewDocuments,
     report: SourceReport,
+}
+
+/// Documents that are no exact duplicates: how many, and a hash of them in their order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NewDocuments {
+    pub(crate) num_documents: u64,
+    digest: [u8; 32],
+}
+
+impl NewDocuments {
+    fn add(&mut self, hash: &[u8; 16]) {
+        self.num_documents += 1;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.digest).update(hash);
+        self.digest = *hasher.finalize().as_bytes();
+    }
 }
 
 /// Where time went.
@@ -145,7 +170,7 @@ enum Raw {
 enum Outcome {
     Document {
         document: Document,
-        hash: Hash,
+        hash: [u8; 16],
     },
     /// Why, how many bytes, and where and what exactly if that helps.
     Skipped(Reason, u64, Option<String>),
@@ -173,7 +198,10 @@ impl Documents {
             pending,
             open: None,
             ready: VecDeque::new(),
-            seen: Seen::default(),
+            seen: None,
+            scratch: None,
+            near: None,
+            new: NewDocuments::default(),
             report,
             num_sources: 0,
             seconds: Seconds::default(),
@@ -213,18 +241,40 @@ impl Documents {
         Ok(ReadSoFar {
             num_sources: self.num_sources,
             num_rows: self.open.as_ref().map(|rows| rows.line),
-            num_seen: self.seen.sync()?,
+            num_seen: self.sync_seen()?,
+            new: self.new,
             report: self.report.clone(),
         })
     }
 
-    /// Keeps a log of what was seen at `path`, and goes on where an earlier process was, if one was.
-    pub(crate) fn resume(&mut self, path: &Path, so_far: Option<ReadSoFar>) -> Result<(), Error> {
+    fn sync_seen(&mut self) -> Result<u64, Error> {
+        let Some(seen) = &mut self.seen else { return Ok(0) };
+        seen.sync()?;
+        Ok(seen.num_hashes())
+    }
+
+    /// What was new so far.
+    pub(crate) fn new_documents(&self) -> NewDocuments {
+        self.new
+    }
+
+    /// Whether near duplicates are to be skipped: they have to be found first.
+    pub(crate) fn seeks_near_duplicates(&self) -> bool {
+        self.filters.skip_near_duplicates
+    }
+
+    /// Skips near duplicates, which an earlier reader of the same sources found.
+    pub(crate) fn skip_near(&mut self, near: NearDuplicates) {
+        self.near = Some(near);
+    }
+
+    /// Keeps what was seen in the folder `dir`, and goes on where an earlier process was, if one was.
+    pub(crate) fn resume(&mut self, dir: &Path, so_far: Option<ReadSoFar>) -> Result<(), Error> {
         let Some(so_far) = so_far else {
-            self.seen = Seen::resume(path, 0)?;
+            self.seen = Some(Seen::create(dir, SEEN_BYTES)?);
             return Ok(());
         };
-        self.seen = Seen::resume(path, so_far.num_seen)?;
+        self.seen = Some(Seen::resume(dir, SEEN_BYTES, so_far.num_seen)?);
         let last = so_far.num_rows.and(self.pending.get(so_far.num_sources.saturating_sub(1) as usize));
         if let Some(Source::Rows(path)) = last {
             let mut rows = OpenRows::new(path)?;
@@ -232,13 +282,14 @@ impl Documents {
             self.open = Some(rows);
         }
         self.pending.drain(..(so_far.num_sources as usize).min(self.pending.len()));
-        (self.num_sources, self.report) = (so_far.num_sources, so_far.report);
+        (self.num_sources, self.report, self.new) = (so_far.num_sources, so_far.report, so_far.new);
         Ok(())
     }
 
-    /// A hash of what is to be read: names, sizes and times of all files.
+    /// A hash of what is to be read: names, sizes and times of all files, and what is looked for in them.
     pub(crate) fn stamp(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.judge.fingerprint().to_le_bytes());
         for source in &self.pending {
             let (Source::File { path, .. } | Source::Rows(path)) = source;
             let metadata = path.metadata().ok();
@@ -335,8 +386,14 @@ impl Documents {
         match outcome {
             Outcome::Document { document, hash } => {
                 let num_bytes = document.text.len() as u64;
-                if self.filters.skip_duplicates && !self.seen.insert(hash)? {
+                if self.filters.skip_duplicates && !seen(&mut self.seen, &mut self.scratch)?.insert(hash)? {
                     report.skip(Reason::Duplicate, num_bytes);
+                    return Ok(());
+                }
+                let number = self.new.num_documents;
+                self.new.add(&hash);
+                if self.near.as_ref().is_some_and(|near| near.is_duplicate(number)) {
+                    report.skip(Reason::NearDuplicate, num_bytes);
                     return Ok(());
                 }
                 let license = document.license.as_deref();
@@ -405,6 +462,16 @@ impl Iterator for Documents {
         }
         self.ready.pop_front().map(Ok)
     }
+}
+
+/// The set of what was seen, in a temporary folder where nobody has given one.
+fn seen<'a>(set: &'a mut Option<Seen>, scratch: &mut Option<TempDir>) -> Result<&'a mut Seen, Error> {
+    if set.is_none() {
+        let dir = tempfile::tempdir().map_err(Error::write(Path::new("the temporary folder")))?;
+        *set = Some(Seen::create(dir.path(), SEEN_BYTES)?);
+        *scratch = Some(dir);
+    }
+    Ok(set.as_mut().expect("one was put there"))
 }
 
 /// Adds what `argument` names to `pending`.

@@ -282,13 +282,13 @@ fn damaged_shards_are_refused() {
         write(&out, "tokens-00000.bin", flipped);
         refused("BLAKE3");
     }
-        ("\"version\": 3", "\"version\": 4", "format"),
+    write(&out, "tokens-00000.bin", &tokens[..tokens.len() - 2]);
     refused("size");
     write(&out, "tokens-00000.bin", &tokens);
     assert!(Shards::open(&out).is_ok());
     let vocab = format!("\"vocab_size\": {}", tokenizer().vocab_size());
     for (from, to, reason) in [
-        ("\"version\": 3", "\"version\": 3", "format"),
+        ("\"version\": 3", "\"version\": 4", "format"),
         ("tokens-00000.bin", "../tokens-00000.bin", "plain file name"),
         ("\"num_documents\": 1", "\"num_documents\": 99999999999999", "num_documents"),
         (&*vocab, "\"vocab_size\": 30", "below the vocabulary size 30"),

@@ -6,11 +6,13 @@
 mod heuristics;
 mod license;
 
+use crate::decontaminate::Decontaminator;
 use crate::error::Error;
 use crate::language::Language;
 use crate::source::Document;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::Serialize;
+use std::path::PathBuf;
 
 pub(crate) use license::{LicenseFiles, is_license_name, of_header};
 
@@ -46,6 +48,10 @@ pub struct Filters {
     pub licenses: Vec<String>,
     /// Skip documents equal to one before.
     pub skip_duplicates: bool,
+    /// Skip documents that are nearly one before, when data are prepared.
+    pub skip_near_duplicates: bool,
+    /// Skip documents that hold part of the benchmark in this file or folder.
+    pub decontaminate: Option<PathBuf>,
 }
 
 impl Default for Filters {
@@ -77,6 +83,8 @@ impl Filters {
             exclude_paths: Vec::new(),
             licenses: Vec::new(),
             skip_duplicates: false,
+            skip_near_duplicates: false,
+            decontaminate: None,
         }
     }
 }
@@ -128,7 +136,9 @@ reasons! {
     FewLetters = "min_alphanumeric", "of few letters and digits";
     Generated = "skip_generated", "written by a program";
     Keywords = "keywords", "without a keyword";
+    Contaminated = "decontaminate", "with part of a benchmark";
     Duplicate = "skip_duplicates", "exact duplicates";
+    NearDuplicate = "skip_near_duplicates", "near duplicates";
 }
 
 /// The filters, ready to be asked.
@@ -139,11 +149,13 @@ pub(crate) struct Judge {
     exclude: GlobSet,
     keywords: Option<aho_corasick::AhoCorasick>,
     licenses: Option<Allowed>,
+    benchmark: Option<Decontaminator>,
 }
 
 impl Judge {
     /// # Errors
-    /// Settings that mean nothing: a language or licence that nobody knows, a pattern that is none.
+    /// Settings that mean nothing: a language or licence that nobody knows, a pattern that is none; a benchmark that cannot be
+    /// read.
     pub(crate) fn new(filters: &Filters) -> Result<Self, Error> {
         let is_some = |list: &[String]| !list.is_empty();
         if !(0.0..=1.0).contains(&filters.min_alphanumeric) {
@@ -168,8 +180,14 @@ impl Judge {
             exclude: patterns("exclude_paths", &filters.exclude_paths)?,
             keywords,
             licenses: is_some(&filters.licenses).then(|| Allowed::new(&filters.licenses)).transpose()?,
+            benchmark: filters.decontaminate.as_deref().map(Decontaminator::load).transpose()?,
             filters: filters.clone(),
         })
+    }
+
+    /// A hash of what filters say beside their settings.
+    pub(crate) fn fingerprint(&self) -> u128 {
+        self.benchmark.as_ref().map_or(0, Decontaminator::fingerprint)
     }
 
     /// Whether a document's licence has to be known.
@@ -222,7 +240,11 @@ impl Judge {
             return Some(Reason::Generated);
         }
         let has_none = |keywords: &aho_corasick::AhoCorasick| !keywords.is_match(text);
-        self.keywords.as_ref().is_some_and(has_none).then_some(Reason::Keywords)
+        if self.keywords.as_ref().is_some_and(has_none) {
+            return Some(Reason::Keywords);
+        }
+        let is_in = |benchmark: &Decontaminator| benchmark.is_contaminated(text);
+        self.benchmark.as_ref().is_some_and(is_in).then_some(Reason::Contaminated)
     }
 }
 

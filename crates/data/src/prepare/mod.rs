@@ -2,6 +2,7 @@
 //! threads and memory is bounded. Killed at any moment, the same call goes on from what was durable, and ends with the same
 //! bytes.
 
+mod near;
 #[cfg(test)]
 mod tests;
 mod work;
@@ -9,16 +10,19 @@ mod work;
 use crate::error::Error;
 use crate::fim::{Fim, FimTokens};
 use crate::report::SourceReport;
-use crate::shards::{Mode, ShardsWriter, is_shards};
-use crate::source::{Document, Documents, SourceOptions};
+use crate::shards::{Mode, ShardsWriter, Written, is_shards};
+use crate::source::{Document, Documents, NewDocuments, ReadSoFar, SourceOptions};
 use crate::split::is_validation;
 use eyas_token::Tokenizer;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Instant;
-use work::{Journal, WorkFolder};
+use work::WorkFolder;
 
+const JOURNAL: &str = "journal.json";
+/// The folder of hashes of documents.
+const SEEN: &str = "seen";
 /// Tokens after which what was done is made durable: half a second's work or so, and a small part of a shard.
 const DURABLE_TOKENS: u64 = 16 << 20;
 
@@ -50,6 +54,18 @@ pub struct PrepareProgress {
     pub num_encoded_tokens: u64,
     /// Documents that were done before the process was started.
     pub num_resumed_documents: u64,
+    /// Whether documents are being read for their near duplicates, before any of them is encoded.
+    #[serde(default)]
+    pub is_seeking_duplicates: bool,
+}
+
+/// How far the shards are.
+#[derive(Debug, Serialize, Deserialize)]
+struct Journal {
+    documents: ReadSoFar,
+    done: PrepareProgress,
+    lengths: Vec<u64>,
+    writers: Vec<Written>,
 }
 
 /// What was done.
@@ -74,6 +90,8 @@ pub struct PrepareReport {
 /// Seconds by stage.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Seconds {
+    /// Finding near duplicates, all of it.
+    pub near_duplicates: f64,
     /// Reading and decompressing, as far as it was waited for.
     pub read: f64,
     /// Parsing, filters, redaction and duplicates.
@@ -115,8 +133,10 @@ fn prepare_durably(
     let documents = Documents::open(data, &options.source)?;
     let plan = plan(data, tokenizer, options, &documents);
     let work = WorkFolder::open(out, plan)?;
-    let mut preparation = Preparation::new(data, tokenizer, options, parts, documents, &work)?;
-    match preparation.run(&work, durable_tokens, progress) {
+    let journal = work.read_journal(JOURNAL).filter(|_| work.shards().exists());
+    let prepared = Preparation::new(tokenizer, options, documents)
+        .and_then(|preparation| preparation.run(data, parts, journal, &work, durable_tokens, progress));
+    match prepared {
         Ok(report) => {
             work.publish(out)?;
             Ok(report)
@@ -188,6 +208,8 @@ struct Preparation<'a> {
     end_of_text: Option<u32>,
     fim: Option<(Fim, FimTokens)>,
     documents: Documents,
+    /// The documents among which near duplicates were sought, if they were.
+    among: Option<NewDocuments>,
     /// Of training data, then of what is held out.
     writers: Vec<ShardsWriter>,
     done: PrepareProgress,
@@ -196,59 +218,54 @@ struct Preparation<'a> {
 }
 
 impl<'a> Preparation<'a> {
-    /// Begins, or goes on where the journal says.
     fn new(
-        data: &[String],
         tokenizer: &'a Tokenizer,
         options: &'a PrepareOptions,
-        parts: &[&str],
-        mut documents: Documents,
-        work: &WorkFolder,
+        documents: Documents,
     ) -> Result<Self, Error> {
         let end_of_text = tokenizer.end_of_text();
         if options.mode == Mode::Pack && end_of_text.is_none() {
             return Err(Error::NoEndOfText);
         }
         let fim = options.fim.map(|fim| FimTokens::of(tokenizer).map(|tokens| (fim, tokens))).transpose()?;
-        let (journal, seen) = (work.journal(), work.scratch("seen.bin"));
-        let (mut done, mut lengths) = (PrepareProgress::default(), Vec::new());
-        let mut writers = Vec::new();
-        match journal {
-            Some(journal) => {
-                for (part, written) in parts.iter().zip(journal.writers) {
-                    writers.push(ShardsWriter::resume(&work.shards().join(part), written)?);
-                }
-                documents.resume(&seen, Some(journal.documents))?;
-                done = PrepareProgress { num_resumed_documents: journal.done.num_documents, ..journal.done };
-                lengths = journal.lengths;
-            }
-            None => {
-                documents.resume(&seen, None)?;
-                let (size, fingerprint) = (tokenizer.vocab_size(), tokenizer.fingerprint());
-                let source = data.join(" ");
-                for part in parts {
-                    let folder = work.create_folder(part)?;
-                    let PrepareOptions { mode, context_length, .. } = *options;
-                    let mut writer =
-                        ShardsWriter::create(&folder, mode, context_length, size, fingerprint, &source)?;
-                    if mode == Mode::Pack {
-                        writer.push(end_of_text.as_slice())?;
-                    }
-                    writers.push(writer);
-                }
-            }
-        }
-        let seconds = Seconds::default();
-        Ok(Preparation { tokenizer, options, end_of_text, fim, documents, writers, done, lengths, seconds })
+        Ok(Preparation {
+            tokenizer,
+            options,
+            end_of_text,
+            fim,
+            documents,
+            among: None,
+            writers: Vec::new(),
+            done: PrepareProgress::default(),
+            lengths: Vec::new(),
+            seconds: Seconds::default(),
+        })
     }
 
-    /// Does all of it; the shards are whole then, in their hidden folder.
+    /// Does all of it, or what `journal` leaves to do; the shards are whole then, in their hidden folder.
     fn run(
-        &mut self,
+        mut self,
+        data: &[String],
+        parts: &[&str],
+        journal: Option<Journal>,
         work: &WorkFolder,
         durable_tokens: u64,
         progress: &mut dyn FnMut(&PrepareProgress),
     ) -> Result<PrepareReport, Error> {
+        if journal.is_none() && !near::has_begun(work) {
+            work.clear()?;
+        }
+        if self.documents.seeks_near_duplicates() {
+            let begun = Instant::now();
+            let near = near::find(data, self.options, work, durable_tokens, progress)?;
+            self.documents.skip_near(near.duplicates);
+            self.among = Some(near.among);
+            self.seconds.near_duplicates = begun.elapsed().as_secs_f64();
+        }
+        match journal {
+            Some(journal) => self.resume(parts, journal, work)?,
+            None => self.begin(data, parts, work)?,
+        }
         let mut durable = self.done.num_encoded_tokens;
         loop {
             let batch = self.documents.next_batch()?;
@@ -262,7 +279,38 @@ impl<'a> Preparation<'a> {
                 self.make_durable(work)?;
             }
         }
+        if self.among.is_some_and(|among| among != self.documents.new_documents()) {
+            work.clear()?;
+            return Err(Error::Changed { data: data.to_vec() });
+        }
         self.finish()
+    }
+
+    fn begin(&mut self, data: &[String], parts: &[&str], work: &WorkFolder) -> Result<(), Error> {
+        work.clear_shards()?;
+        self.documents.resume(&work.scratch(SEEN), None)?;
+        let (size, fingerprint) = (self.tokenizer.vocab_size(), self.tokenizer.fingerprint());
+        let PrepareOptions { mode, context_length, .. } = *self.options;
+        let source = data.join(" ");
+        for part in parts {
+            let folder = work.create_folder(part)?;
+            let mut writer = ShardsWriter::create(&folder, mode, context_length, size, fingerprint, &source)?;
+            if mode == Mode::Pack {
+                writer.push(self.end_of_text.as_slice())?;
+            }
+            self.writers.push(writer);
+        }
+        Ok(())
+    }
+
+    fn resume(&mut self, parts: &[&str], journal: Journal, work: &WorkFolder) -> Result<(), Error> {
+        for (part, written) in parts.iter().zip(journal.writers) {
+            self.writers.push(ShardsWriter::resume(&work.shards().join(part), written)?);
+        }
+        self.documents.resume(&work.scratch(SEEN), Some(journal.documents))?;
+        self.done = PrepareProgress { num_resumed_documents: journal.done.num_documents, ..journal.done };
+        self.lengths = journal.lengths;
+        Ok(())
     }
 
     /// Encodes a batch and writes it.
@@ -321,13 +369,13 @@ impl<'a> Preparation<'a> {
         let writers = self.writers.iter_mut().map(ShardsWriter::sync).collect::<Result<_, _>>()?;
         let documents = self.documents.sync()?;
         let lengths = self.lengths.clone();
-        work.write_journal(&Journal { documents, done: self.done, lengths, writers })?;
+        work.write_journal(JOURNAL, &Journal { documents, done: self.done, lengths, writers })?;
         self.seconds.write += begun.elapsed().as_secs_f64();
         Ok(())
     }
 
     /// Ends the files.
-    fn finish(&mut self) -> Result<PrepareReport, Error> {
+    fn finish(mut self) -> Result<PrepareReport, Error> {
         let begun = Instant::now();
         let least = if self.options.mode == Mode::Pack { 2 } else { self.options.context_length as u64 };
         let num_tokens: Vec<u64> = self.writers.iter().map(ShardsWriter::num_tokens).collect();

@@ -1,30 +1,19 @@
-//! The hidden folder in which shards grow, and the journal that says how far they are.
+//! The hidden folder in which shards grow, and the journals that say how far they are.
 //!
-//! `.NAME.eyas-prepare` stands beside the place `NAME` that the shards are meant for. It is locked by who works in it. Its
-//! journal is replaced in one step after what it tells is durable; a journal of another plan, or one that cannot be read, is
-//! that of work nobody can go on with, and goes with all of it.
+//! `.NAME.eyas-prepare` stands beside the place `NAME` that the shards are meant for. It is locked by who works in it. A
+//! journal is replaced in one step after what it tells is durable; one of another plan, or that cannot be read, is as good as
+//! none.
 
-use super::PrepareProgress;
 use crate::error::Error;
-use crate::shards::{Written, sync_folder};
-use crate::source::ReadSoFar;
+use crate::shards::sync_folder;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-const JOURNAL: &str = "journal.json";
 const LOCK: &str = "lock";
 const SHARDS: &str = "shards";
-
-/// How far a preparation is.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Journal {
-    pub(super) documents: ReadSoFar,
-    pub(super) done: PrepareProgress,
-    pub(super) lengths: Vec<u64>,
-    pub(super) writers: Vec<Written>,
-}
 
 /// The journal as it is written.
 #[derive(Serialize, Deserialize)]
@@ -42,7 +31,7 @@ pub(crate) struct WorkFolder {
 }
 
 impl WorkFolder {
-    /// Opens or creates the folder beside `out`. What it holds of another plan is removed.
+    /// Opens or creates the folder beside `out`.
     ///
     /// # Errors
     /// If another process works in it, or it cannot be written.
@@ -57,11 +46,7 @@ impl WorkFolder {
             Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: out.to_owned() }),
             Err(TryLockError::Error(source)) => return Err(Error::Write { path: lock_path, source }),
         }
-        let work = WorkFolder { path, plan, _lock: lock };
-        if work.journal().is_none() {
-            work.clear()?;
-        }
-        Ok(work)
+        Ok(WorkFolder { path, plan, _lock: lock })
     }
 
     /// The folder that will stand at the place that the shards are meant for.
@@ -74,6 +59,16 @@ impl WorkFolder {
         self.path.join(name)
     }
 
+    /// Removes the shards that were begun.
+    pub(super) fn clear_shards(&self) -> Result<(), Error> {
+        match fs::remove_dir_all(self.shards()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::write(&self.shards())(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Creates the folder of a part of the shards.
     pub(super) fn create_folder(&self, part: &str) -> Result<PathBuf, Error> {
         let folder = self.shards().join(part);
@@ -81,16 +76,16 @@ impl WorkFolder {
         Ok(folder)
     }
 
-    /// How far the work of this plan is; `None` if there is none, or if the shards have gone to their place already.
-    pub(super) fn journal(&self) -> Option<Journal> {
-        let bytes = fs::read(self.path.join(JOURNAL)).ok()?;
-        let entry: Entry<Journal> = serde_json::from_slice(&bytes).ok()?;
-        (entry.plan == self.plan && self.shards().exists()).then_some(entry.journal)
+    /// A journal of this plan; `None` if there is none.
+    pub(super) fn read_journal<J: DeserializeOwned>(&self, name: &str) -> Option<J> {
+        let bytes = fs::read(self.path.join(name)).ok()?;
+        let entry: Entry<J> = serde_json::from_slice(&bytes).ok()?;
+        (entry.plan == self.plan).then_some(entry.journal)
     }
 
-    /// Replaces the journal.
-    pub(super) fn write_journal(&self, journal: &Journal) -> Result<(), Error> {
-        let (path, beside) = (self.path.join(JOURNAL), self.path.join("journal.json.new"));
+    /// Replaces a journal.
+    pub(super) fn write_journal<J: Serialize>(&self, name: &str, journal: &J) -> Result<(), Error> {
+        let (path, beside) = (self.path.join(name), self.path.join(format!("{name}.new")));
         let entry = Entry { plan: self.plan.clone(), journal };
         let journal = serde_json::to_vec(&entry).unwrap_or_default();
         let mut file = File::create(&beside).map_err(Error::write(&beside))?;
@@ -119,7 +114,7 @@ impl WorkFolder {
     }
 
     /// Removes everything but the lock.
-    fn clear(&self) -> Result<(), Error> {
+    pub(super) fn clear(&self) -> Result<(), Error> {
         for entry in fs::read_dir(&self.path).map_err(Error::write(&self.path))? {
             let path = entry.map_err(Error::write(&self.path))?.path();
             if path.file_name().is_some_and(|name| name == LOCK) {

@@ -33,6 +33,8 @@ impl TrainConfig {
             exclude_paths: self.exclude_paths.clone(),
             licenses: self.licenses.clone(),
             skip_duplicates: self.skip_duplicates,
+            skip_near_duplicates: self.skip_near_duplicates,
+            decontaminate: self.decontaminate.clone(),
         };
         SourceOptions { text_field: self.text_field.clone(), raw: self.raw, filters, with_licenses: false }
     }

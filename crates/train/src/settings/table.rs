@@ -105,6 +105,8 @@ settings! {
         min_alphanumeric: f64 = "0.25", "Skip documents with a smaller share of letters and digits";
         skip_generated: bool = "true", "Skip documents that say in their first lines that a program wrote them";
         skip_duplicates: bool = "true", "Skip documents equal to one before";
+        skip_near_duplicates: bool = "false", "Skip documents that are nearly one before, seven tenths of their five-word sequences or more; data are read twice then";
+        decontaminate: Option<PathBuf> = "", "Skip documents that share 13 words in a row with a text in this file or folder: a benchmark that the model is to be measured by";
     }
     "Model" {
         config: String = "gpt2", "Shape of a new model: gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2, or a config.json";

@@ -146,10 +146,13 @@ fn run_prepare(args: &PrepareArgs) -> Outcome {
     let mut bar = Progress::new("prepare");
     let report = prepare(&args.data, &tokenizer, &options, &args.out, &mut |progress| {
         let (documents, bytes) = (format::count(progress.num_documents), format::bytes(progress.num_bytes));
-        bar.tick(&format_args!(
-            "{documents} documents, {bytes}, {} tokens",
-            format::count(progress.num_tokens)
-        ));
+        match progress.is_seeking_duplicates {
+            true => bar.tick(&format_args!("{documents} documents, {bytes} read for near duplicates")),
+            false => bar.tick(&format_args!(
+                "{documents} documents, {bytes}, {} tokens",
+                format::count(progress.num_tokens)
+            )),
+        }
     })?;
     drop(bar);
     let mut output = Output::new();

@@ -28,8 +28,12 @@ pub(super) fn print(output: &mut Output, report: &PrepareReport) -> Outcome {
         lengths(&report.lengths)
     ))?;
     let seconds = &report.seconds;
+    let near = match seconds.near_duplicates {
+        0.0 => String::new(),
+        near => format!("{near:.1} s for near duplicates, "),
+    };
     output.line(format_args!(
-        "time     {:.1} s reading, {:.1} s filtering, {:.1} s encoding, {:.1} s writing",
+        "time     {near}{:.1} s reading, {:.1} s filtering, {:.1} s encoding, {:.1} s writing",
         seconds.read, seconds.filter, seconds.encode, seconds.write
     ))?;
     if report.num_resumed_documents > 0 {

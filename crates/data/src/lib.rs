@@ -4,7 +4,7 @@
 //! nothing of networks; the tokenizer comes from `eyas-token`.
 //!
 //! Reading order: `source` (files to documents), `filter` (which documents are code), `prepare` (documents to shards),
-//! `shards` (the format on disk), `permutation` and `loader` (a position in an epoch to a sample).
+//! `secrets` (what is redacted), `shards` (the format on disk), `permutation` and `loader` (a position in an epoch to a sample).
 
 mod blob;
 mod decontaminate;
@@ -19,6 +19,7 @@ mod loader;
 mod permutation;
 mod prepare;
 mod report;
+pub mod secrets;
 mod shards;
 mod source;
 mod split;

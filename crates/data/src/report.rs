@@ -1,6 +1,7 @@
 //! What was read and what was skipped, counted.
 
 use crate::filter::Reason;
+use crate::secrets::Found;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -39,6 +40,8 @@ pub struct SourceReport {
     pub languages: BTreeMap<String, Count>,
     /// Documents that came out, by licence as far as it was asked for; those of none that is known have no entry.
     pub licenses: BTreeMap<String, Count>,
+    /// Secrets that were replaced, by [`Kind::name`](crate::Kind::name).
+    pub secrets: BTreeMap<String, u64>,
     /// The first few broken rows and unreadable files: `file:line: reason`.
     pub examples: Vec<String>,
 }
@@ -73,6 +76,13 @@ impl SourceReport {
         }
     }
 
+    /// Counts secrets that were replaced in a document that comes out.
+    pub(crate) fn redact(&mut self, found: &[Found]) {
+        for found in found {
+            *self.secrets.entry(found.kind.name().to_owned()).or_default() += 1;
+        }
+    }
+
     pub(crate) fn example(&mut self, text: impl FnOnce() -> String) {
         if self.examples.len() < MAX_EXAMPLES {
             self.examples.push(text());
@@ -93,6 +103,10 @@ impl fmt::Display for SourceReport {
             .collect();
         if !skipped.is_empty() {
             write!(f, "; skipped {}", skipped.join(", "))?;
+        }
+        let num_secrets: u64 = self.secrets.values().sum();
+        if num_secrets > 0 {
+            write!(f, "; replaced {num_secrets} secrets and addresses")?;
         }
         if !self.examples.is_empty() {
             write!(f, " ({})", self.examples.join("; "))?;

@@ -10,6 +10,7 @@ use crate::filter::{Filters, Judge, LicenseFiles, Reason, is_license_name, of_he
 use crate::jsonl::{Line, MAX_LINE_BYTES, Row, read_line};
 use crate::language::Language;
 use crate::report::SourceReport;
+use crate::secrets::{Found, redact};
 use crate::split::path_hash;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -59,13 +60,16 @@ pub struct SourceOptions {
     pub raw: bool,
     /// Which documents are taken.
     pub filters: Filters,
+    /// Leave secrets as they are: keys, tokens, passwords and e-mail addresses, which are else replaced by placeholders.
+    pub keep_secrets: bool,
     /// Find out each document's licence, though no filter asks for it.
     pub with_licenses: bool,
 }
 
 impl Default for SourceOptions {
     fn default() -> Self {
-        SourceOptions { text_field: None, raw: false, filters: Filters::default(), with_licenses: false }
+        let filters = Filters::default();
+        SourceOptions { text_field: None, raw: false, filters, keep_secrets: false, with_licenses: false }
     }
 }
 
@@ -171,6 +175,7 @@ enum Outcome {
     Document {
         document: Document,
         hash: [u8; 16],
+        secrets: Vec<Found>,
     },
     /// Why, how many bytes, and where and what exactly if that helps.
     Skipped(Reason, u64, Option<String>),
@@ -384,7 +389,7 @@ impl Documents {
     fn take(&mut self, outcome: Outcome) -> Result<(), Error> {
         let report = &mut self.report;
         match outcome {
-            Outcome::Document { document, hash } => {
+            Outcome::Document { document, hash, secrets } => {
                 let num_bytes = document.text.len() as u64;
                 if self.filters.skip_duplicates && !seen(&mut self.seen, &mut self.scratch)?.insert(hash)? {
                     report.skip(Reason::Duplicate, num_bytes);
@@ -397,6 +402,7 @@ impl Documents {
                     return Ok(());
                 }
                 let license = document.license.as_deref();
+                report.redact(&secrets);
                 report.take(num_bytes, document.language.map(Language::name), license);
                 self.ready.push_back(document);
             }
@@ -607,7 +613,15 @@ fn look_at(raw: Raw, options: &SourceOptions, judge: &Judge) -> Outcome {
     if let Some(reason) = judge.check(&document) {
         return Outcome::Skipped(reason, num_bytes, None);
     }
+    let mut secrets = Vec::new();
+    if !options.raw && !options.keep_secrets {
+        let redacted = redact(&document.text);
+        secrets = redacted.found;
+        if !secrets.is_empty() {
+            document.text = redacted.text.into_owned();
+        }
+    }
     let hash = blake3::hash(document.text.as_bytes());
     let hash = std::array::from_fn(|i| hash.as_bytes()[i]);
-    Outcome::Document { document, hash }
+    Outcome::Document { document, hash, secrets }
 }

@@ -36,7 +36,13 @@ impl TrainConfig {
             skip_near_duplicates: self.skip_near_duplicates,
             decontaminate: self.decontaminate.clone(),
         };
-        SourceOptions { text_field: self.text_field.clone(), raw: self.raw, filters, with_licenses: false }
+        SourceOptions {
+            text_field: self.text_field.clone(),
+            raw: self.raw,
+            filters,
+            keep_secrets: self.keep_secrets,
+            with_licenses: false,
+        }
     }
 
     /// How documents are turned round, if they are.

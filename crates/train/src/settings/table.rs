@@ -94,6 +94,7 @@ settings! {
     "Documents" {
         text_field: Option<String> = "", "Field of the text in rows; by default `content`, then `text`";
         raw: bool = "false", "Take every document as it is, whatever the settings below say";
+        keep_secrets: bool = "false", "Leave keys, tokens, passwords and e-mail addresses as they are, instead of `<KEY>`, `<PASSWORD>` and `<EMAIL>`";
         keywords: Vec<String> = "", "Take only documents that hold one of these words; the course's are pandas, sklearn, matplotlib and seaborn";
         languages: Vec<String> = "", "Take only documents in these languages, told by file name or `#!` line: python, rust, c++, ...";
         include_paths: Vec<String> = "", "Take only documents whose path matches one of these patterns: `*.py`, `src/**`, ...";

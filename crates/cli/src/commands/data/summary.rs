@@ -19,6 +19,15 @@ pub(super) fn print(output: &mut Output, report: &PrepareReport) -> Outcome {
         count(source.num_documents + source.num_skipped())
     ))?;
     skipped(output, source)?;
+    if !source.secrets.is_empty() {
+        let mut kinds: Vec<_> = source.secrets.iter().collect();
+        kinds.sort_by_key(|(name, many)| (std::cmp::Reverse(**many), *name));
+        let kinds: Vec<String> = kinds
+            .iter()
+            .map(|(name, many)| format!("{} {}", count(**many), name.replace('_', " ")))
+            .collect();
+        output.line(format_args!("replaced {}", kinds.join(", ")))?;
+    }
     largest(output, "language", &source.languages, source.num_bytes)?;
     largest(output, "licence", &source.licenses, source.num_bytes)?;
     let per_token = source.num_bytes as f64 / report.num_encoded_tokens.max(1) as f64;

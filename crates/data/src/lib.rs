@@ -3,17 +3,17 @@
 //! Owns everything between files of code and batches of token ids. Streams: a corpus is never held in memory. Knows
 //! nothing of networks; the tokenizer comes from `eyas-token`.
 //!
-//! Reading order: `source` (files to documents), `filter` (which documents are code), `prepare` (documents to shards),
-//! `shards` (the format on disk), `permutation` and `loader` (a position in an epoch to a sample).
+//! Reading order: `source` (files to documents), `read` (rows of datasets), `filter` (which documents are code),
+//! `prepare` (documents to shards), `shards` (the format on disk), `permutation` and `loader` (a position in an epoch to a sample).
 
 mod blob;
 mod error;
 mod eval;
 mod filter;
-mod jsonl;
 mod loader;
 mod permutation;
 mod prepare;
+mod read;
 mod report;
 mod shards;
 mod source;
@@ -25,5 +25,5 @@ pub use loader::{IGNORE, Loader};
 pub use prepare::{PrepareOptions, PrepareProgress, PrepareReport, prepare};
 pub use report::SourceReport;
 pub use shards::{Mode, Shards, ShardsWriter, is_shards};
-pub use source::{Document, Documents, SourceOptions};
+pub use source::{Document, Documents, OnError, SourceOptions};
 pub use split::{is_validation, path_hash};

@@ -30,15 +30,17 @@ pub struct SourceReport {
     pub skipped_unreadable: u64,
     /// Documents equal to one before.
     pub skipped_duplicates: u64,
-    /// Lines of a .jsonl that are not JSON objects, or lack the text field, or hold something else there.
+    /// Rows that are not JSON objects, or lack the text field, or hold something else there.
     pub skipped_broken_lines: u64,
-    /// The first few broken lines and unreadable files: `file:line: reason`.
+    /// Files of rows that are damaged; what they had before the damage came out.
+    pub skipped_broken_files: u64,
+    /// The first few broken rows and files, and unreadable files: `file:line: reason`.
     pub examples: Vec<String>,
 }
 
 impl SourceReport {
     /// Every reason with its count, in words.
-    pub fn skipped(&self) -> [(&'static str, u64); 11] {
+    pub fn skipped(&self) -> [(&'static str, u64); 12] {
         [
             ("not source code by name", self.skipped_other),
             ("binary", self.skipped_binary),
@@ -51,6 +53,7 @@ impl SourceReport {
             ("unreadable", self.skipped_unreadable),
             ("exact duplicates", self.skipped_duplicates),
             ("broken lines", self.skipped_broken_lines),
+            ("broken files", self.skipped_broken_files),
         ]
     }
 

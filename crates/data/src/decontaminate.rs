@@ -6,18 +6,20 @@
 //! in half of all code, so such texts are counted and not looked for.
 //!
 //! A benchmark is a file or a folder of them. Every string `prompt`, `canonical_solution`, `content` and `text` in a row
-//! of a .jsonl is a text, and every other file is one. The texts are not kept: a run of words is a hash of 128 bits
+//! of a .jsonl, which may be compressed, is a text, and every other file is one. The texts are not kept: a run of words is a hash of 128 bits
 //! (`duplicates::words`), which no other run of words has.
 
+use crate::blob::LocalFile;
 use crate::duplicates::words::{CASELESS, MAX_ROLLING, Rolling, Words};
 use crate::error::Error;
-use crate::jsonl::{Line, MAX_LINE_BYTES, read_line};
+use crate::read::{MAX_ROW_BYTES, RawRow, Rows, is_rows};
 use serde::Deserialize;
 use std::collections::HashSet;
 use std::fs::File;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Words in a row that are no coincidence.
 const GRAM_WORDS: usize = 13;
@@ -117,14 +119,15 @@ impl Decontaminator {
 
     fn load_file(&mut self, path: &Path) -> Result<(), Error> {
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
         match extension.as_str() {
-            "jsonl" | "ndjson" | "json" => self.load_rows(path),
-            "gz" | "zst" | "bz2" | "xz" | "zip" | "parquet" => Err(Error::Benchmark {
+            "bz2" | "xz" | "zip" | "parquet" => Err(Error::Benchmark {
                 place: path.display().to_string(),
-                expected: "text or .jsonl",
+                expected: "text, or .jsonl, which may be compressed with gzip or zstd",
                 found: format!("a .{extension} file"),
-                hint: "unpack it first",
+                hint: "unpack or convert it first",
             }),
+            _ if is_rows(&name) => self.load_rows(path),
             _ => self.load_text(path),
         }
     }
@@ -140,10 +143,10 @@ impl Decontaminator {
         let mut bytes = Vec::new();
         File::open(path)
             .map_err(read)?
-            .take(MAX_LINE_BYTES as u64 + 1)
+            .take(MAX_ROW_BYTES as u64 + 1)
             .read_to_end(&mut bytes)
             .map_err(read)?;
-        if bytes.len() > MAX_LINE_BYTES {
+        if bytes.len() > MAX_ROW_BYTES {
             return Err(wrong("more".to_owned()));
         }
         let text = String::from_utf8(bytes)
@@ -152,34 +155,31 @@ impl Decontaminator {
     }
 
     fn load_rows(&mut self, path: &Path) -> Result<(), Error> {
-        let read = |source| Error::Read { path: path.to_owned(), source };
-        let mut input = BufReader::new(File::open(path).map_err(read)?);
-        let mut number = 0u64;
-        while let Some(line) = read_line(&mut input).map_err(read)? {
-            number += 1;
-            let place = || format!("{}:{number}", path.display());
-            let wrong = |found: String| Error::Benchmark {
-                place: place(),
+        let mut rows = Rows::open(Arc::new(LocalFile::open(path)?), None)?;
+        while let Some(row) = rows.next()? {
+            let wrong = |place: String, found: String| Error::Benchmark {
+                place,
                 expected: "a JSON object with a text in `prompt`, `canonical_solution`, `content` or `text`",
                 found,
                 hint: "give one such object a line",
             };
-            let line = match line {
-                Line::Bytes(line) if line.trim_ascii().is_empty() => continue,
-                Line::Bytes(line) => line,
-                Line::TooLong => return Err(wrong(format!("more than {} MiB", MAX_LINE_BYTES >> 20))),
+            let (name, bytes) = match row {
+                RawRow::Json { name, bytes, .. } => (name, bytes),
+                RawRow::Broken { reason, .. } => return Err(wrong(reason, "none".to_owned())),
+                RawRow::Fields { name, .. } => return Err(wrong(name, "a column".to_owned())),
             };
             // Serde would take a list for the fields in their order.
-            if !line.trim_ascii_start().starts_with(b"{") {
-                return Err(wrong("something else".to_owned()));
+            if !bytes.trim_ascii_start().starts_with(b"{") {
+                return Err(wrong(name, "something else".to_owned()));
             }
-            let row: Row = serde_json::from_slice(&line).map_err(|error| wrong(error.to_string()))?;
+            let row: Row =
+                serde_json::from_slice(&bytes).map_err(|error| wrong(name.clone(), error.to_string()))?;
             let texts = [row.prompt, row.canonical_solution, row.content, row.text];
             if texts.iter().all(Option::is_none) {
-                return Err(wrong("none of them".to_owned()));
+                return Err(wrong(name, "none of them".to_owned()));
             }
             for text in texts.iter().flatten() {
-                self.add(text, &place)?;
+                self.add(text, &|| name.clone())?;
             }
         }
         Ok(())
@@ -325,7 +325,7 @@ mod tests {
             (vec![("a.json", b"[\"w\", \"x\", \"y\", \"z\"]")], ["a.json:1", "one such object a line"]),
             (vec![("a.jsonl", b"{\"prompt\":")], ["a.jsonl:1", "EOF"]),
             (vec![("a.txt", good.as_bytes()), ("b.txt", b"ab\xff")], ["b.txt", "other bytes at 2"]),
-            (vec![("a.jsonl.gz", b"\x1f\x8b")], ["a.jsonl.gz", "unpack"]),
+            (vec![("a.jsonl.xz", b"\xfd7zXZ")], ["a.jsonl.xz", "unpack"]),
             (vec![("a.txt", b"one two three"), (".hidden", good.as_bytes())], ["8 words", "1 texts"]),
             (vec![], ["8 words", "0 texts"]),
         ] {

@@ -23,7 +23,10 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The argument names nothing that exists.
-    #[error("no data at `{data}`: expected a folder of source code or a .jsonl file (or a glob of them)")]
+    #[error(
+        "no data at `{data}`: expected a folder of source code, or a file (or a glob) of .jsonl, .jsonl.gz, .jsonl.zst \
+         or .parquet"
+    )]
     NotFound {
         /// The argument.
         data: String,
@@ -37,6 +40,24 @@ pub enum Error {
         kind: &'static str,
         /// What to do instead.
         hint: &'static str,
+    },
+    /// A file of rows is damaged, or was cut or changed while it was read. What came before is good.
+    #[error("{name}{} {reason}", place(*offset, *text_offset))]
+    BrokenFile {
+        /// The file.
+        name: String,
+        /// The byte of the file at which this was noticed, where that is known.
+        offset: Option<u64>,
+        /// The same in what it decompresses to.
+        text_offset: Option<u64>,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A row is not one, and broken rows are not to be skipped.
+    #[error("{reason}; hint: repair or remove the row, or skip broken ones")]
+    BrokenRow {
+        /// The row and what is wrong with it.
+        reason: String,
     },
     /// Nothing usable was found.
     #[error("no usable document in {}: {report}", data.join(", "))]
@@ -164,5 +185,15 @@ impl Error {
     /// A file or folder that could not be written.
     pub(crate) fn write(path: &Path) -> impl Fn(std::io::Error) -> Error {
         move |source| Error::Write { path: path.to_owned(), source }
+    }
+}
+
+/// Where a file is broken, in words.
+fn place(offset: Option<u64>, text_offset: Option<u64>) -> String {
+    match (offset, text_offset) {
+        (Some(offset), Some(text)) => format!(", at byte {offset} (byte {text} decompressed),"),
+        (Some(offset), None) => format!(", at byte {offset},"),
+        (None, Some(text)) => format!(", at byte {text} of its text,"),
+        (None, None) => String::new(),
     }
 }

@@ -3,8 +3,9 @@
 //! Owns everything between files of code and batches of token ids. Streams: a corpus is never held in memory. Knows
 //! nothing of networks; the tokenizer comes from `eyas-token`.
 //!
-//! Reading order: `source` (files to documents), `filter` (which documents are code), `prepare` (documents to shards),
-//! `secrets` (what is redacted), `shards` (the format on disk), `permutation` and `loader` (a position in an epoch to a sample).
+//! Reading order: `source` (files to documents), `read` (rows of datasets), `filter` (which documents are taken), `secrets`
+//! (what is redacted), `duplicates`, `prepare` (documents to shards), `shards` (the format on disk), `permutation` and `loader`
+//! (a position in an epoch to a sample).
 
 mod blob;
 mod decontaminate;
@@ -13,11 +14,11 @@ mod error;
 mod eval;
 mod filter;
 mod fim;
-mod jsonl;
 mod language;
 mod loader;
 mod permutation;
 mod prepare;
+mod read;
 mod report;
 pub mod secrets;
 mod shards;
@@ -35,5 +36,5 @@ pub use loader::{IGNORE, Loader};
 pub use prepare::{PrepareOptions, PrepareProgress, PrepareReport, Seconds, prepare};
 pub use report::{Count, SourceReport};
 pub use shards::{Mode, Shards, is_shards};
-pub use source::{Document, Documents, SourceOptions};
+pub use source::{Document, Documents, OnError, SourceOptions};
 pub use split::{is_validation, path_hash};

@@ -42,7 +42,7 @@ pub struct SourceReport {
     pub licenses: BTreeMap<String, Count>,
     /// Secrets that were replaced, by [`Kind::name`](crate::Kind::name).
     pub secrets: BTreeMap<String, u64>,
-    /// The first few broken rows and unreadable files: `file:line: reason`.
+    /// The first few broken rows and files, and unreadable files: `file:line: reason`.
     pub examples: Vec<String>,
 }
 
@@ -60,6 +60,11 @@ impl SourceReport {
     /// Counts something that is skipped.
     pub(crate) fn skip(&mut self, reason: Reason, num_bytes: u64) {
         self.skipped.entry(reason.name().to_owned()).or_default().add(num_bytes);
+    }
+
+    /// Counts things of unknown size that are skipped.
+    pub(crate) fn skip_many(&mut self, reason: Reason, num_documents: u64) {
+        self.skipped.entry(reason.name().to_owned()).or_default().num_documents += num_documents;
     }
 
     /// Counts a document that comes out.

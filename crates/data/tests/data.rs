@@ -123,8 +123,9 @@ fn errors_say_what_and_where() {
     };
     assert!(error("no/such/place").contains("no data at `no/such/place`"));
     assert!(error("hub:a/b").contains("a dataset of the hub"));
-    assert!(error("x.jsonl.gz").contains("decompress it first"));
-    assert!(error("x.parquet").contains("convert it to .jsonl"));
+    assert!(error("x.py.gz").contains("decompress it first"));
+    assert!(error("x.jsonl.xz").contains("compress it with zstd or gzip"));
+    assert!(error("x.jsonl.gz").contains("no data at `x.jsonl.gz`"));
     let empty = tempfile::tempdir().expect("folder");
     assert!(error(&text(empty.path())).contains("no usable document"));
     let ignored = error(&text(&write(empty.path(), "x.c", b"\0\0")));

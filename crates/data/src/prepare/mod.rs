@@ -264,7 +264,7 @@ impl<'a> Preparation<'a> {
         }
         match journal {
             Some(journal) => self.resume(parts, journal, work)?,
-            None => self.begin(data, parts, work)?,
+            None => self.begin(parts, work)?,
         }
         let mut durable = self.done.num_encoded_tokens;
         loop {
@@ -286,12 +286,12 @@ impl<'a> Preparation<'a> {
         self.finish()
     }
 
-    fn begin(&mut self, data: &[String], parts: &[&str], work: &WorkFolder) -> Result<(), Error> {
+    fn begin(&mut self, parts: &[&str], work: &WorkFolder) -> Result<(), Error> {
         work.clear_shards()?;
         self.documents.resume(&work.scratch(SEEN), None)?;
         let (size, fingerprint) = (self.tokenizer.vocab_size(), self.tokenizer.fingerprint());
         let PrepareOptions { mode, context_length, .. } = *self.options;
-        let source = data.join(" ");
+        let source = self.documents.origins().join(" ");
         for part in parts {
             let folder = work.create_folder(part)?;
             let mut writer = ShardsWriter::create(&folder, mode, context_length, size, fingerprint, &source)?;

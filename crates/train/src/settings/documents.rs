@@ -42,6 +42,7 @@ impl TrainConfig {
             filters,
             keep_secrets: self.keep_secrets,
             with_licenses: false,
+            on_error: self.on_error,
         }
     }
 

@@ -3,7 +3,7 @@
 use super::value::{DecayType, Kind, OptimizerKind, Raw, SaveStrategy, SchedulerType, Strategy, Value};
 use crate::best::Metric;
 use crate::error::Error;
-use eyas_data::Mode;
+use eyas_data::{Mode, OnError};
 use serde_json::{Map, Value as Json};
 use std::path::PathBuf;
 
@@ -94,6 +94,7 @@ settings! {
     "Documents" {
         text_field: Option<String> = "", "Field of the text in rows; by default `content`, then `text`";
         raw: bool = "false", "Take every document as it is, whatever the settings below say";
+        on_error: OnError = "skip", "What becomes of broken rows and files: skip, they are counted and passed over; fail, they end the command";
         keep_secrets: bool = "false", "Leave keys, tokens, passwords and e-mail addresses as they are, instead of `<KEY>`, `<PASSWORD>` and `<EMAIL>`";
         keywords: Vec<String> = "", "Take only documents that hold one of these words; the course's are pandas, sklearn, matplotlib and seaborn";
         languages: Vec<String> = "", "Take only documents in these languages, told by file name or `#!` line: python, rust, c++, ...";

@@ -5,7 +5,7 @@
 //! file is refused as transformers would.
 
 use crate::best::Metric;
-use eyas_data::Mode;
+use eyas_data::{Mode, OnError};
 use serde_json::{Value as Json, json};
 use std::path::PathBuf;
 use toml::de::DeValue;
@@ -277,6 +277,8 @@ choice!(SchedulerType {
     SchedulerType::ConstantWithWarmup = "constant_with_warmup",
     SchedulerType::WarmupStableDecay = "warmup_stable_decay",
 });
+
+choice!(OnError { OnError::Skip = "skip", OnError::Fail = "fail" });
 
 /// How `warmup_stable_decay` ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

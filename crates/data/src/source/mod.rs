@@ -1,23 +1,28 @@
-//! Files to documents: folders of code and .jsonl files, mixed freely, in an order that depends on names alone.
+//! Files to documents: folders of code and files of rows, mixed freely, in an order that depends on names alone.
 //!
 //! The trick: raw items are read in batches of bounded size, one after the other; parsing, filters and hashes of a batch
 //! run in parallel; duplicates are then dropped in order. So memory is bounded and the result does not depend on the
 //! number of threads.
 
+mod find;
+mod item;
+
+use crate::blob::LocalFile;
 use crate::duplicates::{NearDuplicates, Seen};
 use crate::error::Error;
-use crate::filter::{Filters, Judge, LicenseFiles, Reason, is_license_name, of_header, text_of};
-use crate::jsonl::{Line, MAX_LINE_BYTES, Row, read_line};
+use crate::filter::{Filters, Judge, LicenseFiles, Reason};
 use crate::language::Language;
+use crate::read::{RawRow, Rows};
 use crate::report::SourceReport;
-use crate::secrets::{Found, redact};
 use crate::split::path_hash;
+use find::{Found, Source};
+use item::{Outcome, Raw};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, UNIX_EPOCH};
 use tempfile::TempDir;
@@ -30,11 +35,11 @@ const BATCH_ITEMS: usize = 4096;
 /// Memory for hashes of documents; more of them go to disk.
 const SEEN_BYTES: usize = 64 << 20;
 
-/// A document: a file, or a row of a .jsonl.
+/// A document: a file, or a row of a dataset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Document {
     /// A stable name: the path relative to the folder it came from; `repo_name/path`, `path` or `file.jsonl:line` for a
-    /// row.
+    /// row, whether the file is compressed or not.
     pub path: String,
     /// The text.
     pub text: String,
@@ -64,13 +69,32 @@ pub struct SourceOptions {
     pub keep_secrets: bool,
     /// Find out each document's licence, though no filter asks for it.
     pub with_licenses: bool,
+    /// What becomes of rows and files that are broken.
+    pub on_error: OnError,
 }
 
 impl Default for SourceOptions {
     fn default() -> Self {
-        let filters = Filters::default();
-        SourceOptions { text_field: None, raw: false, filters, keep_secrets: false, with_licenses: false }
+        SourceOptions {
+            text_field: None,
+            raw: false,
+            filters: Filters::default(),
+            keep_secrets: false,
+            with_licenses: false,
+            on_error: OnError::Skip,
+        }
     }
+}
+
+/// What becomes of a row that is none, or a file that is damaged or cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// It is counted, with an example, and reading goes on behind it: behind the row, or with the next file.
+    #[default]
+    Skip,
+    /// It is an error, after all documents before it.
+    Fail,
 }
 
 impl SourceOptions {
@@ -83,6 +107,7 @@ impl SourceOptions {
 /// Documents, one after the other.
 pub struct Documents {
     data: Vec<String>,
+    origins: Vec<String>,
     options: SourceOptions,
     filters: Filters,
     judge: Judge,
@@ -101,31 +126,27 @@ pub struct Documents {
     num_sources: u64,
     seconds: Seconds,
     finished: bool,
+    /// What ended it, told after the documents that are ready.
+    failed: Option<Error>,
 }
 
-/// What is still to be read.
-enum Source {
-    File { path: PathBuf, name: String },
-    Rows(PathBuf),
-}
-
-/// A .jsonl that is being read.
+/// A file of rows that is being read.
 struct OpenRows {
-    path: PathBuf,
-    input: BufReader<File>,
-    line: u64,
+    rows: Rows,
+    /// Rows that came out, broken ones among them.
+    num_rows: u64,
 }
 
 impl OpenRows {
-    fn new(path: &Path) -> Result<Self, Error> {
-        let file = File::open(path).map_err(Error::read(path))?;
-        Ok(OpenRows { path: path.to_owned(), input: BufReader::with_capacity(1 << 20, file), line: 0 })
+    fn new(path: &Path, text_field: Option<&str>) -> Result<Self, Error> {
+        let rows = Rows::open(Arc::new(LocalFile::open(path)?), text_field)?;
+        Ok(OpenRows { rows, num_rows: 0 })
     }
 
-    fn next(&mut self) -> Result<Option<Line>, Error> {
-        let line = read_line(&mut self.input).map_err(Error::read(&self.path))?;
-        self.line += u64::from(line.is_some());
-        Ok(line)
+    fn next(&mut self) -> Result<Option<RawRow>, Error> {
+        let row = self.rows.next()?;
+        self.num_rows += u64::from(row.is_some());
+        Ok(row)
     }
 }
 
@@ -163,39 +184,20 @@ struct Seconds {
     filter: f64,
 }
 
-/// Something read but not yet looked at.
-enum Raw {
-    File { name: String, bytes: Vec<u8>, license: Option<Arc<str>> },
-    Row { name: String, bytes: Vec<u8> },
-    Skipped(Outcome),
-}
-
-/// What became of a raw item.
-enum Outcome {
-    Document {
-        document: Document,
-        hash: [u8; 16],
-        secrets: Vec<Found>,
-    },
-    /// Why, how many bytes, and where and what exactly if that helps.
-    Skipped(Reason, u64, Option<String>),
-}
-
 impl Documents {
-    /// Finds the files of `data`, each a folder, a source file, a .jsonl or a glob of them. Reading happens later.
+    /// Finds the files of `data`, each a folder, a source file, a file of rows or a glob of them. Reading happens later.
     ///
     /// # Errors
     /// If an argument names nothing, or a kind of source that is not read.
     pub fn open(data: &[String], options: &SourceOptions) -> Result<Self, Error> {
-        let mut report = SourceReport::default();
-        let (mut pending, mut licenses) = (VecDeque::new(), LicenseFiles::default());
         let filters = options.filters();
         let judge = Judge::new(&filters)?;
-        for argument in data {
-            find(argument, &mut pending, &mut licenses, &mut report)?;
-        }
+        let mut found = Found::default();
+        data.iter().try_for_each(|argument| found.add(argument))?;
+        let Found { sources: pending, licenses, report, origins } = found;
         Ok(Documents {
             data: data.to_vec(),
+            origins,
             options: options.clone(),
             filters,
             judge,
@@ -211,11 +213,12 @@ impl Documents {
             num_sources: 0,
             seconds: Seconds::default(),
             finished: false,
+            failed: None,
         })
     }
 
     /// Reads files in the order of their paths' hashes, so that wherever reading ends, what came is a sample spread over
-    /// all of them. Files whose name `keep` refuses are not read. Rows of a .jsonl come last, in their own order.
+    /// all of them. Files whose name `keep` refuses are not read. Rows come last, in their own order.
     #[must_use]
     pub fn spread(mut self, keep: impl Fn(&str) -> bool) -> Self {
         let num_found = self.pending.len();
@@ -245,7 +248,7 @@ impl Documents {
     pub(crate) fn sync(&mut self) -> Result<ReadSoFar, Error> {
         Ok(ReadSoFar {
             num_sources: self.num_sources,
-            num_rows: self.open.as_ref().map(|rows| rows.line),
+            num_rows: self.open.as_ref().map(|rows| rows.num_rows),
             num_seen: self.sync_seen()?,
             new: self.new,
             report: self.report.clone(),
@@ -282,8 +285,9 @@ impl Documents {
         self.seen = Some(Seen::resume(dir, SEEN_BYTES, so_far.num_seen)?);
         let last = so_far.num_rows.and(self.pending.get(so_far.num_sources.saturating_sub(1) as usize));
         if let Some(Source::Rows(path)) = last {
-            let mut rows = OpenRows::new(path)?;
-            while so_far.num_rows.is_some_and(|num_rows| rows.line < num_rows) && rows.next()?.is_some() {}
+            let mut rows = OpenRows::new(path, self.options.text_field.as_deref())?;
+            while so_far.num_rows.is_some_and(|num_rows| rows.num_rows < num_rows) && rows.next()?.is_some() {
+            }
             self.open = Some(rows);
         }
         self.pending.drain(..(so_far.num_sources as usize).min(self.pending.len()));
@@ -296,7 +300,7 @@ impl Documents {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.judge.fingerprint().to_le_bytes());
         for source in &self.pending {
-            let (Source::File { path, .. } | Source::Rows(path)) = source;
+            let path = source.path();
             let metadata = path.metadata().ok();
             let size = metadata.as_ref().map(std::fs::Metadata::len);
             let modified = metadata.and_then(|metadata| metadata.modified().ok());
@@ -305,6 +309,11 @@ impl Documents {
             hasher.update(format!("{path:?} {size:?} {nanos:?}\n").as_bytes());
         }
         *hasher.finalize().as_bytes()
+    }
+
+    /// Each argument, a git repository with its commit.
+    pub(crate) fn origins(&self) -> &[String] {
+        &self.origins
     }
 
     /// Seconds that reading was waited for, and that parsing and filtering took.
@@ -328,66 +337,66 @@ impl Documents {
     /// Reads and filters the next batch. False at the end.
     fn refill(&mut self) -> Result<bool, Error> {
         let begun = Instant::now();
-        let raw = self.read_batch()?;
+        let raw = self.read_batch();
         self.seconds.read += begun.elapsed().as_secs_f64();
         if raw.is_empty() {
             return Ok(false);
         }
         let begun = Instant::now();
         let (options, judge) = (&self.options, &self.judge);
-        let outcomes: Vec<Outcome> = raw.into_par_iter().map(|raw| look_at(raw, options, judge)).collect();
-        for outcome in outcomes {
-            self.take(outcome)?;
-        }
+        let outcomes: Vec<Outcome> = raw.into_par_iter().map(|raw| raw.look_at(options, judge)).collect();
+        outcomes.into_iter().try_for_each(|outcome| self.take(outcome))?;
         self.seconds.filter += begun.elapsed().as_secs_f64();
         Ok(true)
     }
 
-    fn read_batch(&mut self) -> Result<Vec<Raw>, Error> {
+    fn read_batch(&mut self) -> Vec<Raw> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while bytes < BATCH_BYTES && batch.len() < BATCH_ITEMS {
-            if let Some(rows) = &mut self.open {
-                let Some(line) = rows.next()? else {
-                    self.open = None;
-                    continue;
-                };
-                let name = format!("{}:{}", rows.path.file_name().unwrap_or_default().display(), rows.line);
-                match line {
-                    // A blank line is no row; most tools leave one at the end.
-                    Line::Bytes(line) if line.trim_ascii().is_empty() => {}
-                    Line::Bytes(line) => {
-                        bytes += line.len();
-                        batch.push(Raw::Row { name, bytes: line });
+            let raw = match &mut self.open {
+                Some(rows) => match rows.next() {
+                    Ok(Some(row)) => Raw::Row(row),
+                    Ok(None) => {
+                        self.open = None;
+                        continue;
                     }
-                    Line::TooLong => {
-                        let reason = format!("{name}: longer than {} MB", MAX_LINE_BYTES >> 20);
-                        batch.push(Raw::Skipped(Outcome::Skipped(Reason::BrokenRow, 0, Some(reason))));
+                    Err(error) => {
+                        self.open = None;
+                        Raw::Done(Outcome::BrokenFile(error))
                     }
-                }
-                continue;
-            }
-            let next = self.pending.pop_front();
-            self.num_sources += u64::from(next.is_some());
-            match next {
-                None => break,
-                Some(Source::Rows(path)) => {
-                    self.open = Some(OpenRows::new(&path)?);
-                }
-                Some(Source::File { path, name }) => {
-                    let raw = self.read_file(&path, name);
-                    if let Raw::File { bytes: content, .. } = &raw {
-                        bytes += content.len();
-                    }
-                    batch.push(raw);
-                }
-            }
+                },
+                None => match self.begin_source() {
+                    None => break,
+                    Some(None) => continue,
+                    Some(Some(raw)) => raw,
+                },
+            };
+            bytes += raw.num_bytes();
+            batch.push(raw);
         }
-        Ok(batch)
+        batch
+    }
+
+    /// Takes the next source: a file is an item, rows are opened. `None` if there is no source left.
+    fn begin_source(&mut self) -> Option<Option<Raw>> {
+        let source = self.pending.pop_front()?;
+        self.num_sources += 1;
+        match source {
+            Source::File { path, name } => Some(Some(self.read_file(&path, name))),
+            Source::Rows(path) => match OpenRows::new(&path, self.options.text_field.as_deref()) {
+                Ok(rows) => {
+                    self.open = Some(rows);
+                    Some(None)
+                }
+                Err(error) => Some(Some(Raw::Done(Outcome::BrokenFile(error)))),
+            },
+        }
     }
 
     /// Counts an outcome, and keeps a document that is new.
     fn take(&mut self, outcome: Outcome) -> Result<(), Error> {
         let report = &mut self.report;
+        let fail = self.options.on_error == OnError::Fail;
         match outcome {
             Outcome::Document { document, hash, secrets } => {
                 let num_bytes = document.text.len() as u64;
@@ -406,9 +415,21 @@ impl Documents {
                 report.take(num_bytes, document.language.map(Language::name), license);
                 self.ready.push_back(document);
             }
-            Outcome::Skipped(reason, num_bytes, example) => {
-                report.skip(reason, num_bytes);
-                example.into_iter().for_each(|text| report.example(|| text));
+            Outcome::Skipped { reason, num_bytes } => report.skip(reason, num_bytes),
+            Outcome::Broken { reason, .. } if fail => return Err(Error::BrokenRow { reason }),
+            Outcome::Broken { reason, num_rows } => {
+                report.skip_many(Reason::BrokenRow, num_rows);
+                report.example(|| reason);
+            }
+            Outcome::BrokenFile(error) if fail => return Err(error),
+            Outcome::BrokenFile(error) => {
+                report.skip(Reason::BrokenFile, 0);
+                report.example(|| error.to_string());
+            }
+            Outcome::Unreadable(path, source) if fail => return Err(Error::Read { path, source }),
+            Outcome::Unreadable(path, error) => {
+                report.skip(Reason::Unreadable, 0);
+                report.example(|| format!("{}: {error}", path.display()));
             }
         }
         Ok(())
@@ -420,10 +441,8 @@ impl Documents {
             0 => u64::MAX,
             limit => limit,
         };
-        let unreadable = |error: std::io::Error| {
-            let example = format!("{}: {error}", path.display());
-            Raw::Skipped(Outcome::Skipped(Reason::Unreadable, 0, Some(example)))
-        };
+        let unreadable = |error: std::io::Error| Raw::Done(Outcome::Unreadable(path.to_owned(), error));
+        let skipped = |reason, num_bytes| Raw::Done(Outcome::Skipped { reason, num_bytes });
         let file = match File::open(path) {
             Ok(file) => file,
             Err(error) => return unreadable(error),
@@ -435,11 +454,11 @@ impl Documents {
         let num_bytes = bytes.len() as u64;
         if num_bytes > limit {
             let num_bytes = path.metadata().map_or(num_bytes, |metadata| metadata.len());
-            return Raw::Skipped(Outcome::Skipped(Reason::TooLarge, num_bytes, None));
+            return skipped(Reason::TooLarge, num_bytes);
         }
         // A file without an extension is code if it begins as a script does.
         if Language::of_path(&name).is_none() && path.extension().is_none() && !bytes.starts_with(b"#!") {
-            return Raw::Skipped(Outcome::Skipped(Reason::NotCode, num_bytes, None));
+            return skipped(Reason::NotCode, num_bytes);
         }
         let is_wanted = self.options.with_licenses || self.judge.needs_licenses();
         let license = is_wanted.then(|| self.licenses.of(path)).flatten();
@@ -452,21 +471,18 @@ impl Iterator for Documents {
 
     fn next(&mut self) -> Option<Self::Item> {
         while self.ready.is_empty() && !self.finished {
-            match self.refill() {
-                Ok(true) => {}
-                Ok(false) => {
-                    self.finished = true;
-                    if let Err(error) = self.require_one() {
-                        return Some(Err(error));
-                    }
-                }
-                Err(error) => {
-                    self.finished = true;
-                    return Some(Err(error));
-                }
-            }
+            let more = self.refill();
+            self.finished = !matches!(more, Ok(true));
+            self.failed = match more {
+                Ok(true) => None,
+                Ok(false) => self.require_one().err(),
+                Err(error) => Some(error),
+            };
         }
-        self.ready.pop_front().map(Ok)
+        match self.ready.pop_front() {
+            Some(document) => Some(Ok(document)),
+            None => self.failed.take().map(Err),
+        }
     }
 }
 
@@ -478,150 +494,4 @@ fn seen<'a>(set: &'a mut Option<Seen>, scratch: &mut Option<TempDir>) -> Result<
         *scratch = Some(dir);
     }
     Ok(set.as_mut().expect("one was put there"))
-}
-
-/// Adds what `argument` names to `pending`.
-fn find(
-    argument: &str,
-    pending: &mut VecDeque<Source>,
-    licenses: &mut LicenseFiles,
-    report: &mut SourceReport,
-) -> Result<(), Error> {
-    refuse_unsupported(argument)?;
-    let path = Path::new(argument);
-    if path.is_dir() {
-        return walk(path, pending, licenses, report);
-    }
-    if path.exists() {
-        pending.push_back(one_file(path));
-        return Ok(());
-    }
-    let not_found = || Error::NotFound { data: argument.to_owned() };
-    let matches = glob::glob(argument).map_err(|_| not_found())?;
-    let mut paths: Vec<PathBuf> = matches.filter_map(Result::ok).collect();
-    if paths.is_empty() {
-        return Err(not_found());
-    }
-    paths.sort();
-    for path in paths {
-        refuse_unsupported(&path.to_string_lossy())?;
-        if path.is_dir() {
-            walk(&path, pending, licenses, report)?;
-        } else {
-            pending.push_back(one_file(&path));
-        }
-    }
-    Ok(())
-}
-
-fn refuse_unsupported(argument: &str) -> Result<(), Error> {
-    let is = |end: &str| argument.ends_with(end);
-    let (kind, hint) = if argument.starts_with("hub:") {
-        ("a dataset of the hub", "download it as .jsonl and give the path of the file")
-    } else if is(".gz") || is(".zst") || is(".bz2") || is(".xz") {
-        ("compressed", "decompress it first")
-    } else if is(".parquet") {
-        ("a parquet file", "convert it to .jsonl first")
-    } else {
-        return Ok(());
-    };
-    Err(Error::Unsupported { data: argument.to_owned(), kind, hint })
-}
-
-/// A single file: rows if it is named .jsonl or .json, else one document.
-fn one_file(path: &Path) -> Source {
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("");
-    if ["jsonl", "ndjson", "json"].contains(&extension) {
-        Source::Rows(path.to_owned())
-    } else {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Source::File { path: path.to_owned(), name }
-    }
-}
-
-/// All files of a folder that git would not ignore, by name. Links are not followed.
-fn walk(
-    folder: &Path,
-    pending: &mut VecDeque<Source>,
-    licenses: &mut LicenseFiles,
-    report: &mut SourceReport,
-) -> Result<(), Error> {
-    std::fs::read_dir(folder).map_err(|source| Error::Read { path: folder.to_owned(), source })?;
-    let walker = ignore::WalkBuilder::new(folder)
-        .require_git(false)
-        .git_global(false)
-        .sort_by_file_path(|a, b| a.cmp(b))
-        .build();
-    for entry in walker {
-        match entry {
-            Ok(entry) if entry.file_type().is_some_and(|kind| kind.is_file()) => {
-                let path = entry.into_path();
-                let name = path.strip_prefix(folder).unwrap_or(&path).to_string_lossy().into_owned();
-                if path.file_name().and_then(|name| name.to_str()).is_some_and(is_license_name) {
-                    licenses.add(&path);
-                }
-                if Language::of_path(&name).is_some() || path.extension().is_none() {
-                    pending.push_back(Source::File { path, name });
-                } else {
-                    report.skip(Reason::NotCode, 0);
-                }
-            }
-            Ok(_) => {}
-            Err(error) => {
-                report.skip(Reason::Unreadable, 0);
-                report.example(|| error.to_string());
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Parses, filters and hashes one item.
-fn look_at(raw: Raw, options: &SourceOptions, judge: &Judge) -> Outcome {
-    let mut document = match raw {
-        Raw::Skipped(outcome) => return outcome,
-        Raw::File { name, bytes, license } => {
-            let num_bytes = bytes.len() as u64;
-            match text_of(bytes) {
-                Ok(text) => {
-                    Document { license: license.as_deref().map(Into::into), ..Document::new(name, text) }
-                }
-                Err(reason) => return Outcome::Skipped(reason, num_bytes, None),
-            }
-        }
-        Raw::Row { name, bytes } => {
-            let field = options.text_field.as_deref();
-            let row = Row::parse(&bytes, field).and_then(|row| row.into_document(field, name.clone()));
-            match row {
-                Ok((path, text)) => Document::new(path, text),
-                Err(reason) => {
-                    let example = format!("{name}: {reason}");
-                    return Outcome::Skipped(Reason::BrokenRow, bytes.len() as u64, Some(example));
-                }
-            }
-        }
-    };
-    let num_bytes = document.text.len() as u64;
-    if !options.raw && document.text.trim().is_empty() {
-        return Outcome::Skipped(Reason::Empty, num_bytes, None);
-    }
-    document.language =
-        Language::of_path(&document.path).or_else(|| Language::of_first_line(document.text.as_bytes()));
-    if options.with_licenses || judge.needs_licenses() {
-        document.license = of_header(&document.text).or(document.license);
-    }
-    if let Some(reason) = judge.check(&document) {
-        return Outcome::Skipped(reason, num_bytes, None);
-    }
-    let mut secrets = Vec::new();
-    if !options.raw && !options.keep_secrets {
-        let redacted = redact(&document.text);
-        secrets = redacted.found;
-        if !secrets.is_empty() {
-            document.text = redacted.text.into_owned();
-        }
-    }
-    let hash = blake3::hash(document.text.as_bytes());
-    let hash = std::array::from_fn(|i| hash.as_bytes()[i]);
-    Outcome::Document { document, hash, secrets }
 }

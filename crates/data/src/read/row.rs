@@ -1,54 +1,7 @@
-//! Lines of a .jsonl: bounded reading, and the few fields that matter without building the rest.
+//! What a row says: the few fields that matter, without building the rest of its JSON.
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
-use std::io::BufRead;
-
-/// Longest line that is read, in bytes. A longer one is passed over without being held.
-pub(crate) const MAX_LINE_BYTES: usize = 64 << 20;
-
-/// A line of a file.
-pub(crate) enum Line {
-    /// Its bytes without the line break.
-    Bytes(Vec<u8>),
-    /// It was longer than [`MAX_LINE_BYTES`].
-    TooLong,
-}
-
-/// Reads the next line, `None` at the end of the file.
-pub(crate) fn read_line(input: &mut impl BufRead) -> std::io::Result<Option<Line>> {
-    let mut line = Vec::new();
-    let mut too_long = false;
-    loop {
-        let available = input.fill_buf()?;
-        if available.is_empty() {
-            return Ok((!line.is_empty() || too_long).then(|| finish(line, too_long)));
-        }
-        let end = available.iter().position(|b| *b == b'\n');
-        let piece = &available[..end.unwrap_or(available.len())];
-        if line.len() + piece.len() > MAX_LINE_BYTES {
-            too_long = true;
-            line = Vec::new();
-        } else if !too_long {
-            line.extend_from_slice(piece);
-        }
-        let used = piece.len() + usize::from(end.is_some());
-        input.consume(used);
-        if end.is_some() {
-            return Ok(Some(finish(line, too_long)));
-        }
-    }
-}
-
-fn finish(mut line: Vec<u8>, too_long: bool) -> Line {
-    if too_long {
-        return Line::TooLong;
-    }
-    if line.last() == Some(&b'\r') {
-        line.pop();
-    }
-    Line::Bytes(line)
-}
 
 /// What a row says.
 #[derive(Debug, Default)]
@@ -57,6 +10,17 @@ pub(crate) struct Row {
     text: Field,
     path: Field,
     repo_name: Field,
+    license: Field,
+}
+
+/// A row that is one.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct RowDocument {
+    /// The name of the document.
+    pub(crate) path: String,
+    pub(crate) text: String,
+    /// The license it has by its own word.
+    pub(crate) license: Option<String>,
 }
 
 /// A field of a row.
@@ -70,6 +34,26 @@ enum Field {
 }
 
 impl Row {
+    /// A row whose fields are known.
+    pub(super) fn of(
+        text: String,
+        path: Option<String>,
+        repo_name: Option<String>,
+        license: Option<String>,
+    ) -> Row {
+        let field = |value: Option<String>| value.map_or(Field::Missing, Field::Text);
+        let [path, repo_name, license] = [path, repo_name, license].map(field);
+        Row { content: Field::Text(text), text: Field::Missing, path, repo_name, license }
+    }
+
+    /// Bytes of its text.
+    pub(crate) fn num_bytes(&self) -> usize {
+        match &self.content {
+            Field::Text(text) => text.len(),
+            _ => 0,
+        }
+    }
+
     /// Parses a line. With `text_field`, that field is the text; else `content`, then `text`.
     pub(crate) fn parse(line: &[u8], text_field: Option<&str>) -> Result<Row, String> {
         let mut parser = serde_json::Deserializer::from_slice(line);
@@ -78,20 +62,26 @@ impl Row {
         Ok(row)
     }
 
-    /// The name of the document, `fallback` where the row has none, and its text.
+    /// The document, with the name `fallback` where the row has none.
     pub(crate) fn into_document(
         self,
         text_field: Option<&str>,
         fallback: String,
-    ) -> Result<(String, String), String> {
+    ) -> Result<RowDocument, String> {
         let path = match (self.repo_name, self.path) {
             (Field::Text(repo), Field::Text(path)) => format!("{repo}/{path}"),
             (_, Field::Text(path)) => path,
             _ => fallback,
         };
+        let license = match self.license {
+            Field::Text(license) => Some(license),
+            _ => None,
+        };
         let field = text_field.unwrap_or("content");
         match (self.content, self.text) {
-            (Field::Text(text), _) | (Field::Missing, Field::Text(text)) => Ok((path, text)),
+            (Field::Text(text), _) | (Field::Missing, Field::Text(text)) => {
+                Ok(RowDocument { path, text, license })
+            }
             (Field::Other(kind), _) => Err(format!("field `{field}` is {kind}, expected a string")),
             (Field::Missing, Field::Other(kind)) => Err(format!("field `text` is {kind}, expected a string")),
             (Field::Missing, Field::Missing) if text_field.is_some() => Err(format!("no field `{field}`")),
@@ -127,6 +117,7 @@ impl<'de> Visitor<'de> for RowSeed<'_> {
                 ("text", None) => &mut row.text,
                 ("path", _) => &mut row.path,
                 ("repo_name", _) => &mut row.repo_name,
+                ("license", _) => &mut row.license,
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                     continue;
@@ -189,7 +180,8 @@ mod tests {
     use super::*;
 
     fn document(line: &str, field: Option<&str>) -> Result<(String, String), String> {
-        Row::parse(line.as_bytes(), field)?.into_document(field, "f:1".into())
+        let row = Row::parse(line.as_bytes(), field)?.into_document(field, "f:1".into())?;
+        Ok((row.path, row.text))
     }
 
     #[test]
@@ -213,15 +205,16 @@ mod tests {
         for broken in ["", "{", "[1]", "3", r#"{"content":"x"} y"#, r#"{"content":"\ud800"}"#] {
             assert!(document(broken, None).is_err(), "{broken}");
         }
-    }
-
-    #[test]
-    fn lines() {
-        let mut input = std::io::BufReader::with_capacity(3, &b"abcdef\r\n\nlast"[..]);
-        let mut lines = Vec::new();
-        while let Ok(Some(Line::Bytes(line))) = read_line(&mut input) {
-            lines.push(String::from_utf8(line).unwrap());
-        }
-        assert_eq!(lines, ["abcdef", "", "last"]);
+        let license = |line: &str| {
+            let row = Row::parse(line.as_bytes(), None).and_then(|row| row.into_document(None, "f:1".into()));
+            row.expect("a row").license
+        };
+        assert_eq!(license(r#"{"license":"mit","text":"t"}"#).as_deref(), Some("mit"));
+        assert_eq!(license(r#"{"license":["mit"],"text":"t"}"#), None);
+        assert_eq!(document(r#"{"text":"a","text":"b"}"#, None), ok("f:1", "b"), "the last of a name counts");
+        let nested = format!(r#"{{"a":{}{},"text":"t"}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(document(&nested, None), ok("f:1", "t"), "what is passed over needs no stack");
+        let nested = format!(r#"{{"text":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        assert!(document(&nested, None).is_err());
     }
 }

@@ -9,6 +9,8 @@
 //! each in its line between `[[` and `]]`, to be judged by eye. The same seed draws the same sample. The sample shows
 //! secrets: it is for the screen.
 
+#![expect(clippy::print_stdout, reason = "an example prints what it found")]
+
 use eyas_data::secrets::{Found, Kind, Redacted, SecretCounts, redact};
 use std::error::Error;
 use std::fs::File;

@@ -190,7 +190,7 @@ pub(super) fn is_password(value: &[u8], strict: bool) -> bool {
     }
     let random = value.len() >= 8 && is_random(value);
     match strict {
-        true => random && digits > 0 || sign && digits > 0 || digits >= 3 && letters >= 4 && is_plain(value),
+        true => digits > 0 && (random || sign) || digits >= 3 && letters >= 4 && is_plain(value),
         false => random || sign && letters >= 3 || digits > 0 && is_plain(value),
     }
 }

@@ -244,21 +244,22 @@ fn is_word(byte: u8) -> bool {
 
 /// Finds the tokens of `text`.
 pub(super) fn find(text: &[u8], found: &mut Vec<Found>) {
-    let mut done = 0;
     each_run(text, |start| {
-        if start < done {
-            return done;
-        }
         let end = run_end(text, start, usize::MAX, is_word);
-        done = tokens_of_run(text, start, end, found).max(end);
-        done
+        // Names in small letters are most of the runs, and no token is without digits and capitals.
+        let plain = |any, byte: &u8| any | byte.is_ascii_digit() | byte.is_ascii_uppercase();
+        if !text[start..end].iter().fold(false, plain) {
+            return end;
+        }
+        tokens_of_run(text, start, end, found).max(end)
     });
 }
 
 /// Calls `visit` with the start of every run of [`MIN_RUN`] word bytes; it answers where to go on.
 fn each_run(text: &[u8], mut visit: impl FnMut(usize) -> usize) {
     let (mut at, mut resume) = (0, 0);
-    while text.len() - at >= MIN_RUN {
+    let mut runs = Runs::default();
+    while at < text.len() {
         let words = match text[at..].first_chunk() {
             Some(block) => word_mask(block),
             None => {
@@ -267,44 +268,54 @@ fn each_run(text: &[u8], mut visit: impl FnMut(usize) -> usize) {
                 word_mask(&block)
             }
         };
-        // Bits that have MIN_RUN - 1 more after them.
-        let mut long = words;
-        for shift in [1, 2, 4, 8, 4] {
-            long &= long >> shift;
-        }
-        // A run's first bit: the others have one before them. Blocks overlap by a run, so none is cut.
-        let mut starts = long & !(words << 1);
-        while starts != 0 {
-            let start = at + starts.trailing_zeros() as usize;
-            starts &= starts - 1;
-            let goes_on = start == at && at > 0 && is_word(text[at - 1]);
-            if start >= resume && !goes_on {
+        let mut reached = runs.push(words);
+        at += BLOCK;
+        while reached != 0 {
+            let start = at - BLOCK + reached.trailing_zeros() as usize + 1 - MIN_RUN;
+            reached &= reached - 1;
+            if start >= resume {
                 resume = visit(start);
             }
         }
-        at = (at + BLOCK - MIN_RUN + 1).max(resume.min(text.len()));
-        if at > text.len() {
-            break;
+        if resume > at {
+            (at, runs) = (resume, Runs::default());
         }
+    }
+}
+
+/// Bit masks of the block before: of stage `i`, the bytes that have 0, 1, 3, 7, 15 and 19 more word bytes before them.
+#[derive(Default)]
+struct Runs([u64; 6]);
+
+impl Runs {
+    /// Takes the word bytes of the next block; a bit for each byte with which a run reaches [`MIN_RUN`].
+    #[inline]
+    fn push(&mut self, words: u64) -> u64 {
+        let mut stage = words;
+        for (before, shift) in self.0.iter_mut().zip([1, 2, 4, 8, 4]) {
+            let shifted = stage << shift | *before >> (BLOCK - shift);
+            *before = stage;
+            stage &= shifted;
+        }
+        let first = stage & !(stage << 1 | self.0[5] >> (BLOCK - 1));
+        self.0[5] = stage;
+        first
     }
 }
 
 /// A bit for each word byte.
 #[inline]
 fn word_mask(block: &[u8; BLOCK]) -> u64 {
-    let mut mask = 0;
-    for (i, eight) in block.chunks_exact(8).enumerate() {
-        let mut flags = [0u8; 8];
-        for (flag, byte) in flags.iter_mut().zip(eight) {
-            let letter = (byte | 32).wrapping_sub(b'a') < 26;
-            let digit = byte.wrapping_sub(b'0') < 10;
-            *flag = u8::from(letter | digit | (*byte == b'_') | (*byte == b'-'));
-        }
-        // The product gathers the low bits of eight bytes in the highest byte.
-        let bits = u64::from_le_bytes(flags).wrapping_mul(0x0102_0408_1020_4080) >> 56;
-        mask |= bits << (8 * i);
-    }
-    mask
+    let flags = block.map(|byte| {
+        let letter = (byte | 32).wrapping_sub(b'a') < 26;
+        let digit = byte.wrapping_sub(b'0') < 10;
+        u8::from(letter | digit | (byte == b'_') | (byte == b'-'))
+    });
+    // The product gathers the low bits of eight bytes in the highest byte.
+    let eights = flags.as_chunks::<8>().0.iter().enumerate();
+    eights.fold(0, |mask, (i, eight)| {
+        mask | u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56 << (8 * i)
+    })
 }
 
 /// Looks for tokens that start in the run, or in a word or two before it; answers where the last look ended.

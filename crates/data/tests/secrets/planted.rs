@@ -57,7 +57,6 @@ const WORDS: [&str; 12] = [
 
 /// A text with a secret in it.
 pub struct Planted {
-    pub kind: Kind,
     pub text: String,
     pub secret: String,
 }
@@ -202,7 +201,7 @@ pub fn plant(kind: Kind, random: &mut Random) -> Planted {
         _ => random.pick(&ANY).to_owned(),
     };
     let line = template.replace("{}", &secret);
-    Planted { kind, text: among_code(random, &line), secret }
+    Planted { text: among_code(random, &line), secret }
 }
 
 fn named(random: &mut Random, names: &[&str]) -> String {
@@ -263,7 +262,6 @@ fn private_key(random: &mut Random) -> Planted {
         .map(|line| form.replace("{}", line))
         .collect();
     Planted {
-        kind: Kind::PrivateKey,
         text: among_code(random, &text),
         secret: random.pick(&[&lines[0], &lines[num_lines - 1], &last]).clone(),
     }

@@ -3,8 +3,9 @@
 //! Owns everything between files of code and batches of token ids. Streams: a corpus is never held in memory. Knows
 //! nothing of networks; the tokenizer comes from `eyas-token`.
 //!
-//! Reading order: `source` (files to documents), `filter` (which documents are code), `prepare` (documents to shards),
-//! `secrets` (what is redacted), `shards` (the format on disk), `permutation` and `loader` (a position in an epoch to a sample).
+//! Reading order: `source` (files to documents), `filter` (which documents are code), `secrets` (what is redacted),
+//! `prepare` (documents to shards), `shards` (the format on disk), `permutation` and `loader` (a position in an epoch to
+//! a sample).
 
 mod blob;
 mod error;

@@ -262,72 +262,24 @@ struct Words {
 }
 
 /// Words at the end of a name that say which of several it is.
+#[rustfmt::skip]
 const VARIANTS: [&[u8]; 20] = [
-    b"value",
-    b"string",
-    b"str",
-    b"text",
-    b"literal",
-    b"plain",
-    b"plaintext",
-    b"production",
-    b"prod",
-    b"staging",
-    b"live",
-    b"dev",
-    b"test",
-    b"old",
-    b"new",
-    b"default",
-    b"raw",
-    b"base64",
-    b"primary",
+    b"value", b"string", b"str", b"text", b"literal", b"plain", b"plaintext", b"production", b"prod",
+    b"staging", b"live", b"dev", b"test", b"old", b"new", b"default", b"raw", b"base64", b"primary",
     b"secondary",
 ];
 /// Words before `key` that make it a secret one.
+#[rustfmt::skip]
 const SECRET_KEYS: [&[u8]; 27] = [
-    b"access",
-    b"account",
-    b"admin",
-    b"api",
-    b"app",
-    b"application",
-    b"auth",
-    b"client",
-    b"consumer",
-    b"cookie",
-    b"crypt",
-    b"encrypt",
-    b"encryption",
-    b"hmac",
-    b"jwt",
-    b"license",
-    b"master",
-    b"private",
-    b"secret",
-    b"server",
-    b"service",
-    b"session",
-    b"shared",
-    b"sign",
-    b"signing",
-    b"storage",
-    b"write",
+    b"access", b"account", b"admin", b"api", b"app", b"application", b"auth", b"client", b"consumer",
+    b"cookie", b"crypt", b"encrypt", b"encryption", b"hmac", b"jwt", b"license", b"master", b"private",
+    b"secret", b"server", b"service", b"session", b"shared", b"sign", b"signing", b"storage", b"write",
 ];
 /// What the last word of a name may end in.
+#[rustfmt::skip]
 const SECRETS: [&[u8]; 12] = [
-    b"secret",
-    b"token",
-    b"apikey",
-    b"accesskey",
-    b"secretkey",
-    b"privatekey",
-    b"authkey",
-    b"accountkey",
-    b"credential",
-    b"credentials",
-    b"encryptionkey",
-    b"masterkey",
+    b"secret", b"token", b"apikey", b"accesskey", b"secretkey", b"privatekey", b"authkey", b"accountkey",
+    b"credential", b"credentials", b"encryptionkey", b"masterkey",
 ];
 
 impl Words {

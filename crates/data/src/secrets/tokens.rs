@@ -4,7 +4,7 @@
 //! bytes at a time: a bit for each such byte, and those bits kept that have as many set after them. Code has few runs of that
 //! length, so the table may be long.
 
-use super::literal::{holds, is_example, is_name, is_random};
+use super::literal::{holds, is_example, is_name, is_random, may_be_random};
 use super::{Found, Kind, run_end, run_start};
 use std::ops::RangeInclusive;
 use std::sync::OnceLock;
@@ -65,7 +65,7 @@ const fn format(
     alphabet: Alphabet,
     length: RangeInclusive<usize>,
 ) -> Format {
-    Format { kind, prefix, alphabet, length, shape: random }
+    Format { kind, prefix, alphabet, length, shape: may_be_random }
 }
 
 impl Format {
@@ -73,10 +73,6 @@ impl Format {
         self.shape = shape;
         self
     }
-}
-
-fn random(rest: &[u8]) -> bool {
-    is_random(rest)
 }
 
 /// Parts of these lengths, with a separator between them.
@@ -329,7 +325,12 @@ fn tokens_of_run(text: &[u8], start: usize, end: usize, found: &mut Vec<Found>) 
         }
     }
     if resume == start {
-        resume = match_without_prefix(text, start, end, found);
+        // Past what is glued to it: an escape, the sign of a list or of a diff.
+        let first = first_start(text, start);
+        let in_path = first > 0 && text[first - 1] == b'/';
+        let first = run_end(text, first, end - first, |b| b == b'-' && !in_path);
+        let matched = match_without_prefix(text, first, end, found);
+        resume = if matched > first { matched } else { start };
     }
     let mut at = first_start(text, start);
     while at < end {
@@ -405,7 +406,7 @@ fn match_without_prefix(text: &[u8], start: usize, end: usize, found: &mut Vec<F
         found.push(Found { kind, range });
         end
     };
-    let slashed = before.ends_with(b"/") && is_random(run);
+    let slashed = before.ends_with(b"/") && may_be_random(run);
     if run.len() == 50 && shape([32, 8, 8]) && is_random(&run[..32]) {
         return push(Kind::MailgunKey, start..end);
     }

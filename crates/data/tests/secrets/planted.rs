@@ -4,21 +4,21 @@
 use eyas_data::secrets::Kind;
 
 /// SplitMix64.
-pub struct Random(pub u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut x = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         x ^ x >> 31
     }
 
-    pub fn below(&mut self, end: usize) -> usize {
+    pub(super) fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
 
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())]
     }
 
@@ -56,9 +56,9 @@ const WORDS: [&str; 12] = [
 ];
 
 /// A text with a secret in it.
-pub struct Planted {
-    pub text: String,
-    pub secret: String,
+pub(super) struct Planted {
+    pub(super) text: String,
+    pub(super) secret: String,
 }
 
 /// Lines that hold a token of any kind.
@@ -125,7 +125,7 @@ const NAMED: [&str; 30] = [
 ];
 
 /// A secret of `kind`, planted.
-pub fn plant(kind: Kind, random: &mut Random) -> Planted {
+pub(super) fn plant(kind: Kind, random: &mut Random) -> Planted {
     let secret = make(kind, random);
     let template = match kind {
         Kind::PrivateKey => return private_key(random),

@@ -9,6 +9,8 @@
 //! each in its line between `[[` and `]]`, to be judged by eye. The same seed draws the same sample. The sample shows
 //! secrets: it is for the screen.
 
+#![expect(clippy::print_stdout, reason = "an example prints what it found")]
+
 use eyas_data::secrets::{Found, Kind, Redacted, SecretCounts, redact};
 use std::error::Error;
 use std::fs::File;
@@ -141,9 +143,9 @@ fn num_lines(text: &str, found: &[Found]) -> u64 {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse(std::env::args().skip(1))?;
-    let mut survey = Survey::default();
-    survey.sample =
-        Sample { size: arguments.sample, state: arguments.seed, kind: arguments.kind, ..Sample::default() };
+    let Arguments { sample: size, seed: state, kind, .. } = arguments;
+    let mut survey =
+        Survey { sample: Sample { size, state, kind, ..Sample::default() }, ..Survey::default() };
     let (mut batch, mut batch_bytes) = (Vec::new(), 0);
     for file in &arguments.files {
         for line in BufReader::new(File::open(file)?).lines() {

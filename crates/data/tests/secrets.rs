@@ -28,7 +28,7 @@ fn check(text: &str) -> String {
 fn a_thousand_planted_secrets_are_found() {
     const ROUNDS: usize = 20;
     let mut random = Random(7);
-    let (mut num, mut missed, mut other_kind) = (0, Vec::new(), 0);
+    let (mut num, mut missed, mut other_kind) = (0_usize, Vec::new(), 0_usize);
     for kind in Kind::ALL.iter().copied().cycle().take(ROUNDS * Kind::ALL.len()) {
         let planted = plant(kind, &mut random);
         let clean = check(&planted.text);
@@ -41,8 +41,7 @@ fn a_thousand_planted_secrets_are_found() {
         }
     }
     assert!(num >= 1000, "{num}");
-    let share = missed.len() as f64 / num as f64;
-    assert!(share <= 0.01, "{} of {num} were missed:\n{}", missed.len(), missed.join("\n---\n"));
+    assert!(missed.len() * 100 <= num, "{} of {num} were missed:\n{}", missed.len(), missed.join("\n---\n"));
     assert!(other_kind * 50 <= num, "{other_kind} of {num} were taken for another kind");
 }
 
@@ -125,10 +124,10 @@ fn kinds_are_named_and_counted() {
     assert_eq!(serde_json::to_string(&all).expect("a map"), r#"{"email":4}"#);
 }
 
-/// Megabytes of what starts every search: the work must stay linear. The limit is some tens of times what it takes.
+/// Megabytes of what starts every search: the work must stay linear. What is not takes hours; the limit is thirty times
+/// what the slowest takes here, unoptimized and on a busy machine.
 #[test]
 fn hostile_text_takes_no_longer() {
-    const BYTES: usize = 10_000_000;
     let pieces = [
         "@",
         "a@",
@@ -171,8 +170,9 @@ fn hostile_text_takes_no_longer() {
         "é@",
         "Private-Lines: 9",
     ];
-    for piece in pieces {
-        let text = piece.repeat(BYTES / piece.len());
+    for (i, piece) in pieces.into_iter().enumerate() {
+        let num_bytes = if i < 12 { 10_000_000 } else { 3_000_000 };
+        let text = piece.repeat(num_bytes / piece.len());
         let start = Instant::now();
         let redacted = redact(&text);
         let took = start.elapsed();

@@ -15,141 +15,32 @@ const MAX_DOMAIN: usize = 253;
 const MAX_USERINFO: usize = 256;
 
 /// Top-level domains of more than two letters that people have addresses at.
+#[rustfmt::skip]
 const TOP_LEVEL: [&str; 78] = [
-    "academy",
-    "aero",
-    "agency",
-    "app",
-    "art",
-    "asia",
-    "audio",
-    "bio",
-    "biz",
-    "blog",
-    "build",
-    "business",
-    "cafe",
-    "cat",
-    "center",
-    "cloud",
-    "club",
-    "codes",
-    "com",
-    "community",
-    "company",
-    "consulting",
-    "coop",
-    "cool",
-    "dev",
-    "digital",
-    "edu",
-    "education",
-    "email",
-    "energy",
-    "engineer",
-    "engineering",
-    "expert",
-    "foundation",
-    "games",
-    "gmbh",
-    "gov",
-    "group",
-    "guru",
-    "health",
-    "host",
-    "info",
-    "ink",
-    "institute",
-    "int",
-    "international",
-    "jobs",
-    "legal",
-    "life",
-    "link",
-    "live",
-    "ltd",
-    "marketing",
-    "media",
-    "mil",
-    "mobi",
-    "museum",
-    "name",
-    "net",
-    "network",
-    "news",
-    "ninja",
-    "one",
-    "online",
-    "ooo",
-    "org",
-    "page",
-    "pro",
-    "science",
-    "shop",
-    "site",
-    "software",
-    "solutions",
-    "studio",
-    "systems",
-    "tech",
-    "technology",
-    "xyz",
+    "academy", "aero", "agency", "app", "art", "asia", "audio", "bio", "biz", "blog", "build", "business",
+    "cafe", "cat", "center", "cloud", "club", "codes", "com", "community", "company", "consulting", "cool",
+    "coop", "dev", "digital", "edu", "education", "email", "energy", "engineer", "engineering", "expert",
+    "foundation", "games", "gmbh", "gov", "group", "guru", "health", "host", "info", "ink", "institute",
+    "int", "international", "jobs", "legal", "life", "link", "live", "ltd", "marketing", "media", "mil",
+    "mobi", "museum", "name", "net", "network", "news", "ninja", "one", "online", "ooo", "org", "page", "pro",
+    "science", "shop", "site", "software", "solutions", "studio", "systems", "tech", "technology", "xyz",
 ];
 
 /// The two-letter ones (ISO 3166-1, and eu, uk, su, ac): for each first letter the second ones.
+#[rustfmt::skip]
 const COUNTRIES: [&str; 26] = [
-    "cdefgilmoqrstuwxz",
-    "abdefghijmnorstvwyz",
-    "acdfghiklmnoruvwxyz",
-    "ejkmoz",
-    "cegrstu",
-    "ijkmor",
-    "abdefghilmnpqrstuwy",
-    "kmnrtu",
-    "delmnoqrst",
-    "emop",
-    "eghimnprwyz",
-    "abcikrstuvy",
-    "acdeghklmnopqrstuvwxyz",
-    "acefgilopruz",
-    "m",
-    "aefghklmnrstwy",
-    "a",
-    "eosuw",
-    "abcdeghijklmnorstuvxyz",
-    "cdfghjklmnortvwz",
-    "agksyz",
-    "aceginu",
-    "fs",
-    "",
-    "et",
-    "amw",
+    "cdefgilmoqrstuwxz", "abdefghijmnorstvwyz", "acdfghiklmnoruvwxyz", "ejkmoz", "cegrstu", "ijkmor",
+    "abdefghilmnpqrstuwy", "kmnrtu", "delmnoqrst", "emop", "eghimnprwyz", "abcikrstuvy",
+    "acdeghklmnopqrstuvwxyz", "acefgilopruz", "m", "aefghklmnrstwy", "a", "eosuw", "abcdeghijklmnorstuvxyz",
+    "cdfghjklmnortvwz", "agksyz", "aceginu", "fs", "", "et", "amw",
 ];
 
 /// Domains that nobody has an address at: RFC 2606, RFC 6761, and names that examples use.
+#[rustfmt::skip]
 const RESERVED: [&str; 22] = [
-    "acme.com",
-    "bar.com",
-    "company.com",
-    "domain.com",
-    "domain.tld",
-    "email.com",
-    "example.com",
-    "example.edu",
-    "example.net",
-    "example.org",
-    "foo.bar",
-    "foo.com",
-    "host.com",
-    "mail.com",
-    "mydomain.com",
-    "myhost.com",
-    "server.com",
-    "site.com",
-    "some.com",
-    "somewhere.com",
-    "test.com",
-    "yourdomain.com",
+    "acme.com", "bar.com", "company.com", "domain.com", "domain.tld", "email.com", "example.com",
+    "example.edu", "example.net", "example.org", "foo.bar", "foo.com", "host.com", "mail.com", "mydomain.com",
+    "myhost.com", "server.com", "site.com", "some.com", "somewhere.com", "test.com", "yourdomain.com",
 ];
 
 /// Local parts that are programs.
@@ -173,41 +64,48 @@ pub(super) fn find(text: &[u8], found: &mut Vec<Found>) {
         if at < done {
             continue;
         }
-        if let Some(password) = url_password(text, at) {
-            done = password.range.end + 1;
-            found.push(password);
-        } else if let Some(email) = email(text, at) {
-            done = email.range.end;
-            found.push(email);
+        match userinfo_start(text, at) {
+            Some(start) => {
+                let end = userinfo_end(text, at);
+                found.extend(url_password(text, start, end));
+                done = end + 1;
+            }
+            None => {
+                if let Some(email) = email(text, at) {
+                    done = email.range.end;
+                    found.push(email);
+                }
+            }
         }
     }
 }
 
-/// The password in `scheme://user:password@host`, whose `@` is the one given.
-fn url_password(text: &[u8], at: usize) -> Option<Found> {
+/// Where `user:password` starts in `scheme://user:password@host`, whose `@` is the one given.
+fn userinfo_start(text: &[u8], at: usize) -> Option<usize> {
     let start = run_start(text, at, MAX_USERINFO, is_userinfo);
-    if !text[..start].ends_with(b"://") || start == at {
-        return None;
-    }
-    // A password may hold an `@` that its writer did not escape: the last one before the host ends it.
+    (text[..start].ends_with(b"://") && start < at).then_some(start)
+}
+
+/// Where it ends: a password may hold an `@` that its writer did not escape, so at the last one before the host.
+fn userinfo_end(text: &[u8], at: usize) -> usize {
     let host_end = run_end(text, at, MAX_USERINFO, |b| is_userinfo(b) || b == b'@');
-    let at = at + text[at..host_end].iter().rposition(|b| *b == b'@').unwrap_or(0);
-    let host = &text[at + 1..host_end];
-    if !host.first().is_some_and(|b| b.is_ascii_alphanumeric() || b"[{$%<_".contains(b)) {
+    at + text[at..host_end].iter().rposition(|b| *b == b'@').unwrap_or(0)
+}
+
+/// The password of the user and password at `start..at`.
+fn url_password(text: &[u8], start: usize, at: usize) -> Option<Found> {
+    let host = text.get(at + 1)?;
+    if !host.is_ascii_alphanumeric() && !b"[{$%<_".contains(host) {
         return None;
     }
     let userinfo = &text[start..at];
-    let range = match userinfo.iter().position(|b| *b == b':') {
-        Some(colon) => start + colon + 1..at,
-        None => start..at,
+    let Some(colon) = userinfo.iter().position(|b| *b == b':') else {
+        let token = userinfo.len() >= 20 && is_random(userinfo) && !is_example(userinfo);
+        return token.then_some(Found { kind: Kind::UrlPassword, range: start..at });
     };
-    let (user, password) = (&text[start..range.start.saturating_sub(1).max(start)], &text[range.clone()]);
-    let secret = if range.start == start {
-        password.len() >= 20 && is_random(password) && !is_example(password)
-    } else {
-        user != password && user != b"anonymous" && is_url_password(password)
-    };
-    secret.then_some(Found { kind: Kind::UrlPassword, range })
+    let (user, password) = (&userinfo[..colon], &userinfo[colon + 1..]);
+    let secret = user != password && user != b"anonymous" && is_url_password(password);
+    secret.then_some(Found { kind: Kind::UrlPassword, range: start + colon + 1..at })
 }
 
 /// In a URL even a plain word is a password, unless it is one of those that stand for any.
@@ -253,7 +151,7 @@ fn email(text: &[u8], at: usize) -> Option<Found> {
     let end = domain_end(text, at + 1)?;
     let (local, domain) = (&text[start..at], &text[at + 1..end]);
     let first = start.checked_sub(1).map(|before| text[before]);
-    // Half of a word in another script, a login in a URL, an attribute or a path: none is an address.
+    // Half of a word in another script, an attribute or a path: none is an address.
     let glued = first.is_some_and(|b| b >= 0x80 || b"/$@".contains(&b));
     let next = text.get(end).copied().unwrap_or(b' ');
     let used = b"([@=/".contains(&next);
@@ -301,8 +199,9 @@ fn is_somebody(local: &[u8], domain: &[u8]) -> bool {
         };
         starts("example") || starts("your")
     });
+    let letters = local.len() == 1 && domain.get(1) == Some(&b'.');
     // `12345+jane@users.noreply.github.com` names a person, unlike `noreply@github.com`.
-    !reserved && !labels_reserved && !PROGRAMS.iter().any(|word| is(word, local))
+    !reserved && !labels_reserved && !letters && !PROGRAMS.iter().any(|word| is(word, local))
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ static ANCHORS: &[(&str, Look)] = &[
     ("pwd'", assignments::find), ("Pwd=", assignments::find), ("Pwd:", assignments::find), ("Pwd ", assignments::find),
     ("PWD=", assignments::find), ("PWD:", assignments::find), ("PWD ", assignments::find), ("PWD\"", assignments::find),
     ("PWD'", assignments::find),
+    ("PWD\\", assignments::find), ("pwd\\", assignments::find),
     // secret, token, credential
     ("ecret", assignments::find), ("ECRET", assignments::find), ("oken", assignments::find), ("OKEN", assignments::find),
     ("redential", assignments::find), ("REDENTIAL", assignments::find),

@@ -80,10 +80,10 @@ pub(super) fn find(text: &[u8], at: usize, found: &mut Vec<Found>) -> usize {
 pub(super) fn identified_by(text: &[u8], at: usize, found: &mut Vec<Found>) -> usize {
     let after = at + b"IDENTIFIED BY".len();
     let start = run_end(text, after, 8, |b| b == b' ');
-    if let Some(value) = quoted(text, start) {
-        if is_password(&text[value.start..value.end], false) {
-            found.push(Found { kind: Kind::Password, range: value.start..value.end });
-        }
+    if let Some(Value { start, end, .. }) = quoted(text, start)
+        && is_password(&text[start..end], false)
+    {
+        found.push(Found { kind: Kind::Password, range: start..end });
     }
     after
 }
@@ -147,18 +147,24 @@ fn value(
                 b'"' if line.trim_ascii_start().starts_with(b"#") => quoted(text, start),
                 _ if header || text[name_start..].starts_with(b"--") => bare(text, start, setting),
                 // Go: `var password string = "..."`.
-                _ => quoted(text, past_type(text, start)?),
+                _ => {
+                    let of_type = |b: u8| b.is_ascii_alphanumeric() || b"_*[].".contains(&b);
+                    quoted(text, past_type(text, start, of_type)?)
+                }
             }
         }
-        Link::Assigned => quoted(text, start)
-            .or_else(|| quoted(text, past_type(text, start)?))
-            .or_else(|| bare(text, start, setting)),
+        Link::Assigned => {
+            let of_type = |b: u8| b.is_ascii_alphanumeric() || b"_&'<>[]|?. *:".contains(&b);
+            quoted(text, start)
+                .or_else(|| quoted(text, past_type(text, start, of_type)?))
+                .or_else(|| bare(text, start, setting))
+        }
     }
 }
 
-/// After `name: Type =`, where that stands.
-fn past_type(text: &[u8], start: usize) -> Option<usize> {
-    let end = run_end(text, start, 48, |b| b.is_ascii_alphanumeric() || b"_&'<>[]|?. *:".contains(&b));
+/// After `Type =`, where that stands at `start`.
+fn past_type(text: &[u8], start: usize, of_type: impl Fn(u8) -> bool) -> Option<usize> {
+    let end = run_end(text, run_end(text, start, 48, of_type), 80, is_blank);
     let assigned = end > start && text.get(end) == Some(&b'=') && text.get(end + 1) != Some(&b'=');
     assigned.then(|| run_end(text, end + 1, 80, is_blank))
 }
@@ -256,72 +262,24 @@ struct Words {
 }
 
 /// Words at the end of a name that say which of several it is.
+#[rustfmt::skip]
 const VARIANTS: [&[u8]; 20] = [
-    b"value",
-    b"string",
-    b"str",
-    b"text",
-    b"literal",
-    b"plain",
-    b"plaintext",
-    b"production",
-    b"prod",
-    b"staging",
-    b"live",
-    b"dev",
-    b"test",
-    b"old",
-    b"new",
-    b"default",
-    b"raw",
-    b"base64",
-    b"primary",
+    b"value", b"string", b"str", b"text", b"literal", b"plain", b"plaintext", b"production", b"prod",
+    b"staging", b"live", b"dev", b"test", b"old", b"new", b"default", b"raw", b"base64", b"primary",
     b"secondary",
 ];
 /// Words before `key` that make it a secret one.
+#[rustfmt::skip]
 const SECRET_KEYS: [&[u8]; 27] = [
-    b"access",
-    b"account",
-    b"admin",
-    b"api",
-    b"app",
-    b"application",
-    b"auth",
-    b"client",
-    b"consumer",
-    b"cookie",
-    b"crypt",
-    b"encrypt",
-    b"encryption",
-    b"hmac",
-    b"jwt",
-    b"license",
-    b"master",
-    b"private",
-    b"secret",
-    b"server",
-    b"service",
-    b"session",
-    b"shared",
-    b"sign",
-    b"signing",
-    b"storage",
-    b"write",
+    b"access", b"account", b"admin", b"api", b"app", b"application", b"auth", b"client", b"consumer",
+    b"cookie", b"crypt", b"encrypt", b"encryption", b"hmac", b"jwt", b"license", b"master", b"private",
+    b"secret", b"server", b"service", b"session", b"shared", b"sign", b"signing", b"storage", b"write",
 ];
 /// What the last word of a name may end in.
+#[rustfmt::skip]
 const SECRETS: [&[u8]; 12] = [
-    b"secret",
-    b"token",
-    b"apikey",
-    b"accesskey",
-    b"secretkey",
-    b"privatekey",
-    b"authkey",
-    b"accountkey",
-    b"credential",
-    b"credentials",
-    b"encryptionkey",
-    b"masterkey",
+    b"secret", b"token", b"apikey", b"accesskey", b"secretkey", b"privatekey", b"authkey", b"accountkey",
+    b"credential", b"credentials", b"encryptionkey", b"masterkey",
 ];
 
 impl Words {

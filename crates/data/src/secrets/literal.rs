@@ -10,33 +10,12 @@ use super::kind::PLACEHOLDERS;
 pub(super) const MAX_PASSWORD: usize = 128;
 
 /// For each letter those that often follow it: the 250 most common pairs in the words of 2,700 files of Python.
+#[rustfmt::skip]
 const FOLLOWERS: [&str; 26] = [
-    "bcdgiklmnprstuvxy",
-    "aeijlosu",
-    "acehiklorstu",
-    "adeiostu",
-    "acdefgilmnpqrstvwxy",
-    "aefilortu",
-    "aeghilnorsu",
-    "aeiot",
-    "abcdefglmnoprstvxz",
-    "e",
-    "ei",
-    "adefilostuy",
-    "abeimopsu",
-    "acdefgilnopstuvy",
-    "abcdgiklmnoprstuvw",
-    "aehiloprstuy",
-    "u",
-    "acdegikmnorstuy",
-    "acefhikopstuy",
-    "acehiloprstuwy",
-    "abceilmnprst",
-    "aei",
-    "aehior",
-    "ceipt",
-    "epst",
-    "e",
+    "bcdgiklmnprstuvxy", "aeijlosu", "acehiklorstu", "adeiostu", "acdefgilmnpqrstvwxy", "aefilortu",
+    "aeghilnorsu", "aeiot", "abcdefglmnoprstvxz", "e", "ei", "adefilostuy", "abeimopsu", "acdefgilnopstuvy",
+    "abcdgiklmnoprstuvw", "aehiloprstuy", "u", "acdegikmnorstuy", "acefhikopstuy", "acehiloprstuwy",
+    "abceilmnprst", "aei", "aehior", "ceipt", "epst", "e",
 ];
 
 /// [`FOLLOWERS`], a bit a letter.
@@ -56,93 +35,22 @@ const COMMON: [u32; 26] = {
 };
 
 /// Words by which a value says that it is none. In small letters.
+#[rustfmt::skip]
 const EXAMPLES: [&str; 22] = [
-    "example",
-    "placeholder",
-    "changeme",
-    "change_me",
-    "change-me",
-    "your_",
-    "your-",
-    "yourpass",
-    "yourkey",
-    "yourtoken",
-    "dummy",
-    "redacted",
-    "replace_",
-    "replace-",
-    "replaceme",
-    "insert_",
-    "insert-",
-    "xxxx",
-    "****",
-    "....",
-    "1234567890",
-    "abcdefghij",
+    "example", "placeholder", "changeme", "change_me", "change-me", "your_", "your-", "yourpass", "yourkey",
+    "yourtoken", "dummy", "redacted", "replace_", "replace-", "replaceme", "insert_", "insert-", "xxxx",
+    "****", "....", "1234567890", "abcdefghij",
 ];
 
 /// Words that stand for a password, and do not keep anything: `test123`, `admin`, `new_password1`. In small letters.
+#[rustfmt::skip]
 const STAND_INS: [&str; 60] = [
-    "a",
-    "abc",
-    "admin",
-    "administrator",
-    "alice",
-    "auth",
-    "bad",
-    "bar",
-    "baz",
-    "bob",
-    "bogus",
-    "confirm",
-    "correct",
-    "db",
-    "default",
-    "demo",
-    "dev",
-    "fake",
-    "field",
-    "foo",
-    "foobar",
-    "guest",
-    "hello",
-    "id",
-    "incorrect",
-    "input",
-    "invalid",
-    "key",
-    "letmein",
-    "mock",
-    "my",
-    "mypassword",
-    "mysql",
-    "new",
-    "no",
-    "none",
-    "old",
-    "p",
-    "pass",
-    "passw",
-    "passwd",
-    "password",
-    "passwort",
-    "postgres",
-    "pw",
-    "pwd",
-    "qwerty",
-    "rd",
-    "root",
-    "sample",
-    "secret",
-    "some",
-    "super",
-    "test",
-    "testing",
-    "token",
-    "user",
-    "username",
-    "wrong",
-    "x",
+    "a", "abc", "admin", "administrator", "alice", "auth", "bad", "bar", "baz", "bob", "bogus", "confirm",
+    "correct", "db", "default", "demo", "dev", "fake", "field", "foo", "foobar", "guest", "hello", "id",
+    "incorrect", "input", "invalid", "key", "letmein", "mock", "my", "mypassword", "mysql", "new", "no",
+    "none", "old", "p", "pass", "passw", "passwd", "password", "passwort", "postgres", "pw", "pwd", "qwerty",
+    "rd", "root", "sample", "secret", "some", "super", "test", "testing", "token", "user", "username",
+    "wrong", "x",
 ];
 
 /// Whether a value is a template, an example or repetitive: nothing that keeps anything.
@@ -169,6 +77,12 @@ pub(super) fn is_random(value: &[u8]) -> bool {
     pairs >= 6 && odd * 5 >= pairs * 2
 }
 
+/// The same where a prefix speaks for it already: one in 600 random strings of 34 letters is not [`is_random`].
+pub(super) fn may_be_random(value: &[u8]) -> bool {
+    let (odd, pairs) = odd_pairs(value);
+    pairs >= 6 && odd * 4 >= pairs
+}
+
 /// Whether a value could be a password that is worth keeping secret. `strict` asks for what no name or type has.
 pub(super) fn is_password(value: &[u8], strict: bool) -> bool {
     if !(6..=MAX_PASSWORD).contains(&value.len())
@@ -190,7 +104,7 @@ pub(super) fn is_password(value: &[u8], strict: bool) -> bool {
     }
     let random = value.len() >= 8 && is_random(value);
     match strict {
-        true => random && digits > 0 || sign && digits > 0 || digits >= 3 && letters >= 4 && is_plain(value),
+        true => digits > 0 && (random || sign) || digits >= 3 && letters >= 4 && is_plain(value),
         false => random || sign && letters >= 3 || digits > 0 && is_plain(value),
     }
 }

@@ -4,7 +4,7 @@
 //! bytes at a time: a bit for each such byte, and those bits kept that have as many set after them. Code has few runs of that
 //! length, so the table may be long.
 
-use super::literal::{holds, is_example, is_name, is_random};
+use super::literal::{holds, is_example, is_name, is_random, may_be_random};
 use super::{Found, Kind, run_end, run_start};
 use std::ops::RangeInclusive;
 use std::sync::OnceLock;
@@ -65,7 +65,7 @@ const fn format(
     alphabet: Alphabet,
     length: RangeInclusive<usize>,
 ) -> Format {
-    Format { kind, prefix, alphabet, length, shape: random }
+    Format { kind, prefix, alphabet, length, shape: may_be_random }
 }
 
 impl Format {
@@ -73,10 +73,6 @@ impl Format {
         self.shape = shape;
         self
     }
-}
-
-fn random(rest: &[u8]) -> bool {
-    is_random(rest)
 }
 
 /// Parts of these lengths, with a separator between them.
@@ -244,21 +240,22 @@ fn is_word(byte: u8) -> bool {
 
 /// Finds the tokens of `text`.
 pub(super) fn find(text: &[u8], found: &mut Vec<Found>) {
-    let mut done = 0;
     each_run(text, |start| {
-        if start < done {
-            return done;
-        }
         let end = run_end(text, start, usize::MAX, is_word);
-        done = tokens_of_run(text, start, end, found).max(end);
-        done
+        // Names in small letters are most of the runs, and no token is without digits and capitals.
+        let plain = |any, byte: &u8| any | byte.is_ascii_digit() | byte.is_ascii_uppercase();
+        if !text[start..end].iter().fold(false, plain) {
+            return end;
+        }
+        tokens_of_run(text, start, end, found).max(end)
     });
 }
 
 /// Calls `visit` with the start of every run of [`MIN_RUN`] word bytes; it answers where to go on.
 fn each_run(text: &[u8], mut visit: impl FnMut(usize) -> usize) {
     let (mut at, mut resume) = (0, 0);
-    while text.len() - at >= MIN_RUN {
+    let mut runs = Runs::default();
+    while at < text.len() {
         let words = match text[at..].first_chunk() {
             Some(block) => word_mask(block),
             None => {
@@ -267,44 +264,54 @@ fn each_run(text: &[u8], mut visit: impl FnMut(usize) -> usize) {
                 word_mask(&block)
             }
         };
-        // Bits that have MIN_RUN - 1 more after them.
-        let mut long = words;
-        for shift in [1, 2, 4, 8, 4] {
-            long &= long >> shift;
-        }
-        // A run's first bit: the others have one before them. Blocks overlap by a run, so none is cut.
-        let mut starts = long & !(words << 1);
-        while starts != 0 {
-            let start = at + starts.trailing_zeros() as usize;
-            starts &= starts - 1;
-            let goes_on = start == at && at > 0 && is_word(text[at - 1]);
-            if start >= resume && !goes_on {
+        let mut reached = runs.push(words);
+        at += BLOCK;
+        while reached != 0 {
+            let start = at - BLOCK + reached.trailing_zeros() as usize + 1 - MIN_RUN;
+            reached &= reached - 1;
+            if start >= resume {
                 resume = visit(start);
             }
         }
-        at = (at + BLOCK - MIN_RUN + 1).max(resume.min(text.len()));
-        if at > text.len() {
-            break;
+        if resume > at {
+            (at, runs) = (resume, Runs::default());
         }
+    }
+}
+
+/// Bit masks of the block before: of stage `i`, the bytes that have 0, 1, 3, 7, 15 and 19 more word bytes before them.
+#[derive(Default)]
+struct Runs([u64; 6]);
+
+impl Runs {
+    /// Takes the word bytes of the next block; a bit for each byte with which a run reaches [`MIN_RUN`].
+    #[inline]
+    fn push(&mut self, words: u64) -> u64 {
+        let mut stage = words;
+        for (before, shift) in self.0.iter_mut().zip([1, 2, 4, 8, 4]) {
+            let shifted = stage << shift | *before >> (BLOCK - shift);
+            *before = stage;
+            stage &= shifted;
+        }
+        let first = stage & !(stage << 1 | self.0[5] >> (BLOCK - 1));
+        self.0[5] = stage;
+        first
     }
 }
 
 /// A bit for each word byte.
 #[inline]
 fn word_mask(block: &[u8; BLOCK]) -> u64 {
-    let mut mask = 0;
-    for (i, eight) in block.chunks_exact(8).enumerate() {
-        let mut flags = [0u8; 8];
-        for (flag, byte) in flags.iter_mut().zip(eight) {
-            let letter = (byte | 32).wrapping_sub(b'a') < 26;
-            let digit = byte.wrapping_sub(b'0') < 10;
-            *flag = u8::from(letter | digit | (*byte == b'_') | (*byte == b'-'));
-        }
-        // The product gathers the low bits of eight bytes in the highest byte.
-        let bits = u64::from_le_bytes(flags).wrapping_mul(0x0102_0408_1020_4080) >> 56;
-        mask |= bits << (8 * i);
-    }
-    mask
+    let flags = block.map(|byte| {
+        let letter = (byte | 32).wrapping_sub(b'a') < 26;
+        let digit = byte.wrapping_sub(b'0') < 10;
+        u8::from(letter | digit | (byte == b'_') | (byte == b'-'))
+    });
+    // The product gathers the low bits of eight bytes in the highest byte.
+    let eights = flags.as_chunks::<8>().0.iter().enumerate();
+    eights.fold(0, |mask, (i, eight)| {
+        mask | u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56 << (8 * i)
+    })
 }
 
 /// Looks for tokens that start in the run, or in a word or two before it; answers where the last look ended.
@@ -318,7 +325,12 @@ fn tokens_of_run(text: &[u8], start: usize, end: usize, found: &mut Vec<Found>) 
         }
     }
     if resume == start {
-        resume = match_without_prefix(text, start, end, found);
+        // Past what is glued to it: an escape, the sign of a list or of a diff.
+        let first = first_start(text, start);
+        let in_path = first > 0 && text[first - 1] == b'/';
+        let first = run_end(text, first, end - first, |b| b == b'-' && !in_path);
+        let matched = match_without_prefix(text, first, end, found);
+        resume = if matched > first { matched } else { start };
     }
     let mut at = first_start(text, start);
     while at < end {
@@ -394,7 +406,7 @@ fn match_without_prefix(text: &[u8], start: usize, end: usize, found: &mut Vec<F
         found.push(Found { kind, range });
         end
     };
-    let slashed = before.ends_with(b"/") && is_random(run);
+    let slashed = before.ends_with(b"/") && may_be_random(run);
     if run.len() == 50 && shape([32, 8, 8]) && is_random(&run[..32]) {
         return push(Kind::MailgunKey, start..end);
     }

@@ -4,21 +4,21 @@
 use eyas_data::secrets::Kind;
 
 /// SplitMix64.
-pub(crate) struct Random(pub u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut x = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         x ^ x >> 31
     }
 
-    pub(crate) fn below(&mut self, end: usize) -> usize {
+    pub(super) fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
 
-    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())]
     }
 
@@ -56,10 +56,9 @@ const WORDS: [&str; 12] = [
 ];
 
 /// A text with a secret in it.
-pub(crate) struct Planted {
-    pub kind: Kind,
-    pub text: String,
-    pub secret: String,
+pub(super) struct Planted {
+    pub(super) text: String,
+    pub(super) secret: String,
 }
 
 /// Lines that hold a token of any kind.
@@ -126,7 +125,7 @@ const NAMED: [&str; 30] = [
 ];
 
 /// A secret of `kind`, planted.
-pub(crate) fn plant(kind: Kind, random: &mut Random) -> Planted {
+pub(super) fn plant(kind: Kind, random: &mut Random) -> Planted {
     let secret = make(kind, random);
     let template = match kind {
         Kind::PrivateKey => return private_key(random),
@@ -202,7 +201,7 @@ pub(crate) fn plant(kind: Kind, random: &mut Random) -> Planted {
         _ => random.pick(&ANY).to_owned(),
     };
     let line = template.replace("{}", &secret);
-    Planted { kind, text: among_code(random, &line), secret }
+    Planted { text: among_code(random, &line), secret }
 }
 
 fn named(random: &mut Random, names: &[&str]) -> String {
@@ -263,7 +262,6 @@ fn private_key(random: &mut Random) -> Planted {
         .map(|line| form.replace("{}", line))
         .collect();
     Planted {
-        kind: Kind::PrivateKey,
         text: among_code(random, &text),
         secret: random.pick(&[&lines[0], &lines[num_lines - 1], &last]).clone(),
     }

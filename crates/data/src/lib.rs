@@ -4,7 +4,8 @@
 //! nothing of networks; the tokenizer comes from `eyas-token`.
 //!
 //! Reading order: `source` (files to documents), `read` (rows of datasets), `filter` (which documents are code),
-//! `prepare` (documents to shards), `shards` (the format on disk), `permutation` and `loader` (a position in an epoch to a sample).
+//! `prepare` (documents to shards), `shards` (the format on disk), `permutation` and `loader` (a position in an epoch to
+//! a sample).
 
 mod blob;
 mod error;

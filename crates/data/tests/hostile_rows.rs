@@ -309,6 +309,14 @@ fn parquet_files_that_claim_too_much() {
     let (found, report) = bench.read("a.parquet", &overlap.file());
     assert!(found.len() < 10 && report.examples[0].contains("row groups that overlap"), "{report}");
 
+    let none = Claims { offset: 0, ..Claims::new(Vec::new(), 0, 1, 0) };
+    let (found, report) = bench.read("a.parquet", &none.file());
+    assert_eq!(
+        (found.len(), report.num_skipped()),
+        (0, 0),
+        "a row group of no rows, as pyarrow has it: {report}"
+    );
+
     let wide = Claims { num_columns: 300_000, ..good.clone() };
     let (found, report) = bench.read("a.parquet", &wide.file());
     assert_eq!((found.len(), report.num_skipped()), (3, 0), "{report}");

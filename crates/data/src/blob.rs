@@ -12,7 +12,7 @@ pub(crate) trait Blob: Send + Sync {
     /// What messages call it: a path, or the address it has on the hub.
     fn name(&self) -> String;
 
-    /// Its size in bytes.
+    /// Its size in bytes; 0 too where that is not known, as of a pipe.
     fn len(&self) -> u64;
 
     /// Its bytes from `offset` on. What the reader cannot mend by itself is an error of its `read`.
@@ -32,11 +32,11 @@ impl LocalFile {
     /// The file at `path`.
     ///
     /// # Errors
-    /// If there is none that can be read.
+    /// If there is none.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        // Not opened here: whoever writes to a pipe is told that nobody reads when it is closed again.
         let read = |source| Error::Read { path: path.to_owned(), source };
-        let file = File::open(path).map_err(read)?;
-        let len = file.metadata().map_err(read)?.len();
+        let len = std::fs::metadata(path).map_err(read)?.len();
         Ok(LocalFile { path: path.to_owned(), len })
     }
 }
@@ -52,7 +52,10 @@ impl Blob for LocalFile {
 
     fn read_from(&self, offset: u64) -> io::Result<Box<dyn Read + Send>> {
         let mut file = File::open(&self.path)?;
-        file.seek(SeekFrom::Start(offset))?;
+        // A pipe can be read from its start, but has no places to go to.
+        if offset > 0 {
+            file.seek(SeekFrom::Start(offset))?;
+        }
         Ok(Box::new(file))
     }
 }

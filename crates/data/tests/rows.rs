@@ -204,3 +204,20 @@ fn broken_is_skipped_and_counted_or_an_error() {
         "{error:?}"
     );
 }
+
+#[test]
+#[cfg(unix)]
+fn a_pipe_is_read_to_its_end() {
+    let dir = tempfile::tempdir().expect("folder");
+    let path = dir.path().join("pipe.jsonl");
+    let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo");
+    assert!(made.success());
+    let lines = std::fs::read(golden("rows.jsonl")).expect("golden rows").repeat(100);
+    let writer = {
+        let path = path.clone();
+        std::thread::spawn(move || std::fs::write(path, lines))
+    };
+    let (found, report, _) = read(&path, &raw());
+    assert_eq!((found.len(), report.num_skipped()), (6000, 0), "{report}");
+    writer.join().expect("no panic").expect("all was taken");
+}

@@ -19,6 +19,9 @@ struct Memory {
     dropped: Arc<AtomicBool>,
 }
 
+/// The name and text of a document, or why it is none.
+type Found = Result<(String, String), String>;
+
 impl Memory {
     fn new(name: &'static str, bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
@@ -27,7 +30,7 @@ impl Memory {
     }
 
     /// All rows, as their documents, and the error that ended them.
-    fn read(self) -> (Vec<Result<(String, String), String>>, Option<Error>) {
+    fn read(self) -> (Vec<Found>, Option<Error>) {
         let mut rows = match Rows::open(Arc::new(self), None) {
             Ok(rows) => rows,
             Err(error) => return (Vec::new(), Some(error)),
@@ -186,6 +189,25 @@ fn rows_before_a_broken_row_group_come_out() {
 }
 
 #[test]
+fn rows_before_damaged_compression_come_out() {
+    let lines = lines(100_000);
+    let (want, _) = Memory::new("a.jsonl", lines.as_bytes()).read();
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("zstd");
+    encoder.include_checksum(true).expect("zstd");
+    let zstd = encoder.write_all(lines.as_bytes()).and_then(|()| encoder.finish()).expect("zstd");
+    for (name, mut bytes) in [("a.jsonl.gz", gzip(lines.as_bytes())), ("a.jsonl.zst", zstd)] {
+        let at = bytes.len() * 3 / 4;
+        bytes[at..at + 64].fill(0xa5);
+        let (found, error) = Memory::new(name, bytes).read();
+        let same = found.iter().zip(&want).take_while(|(found, want)| found == want).count();
+        // A block of zstd is 128 KiB, of some 3 MB here.
+        assert!(same > want.len() * 7 / 10 - 2000, "{name}: {same} of {}", want.len());
+        let error = error.expect("an error").to_string();
+        assert!(error.contains("damaged"), "{error}");
+    }
+}
+
+#[test]
 fn threads_end_when_nobody_reads_on() {
     let lines = lines(2_000_000);
     let bytes = gzip(lines.as_bytes());
@@ -202,6 +224,27 @@ fn threads_end_when_nobody_reads_on() {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
+}
+
+#[test]
+fn licenses_come_from_json_and_parquet() {
+    let licenses = |name: &'static str, bytes: Vec<u8>| {
+        let mut rows = Rows::open(Arc::new(Memory::new(name, bytes)), None).expect("rows");
+        let mut all = Vec::new();
+        while let Some(row) = rows.next().expect("a row") {
+            let row = match row {
+                RawRow::Json { bytes, .. } => Row::parse(&bytes, None),
+                RawRow::Fields { row, .. } => Ok(row),
+                RawRow::Broken { reason, .. } => Err(reason),
+            };
+            let row = row.and_then(|row| row.into_document(None, String::new()));
+            all.push(row.expect("a document").license);
+        }
+        all
+    };
+    let json = licenses("a.jsonl", golden("rows.jsonl"));
+    assert_eq!(json[1].as_deref(), Some("apache-2.0"));
+    assert_eq!(licenses("a.parquet", golden("snappy.parquet")), json);
 }
 
 #[test]

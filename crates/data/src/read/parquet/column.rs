@@ -107,6 +107,8 @@ impl Column {
 
     /// Goes on to the next page of values.
     fn load(&mut self) -> Result<(), Fault> {
+        // Two pages are never held at once.
+        self.page = Vec::new();
         let Some((at, page)) = self.pages.next()? else {
             return Err(Fault::new("has a column with fewer rows than its row group").at(self.page_at));
         };

@@ -184,6 +184,10 @@ impl Footer {
         let num_rows = num_rows.and_then(|num| u64::try_from(num).ok());
         let num_rows = num_rows.ok_or_else(|| Fault::new("has a row group without a number of rows"))?;
         let mut group = RowGroup { num_rows, chunks: [const { None }; NUM_COLUMNS] };
+        if num_rows == 0 {
+            // Writers give the columns of no rows offsets that mean nothing.
+            return Ok(group);
+        }
         for (i, (column, chunk)) in self.columns.iter().zip(chunks).enumerate() {
             let Some(column) = column else { continue };
             let chunk = chunk.unwrap_or_default().check(column, num_rows, self.start);

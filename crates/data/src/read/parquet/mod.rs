@@ -1,8 +1,8 @@
 //! Rows of a parquet file: four columns of strings at the most, row group by row group, in order.
 //!
-//! Made for files that nobody vouches for. The common readers of parquet take sizes, lengths and counts from the file and
-//! allocate by them, decompress gzip and brotli pages without end, and loop as often as a list claims to be long; so this
-//! one reads what eyas needs and no more, and every claim is checked against bytes that are there before it is used.
+//! Made for files that nobody vouches for. The crate `parquet` (60.1) makes room by the sizes in page headers, decompresses
+//! gzip and brotli pages until they end, and loops as often as a list claims to be long; here every claim is checked
+//! against bytes that are there before it is used, and what eyas has no use for is not read at all.
 //!
 //! Row groups are decoded ahead by a thread each, while what they claim to decompress to is small; no page may be larger
 //! than its claim, and each thread has room for some rows alone, so memory is bounded whatever a file says. Should a

@@ -6,10 +6,19 @@
 //! Reading order: `source` (files to documents), `filter` (which documents are code), `prepare` (documents to shards),
 //! `shards` (the format on disk), `permutation` and `loader` (a position in an epoch to a sample).
 
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "`source` is to read files through it; so far only `hub` does")
+)]
 mod blob;
 mod error;
 mod eval;
 mod filter;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "`source` is to read datasets through it; so far only tests do")
+)]
+mod hub;
 mod jsonl;
 mod loader;
 mod permutation;
@@ -21,6 +30,7 @@ mod split;
 
 pub use error::Error;
 pub use eval::{EvalStream, eval_stream};
+pub use hub::{HubError, HubEvent, HubListener, HubOptions, Patience, Secret};
 pub use loader::{IGNORE, Loader};
 pub use prepare::{PrepareOptions, PrepareProgress, PrepareReport, prepare};
 pub use report::SourceReport;

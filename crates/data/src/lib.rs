@@ -1,10 +1,11 @@
 //! Code in, token shards out: sources, filters, splits, shards and the loader.
 //!
 //! Owns everything between files of code and batches of token ids. Streams: a corpus is never held in memory. Knows
-//! nothing of networks; the tokenizer comes from `eyas-token`.
+//! nothing of neural networks; the tokenizer comes from `eyas-token`.
 //!
-//! Reading order: `source` (files to documents), `filter` (which documents are code), `prepare` (documents to shards),
-//! `shards` (the format on disk), `permutation` and `loader` (a position in an epoch to a sample).
+//! Reading order: `source` (files to documents), `hub` (files that are elsewhere), `filter` (which documents are code),
+//! `prepare` (documents to shards), `shards` (the format on disk), `permutation` and `loader` (a position in an epoch to
+//! a sample).
 
 #[cfg_attr(
     not(test),

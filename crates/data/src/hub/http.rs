@@ -13,7 +13,7 @@ use super::retry::Attempts;
 use serde::de::DeserializeOwned;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use ureq::http::{HeaderMap, Uri};
 use ureq::{Agent, Body, BodyReader};
 
@@ -52,6 +52,8 @@ pub(super) struct Get<'a> {
 pub(super) struct Validator {
     pub(super) origin: Origin,
     pub(super) etag: String,
+    /// It stands for files that mean the same, and no range may be asked for by it.
+    pub(super) is_weak: bool,
 }
 
 /// An answer of status 200 or 206.
@@ -150,7 +152,7 @@ impl Client {
                 301 | 302 | 303 | 307 | 308 => {
                     linked_etag = linked_etag.or_else(|| etag(&parts.headers, "x-linked-etag"));
                     let location = header(&parts.headers, "location").unwrap_or_default();
-                    drain(body);
+                    drain(body, self.options.patience.silence);
                     let next =
                         join(&address, location).ok_or_else(|| strange(&address, "a redirect", location))?;
                     if address.starts_with("https:") && !next.starts_with("https:") {
@@ -161,7 +163,7 @@ impl Client {
                 _ => {
                     let is_home = origin == self.home;
                     let status = Status::of(status, &parts.headers, &address, is_home);
-                    drain(body);
+                    drain(body, self.options.patience.silence);
                     return Err(Failure::Status(status));
                 }
             }
@@ -189,7 +191,7 @@ impl Client {
         if let Some((first, end)) = get.range {
             request = request.header("range", format!("bytes={first}-{}", end.saturating_sub(1)));
         }
-        if let Some(validator) = get.validator.filter(|validator| validator.origin == *origin) {
+        if let Some(validator) = get.validator.filter(|v| v.origin == *origin && !v.is_weak) {
             request = request.header("if-range", format!("\"{}\"", validator.etag));
         }
         let response = request.config().timeout_recv_body(get.body_time).build().call();
@@ -335,11 +337,12 @@ pub(super) fn etag(headers: &HeaderMap, name: &str) -> Option<String> {
     (!text.is_empty() && text.len() <= 256 && !text.contains('"')).then(|| text.to_owned())
 }
 
-/// Reads a body that nobody wants, if it is short, so that its connection can be used again.
-fn drain(body: Body) {
-    let reader = body.into_with_config().limit(u64::MAX).reader();
+/// Reads a body that nobody wants, if it is short and comes soon, so that its connection can be used again.
+fn drain(body: Body, time: Duration) {
+    let mut reader = body.into_with_config().limit(u64::MAX).reader().take(MAX_REDIRECT_BODY_BYTES);
+    let (start, mut buffer) = (Instant::now(), [0; 4096]);
     // A body that cannot be read costs the connection, and nothing else.
-    let _ = std::io::copy(&mut reader.take(MAX_REDIRECT_BODY_BYTES), &mut std::io::sink());
+    while start.elapsed() < time && reader.read(&mut buffer).is_ok_and(|num_read| num_read > 0) {}
 }
 
 fn strange(address: &str, what: &'static str, found: &str) -> Failure {

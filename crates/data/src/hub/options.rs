@@ -30,7 +30,7 @@ pub enum HubEvent {
     },
     /// Nothing moves for a while, and then it is tried again.
     Waiting {
-        /// For how long.
+        /// For how long; zero if nobody knows.
         wait: Duration,
         /// Why.
         reason: String,

@@ -120,7 +120,8 @@ impl Source {
             if self.hash.is_contradicted_by(&etag) {
                 return Err(changed("its ETag", &etag));
             }
-            let validator = Validator { origin: answer.origin.clone(), etag };
+            let is_weak = header(&answer.headers, "etag").is_some_and(|text| text.starts_with("W/"));
+            let validator = Validator { origin: answer.origin.clone(), etag, is_weak };
             if let Some(before) = known.validator.as_ref()
                 && before.origin == validator.origin
                 && before.etag != validator.etag

@@ -143,6 +143,9 @@ fn answers_that_take_for_ever() {
     assert!(silent.contains("it fell silent"), "{silent}");
     let drip = refused(Reply { trickle: Some(ms(50)), ..Reply::new(200, vec![b' '; 1000]) });
     assert!(drip.contains("it fell silent"), "{drip}");
+    let elsewhere = Reply::new(302, vec![b' '; 1000]).with("Location", "http://127.0.0.1:1/");
+    let drip = refused(Reply { trickle: Some(ms(50)), ..elsewhere });
+    assert!(drip.contains("cannot reach http://127.0.0.1:1/"), "{drip}");
 }
 
 #[test]

@@ -216,11 +216,18 @@ pub(super) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 /// What goes wrong with the next request for a file's bytes.
 pub(super) type Fault = Box<dyn FnOnce(&Request, Reply) -> Reply + Send>;
 
+/// A file and its hashes.
+struct Stored {
+    bytes: Vec<u8>,
+    sha256: String,
+    git_hash: String,
+}
+
 /// What both servers of a [`Hub`] know.
 #[derive(Default)]
 struct World {
     /// Files by path; those with `small` in their name lie in git, all others are large.
-    files: BTreeMap<String, Vec<u8>>,
+    files: BTreeMap<String, Stored>,
     /// Files in a page of the listing.
     page: usize,
     /// Only who has this may look.
@@ -241,7 +248,9 @@ impl Hub {
     }
 
     pub(super) fn with(files: &[(&str, &[u8])], page: usize, token: Option<&str>) -> Self {
-        let files = files.iter().map(|(path, bytes)| ((*path).to_owned(), bytes.to_vec())).collect();
+        let stored =
+            |bytes: &[u8]| Stored { bytes: bytes.to_vec(), sha256: sha256(bytes), git_hash: git_hash(bytes) };
+        let files = files.iter().map(|(path, bytes)| ((*path).to_owned(), stored(bytes))).collect();
         let world =
             Arc::new(World { files, page, token: token.map(str::to_owned), faults: Mutex::default() });
         let at_cdn = world.clone();
@@ -286,11 +295,11 @@ impl World {
         if let Some(path) = target.strip_prefix(&resolve).map(|path| path.replace("%20", " ")) {
             return match self.files.get(&path) {
                 None => Reply::new(404, "").with("X-Error-Code", "EntryNotFound"),
-                Some(bytes) if path.contains("small") => ranged(request, bytes, &git_hash(bytes)),
-                Some(bytes) => Reply::new(302, "moved")
-                    .with("Location", format!("{cdn}/{}?Signature=secret", sha256(bytes)))
-                    .with("X-Linked-Etag", format!("\"{}\"", sha256(bytes)))
-                    .with("X-Linked-Size", bytes.len()),
+                Some(file) if path.contains("small") => ranged(request, &file.bytes, &file.git_hash),
+                Some(file) => Reply::new(302, "moved")
+                    .with("Location", format!("{cdn}/{}?Signature=secret", file.sha256))
+                    .with("X-Linked-Etag", format!("\"{}\"", file.sha256))
+                    .with("X-Linked-Size", file.bytes.len()),
             };
         }
         Reply::new(404, "").with("X-Error-Code", "RepoNotFound")
@@ -298,12 +307,12 @@ impl World {
 
     fn tree(&self, request: &Request, rest: &str) -> Reply {
         let start: usize = rest.strip_prefix("&cursor=").map_or(0, |n| n.parse().expect("a cursor"));
-        let entry = |(path, bytes): (&String, &Vec<u8>)| {
-            let (oid, size) = (git_hash(bytes), bytes.len());
+        let entry = |(path, file): (&String, &Stored)| {
+            let (oid, size) = (&file.git_hash, file.bytes.len());
             if path.contains("small") {
                 return serde_json::json!({"type": "file", "path": path, "oid": oid, "size": size});
             }
-            let lfs = serde_json::json!({"oid": sha256(bytes), "size": size, "pointerSize": 134});
+            let lfs = serde_json::json!({"oid": file.sha256, "size": size, "pointerSize": 134});
             serde_json::json!({"type": "file", "path": path, "oid": oid, "size": size, "lfs": lfs})
         };
         let entries: Vec<_> = self.files.iter().map(entry).skip(start).take(self.page).collect();
@@ -319,8 +328,8 @@ impl World {
 
     fn cdn(&self, request: &Request) -> Reply {
         let hash = request.target.trim_start_matches('/').split('?').next().unwrap_or_default();
-        let file = self.files.values().find(|bytes| sha256(bytes) == hash);
-        let reply = file.map_or_else(|| Reply::new(404, ""), |bytes| ranged(request, bytes, "opaque-1"));
+        let file = self.files.values().find(|file| file.sha256 == hash);
+        let reply = file.map_or_else(|| Reply::new(404, ""), |file| ranged(request, &file.bytes, "opaque-1"));
         let fault = self.faults.lock().expect("faults").pop_front();
         fault.map_or(reply.clone(), |fault| fault(request, reply))
     }

@@ -145,6 +145,17 @@ fn a_file_that_changes_while_it_is_read_is_refused() {
 }
 
 #[test]
+fn no_range_is_asked_for_by_a_weak_etag() {
+    let all = bytes(3 << 20);
+    let hub = Hub::start(&[("a.jsonl", &all)]);
+    for _ in 0..2 {
+        hub.fault(|_, reply| reply.with("ETag", "W/\"weak\""));
+    }
+    assert!(read(&*stream(&hub), 0).expect("bytes") == all);
+    assert!(hub.cdn.requests().iter().all(|request| request.header("if-range").is_none()));
+}
+
+#[test]
 fn another_file_than_the_listed_one_is_refused() {
     let all = bytes(1000);
     let other = "0".repeat(64);

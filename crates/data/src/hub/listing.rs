@@ -204,4 +204,29 @@ mod tests {
             assert!(!is_safe_path(path), "{path}");
         }
     }
+
+    #[test]
+    fn a_listing_that_python_kept_is_understood() {
+        let (git, sha) = ("0".repeat(40), "1".repeat(64));
+        let json = format!(
+            r#"{{"format_version": 1, "files": {{
+                "b.parquet": {{"size": 134, "blob_id": "{git}", "lfs_sha256": "{sha}", "lfs_size": 5, "xet_hash": "{sha}"}},
+                "a.json": {{"size": 7, "blob_id": "{git}"}}}}}}"#
+        );
+        let listing: Listing = serde_json::from_str(&json).expect("a listing");
+        assert!(listing.is_valid());
+        let entry = |path: &str, size, hash| RemoteEntry {
+            path: path.to_owned(),
+            size,
+            hash: ContentHash::parse(hash),
+        };
+        assert_eq!(listing.entries(), [entry("a.json", 7, &git), entry("b.parquet", 5, &sha)]);
+        let again = serde_json::to_string(&listing).expect("JSON");
+        assert_eq!(serde_json::from_str::<Listing>(&again).expect("a listing"), listing);
+        for (from, to) in [("\"a.json", "\"../a.json"), (": 1, ", ": 2, ")] {
+            let listing: Listing = serde_json::from_str(&json.replace(from, to)).expect("a listing");
+            assert!(!listing.is_valid(), "{to}");
+        }
+        assert!(serde_json::from_str::<Listing>(&json.replace(&git, "../x")).is_err());
+    }
 }

@@ -5,6 +5,7 @@ use super::{bytes, error, listen, options, read, resolve};
 use crate::hub::HubEvent;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 fn blob_path(cache: &Path, all: &[u8]) -> PathBuf {
     cache.join("datasets--owner--name/blobs").join(sha256(all))
@@ -156,7 +157,7 @@ fn two_downloads_of_one_file_are_one() {
     let cache = tempfile::tempdir().expect("folder");
     let all = bytes(3_000_000);
     let hub = Hub::start(&[("a.jsonl", &all)]);
-    hub.fault(|_, reply| Reply { delay: Some(std::time::Duration::from_millis(200)), ..reply });
+    hub.fault(|_, reply| Reply { delay: Some(Duration::from_millis(200)), ..reply });
     std::thread::scope(|scope| {
         let runs: Vec<_> = (0..4).map(|_| scope.spawn(|| download(&hub, cache.path()))).collect();
         for run in runs {
@@ -164,6 +165,62 @@ fn two_downloads_of_one_file_are_one() {
         }
     });
     assert_eq!(hub.cdn.requests().len(), 1);
+}
+
+/// Another process that downloads the first file.
+fn start_process(hub: &Hub, cache: &Path) -> std::process::Child {
+    std::process::Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "hub::tests::downloads::a_process_of_its_own", "--ignored"])
+        .env("EYAS_TEST_ENDPOINT", hub.hub.url())
+        .env("EYAS_TEST_CACHE", cache)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("a process")
+}
+
+#[test]
+#[ignore = "other tests start it"]
+fn a_process_of_its_own() {
+    let (Ok(endpoint), Some(cache)) =
+        (std::env::var("EYAS_TEST_ENDPOINT"), std::env::var_os("EYAS_TEST_CACHE"))
+    else {
+        return;
+    };
+    let mut options = options(&endpoint, Some(Path::new(&cache)));
+    options.patience.silence = Duration::from_secs(10);
+    resolve("hub:owner/name", &options).expect("dataset").blob(0).expect("a file");
+}
+
+#[test]
+fn two_processes_download_a_file_once() {
+    let cache = tempfile::tempdir().expect("folder");
+    let all = bytes(300_000);
+    let hub = Hub::start(&[("a.jsonl", &all)]);
+    hub.fault(|_, reply| Reply { delay: Some(Duration::from_millis(300)), ..reply });
+    let mut processes = [start_process(&hub, cache.path()), start_process(&hub, cache.path())];
+    assert!(processes.iter_mut().all(|process| process.wait().expect("its end").success()));
+    assert_eq!(hub.cdn.requests().len(), 1);
+    assert!(fs::read(blob_path(cache.path(), &all)).expect("a blob") == all);
+}
+
+#[test]
+fn a_process_that_was_killed_leaves_a_part_and_no_lock() {
+    let cache = tempfile::tempdir().expect("folder");
+    let all = bytes(300_000);
+    let hub = Hub::start(&[("a.jsonl", &all)]);
+    hub.fault(|_, reply| Reply { stall: Some((100_000, Duration::from_secs(5))), ..reply });
+    let mut process = start_process(&hub, cache.path());
+    let part = partial_path(cache.path(), &all);
+    let start = std::time::Instant::now();
+    while fs::metadata(&part).map_or(0, |part| part.len()) < 100_000 {
+        assert!(start.elapsed() < Duration::from_secs(30), "nothing came");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    process.kill().expect("a signal");
+    process.wait().expect("its end");
+    assert!(!blob_path(cache.path(), &all).exists());
+    assert!(download(&hub, cache.path()).expect("file") == all);
+    assert_eq!(hub.cdn.requests()[1].range(), Some((100_000, 300_000)));
 }
 
 #[test]

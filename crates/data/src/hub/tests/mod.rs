@@ -25,8 +25,8 @@ fn options(endpoint: &str, cache: Option<&Path>) -> HubOptions {
         first_wait: ms(1),
         longest_wait: ms(4),
         longest_asked_wait: Duration::from_secs(5),
-        connect: Duration::from_secs(2),
-        silence: ms(400),
+        connect: Duration::from_secs(5),
+        silence: Duration::from_secs(5),
     };
     HubOptions {
         endpoint: endpoint.to_owned(),

@@ -135,11 +135,11 @@ fn answers_that_take_for_ever() {
     let refused = |reply: Reply| {
         let server = Server::start(move |_| reply.clone());
         let mut options = options(&server.url(), None);
-        options.patience.silence = ms(150);
+        options.patience.silence = ms(300);
         options.patience.num_attempts = 1;
         error(resolve("hub:owner/name", &options))
     };
-    let silent = refused(Reply { delay: Some(ms(600)), ..Reply::new(200, "{}") });
+    let silent = refused(Reply { delay: Some(ms(1500)), ..Reply::new(200, "{}") });
     assert!(silent.contains("it fell silent"), "{silent}");
     let drip = refused(Reply { trickle: Some(ms(50)), ..Reply::new(200, vec![b' '; 1000]) });
     assert!(drip.contains("it fell silent"), "{drip}");
@@ -182,6 +182,7 @@ fn tls_is_spoken_with_whom_is_trusted() {
     let downgraded = error(resolve("hub:owner/name", &options));
     assert!(downgraded.contains("a redirect out of TLS"), "{downgraded}");
     let plain = Server::start(|_| Reply::new(200, "{}"));
+    options.patience.silence = Duration::from_millis(300);
     options.endpoint = plain.url().replace("http:", "https:");
     let none = error(resolve("hub:owner/name", &options));
     assert!(none.contains("cannot reach https://127.0.0.1"), "{none}");

@@ -40,6 +40,8 @@ pub(super) struct Reply {
     pub(super) body: Vec<u8>,
     /// The connection is closed after so many bytes of the body, whatever its announced length.
     pub(super) cut: Option<usize>,
+    /// After so many bytes of the body nothing comes for a while.
+    pub(super) stall: Option<(usize, Duration)>,
     /// The wait before every byte of the body.
     pub(super) trickle: Option<Duration>,
     /// The wait before anything is sent.
@@ -197,7 +199,12 @@ fn write_reply(output: &mut impl Write, reply: &Reply) -> Option<()> {
     output.write_all((head + "\r\n").as_bytes()).ok()?;
     let end = reply.cut.unwrap_or(reply.body.len()).min(reply.body.len());
     match reply.trickle {
-        None => output.write_all(&reply.body[..end]).ok()?,
+        None => {
+            let (first, wait) = reply.stall.unwrap_or((end, Duration::ZERO));
+            output.write_all(&reply.body[..first]).ok()?;
+            std::thread::sleep(wait);
+            output.write_all(&reply.body[first..end]).ok()?;
+        }
         Some(wait) => {
             for byte in &reply.body[..end] {
                 std::thread::sleep(wait);

@@ -207,7 +207,7 @@ fn a_server_that_drips_is_as_good_as_dead() {
     let all = bytes(10_000);
     let hub = Hub::start(&[("a.jsonl", &all)]);
     let mut options = options(&hub.hub.url(), None);
-    options.patience.silence = Duration::from_millis(200);
+    options.patience.silence = Duration::from_millis(500);
     options.patience.num_attempts = 2;
     let dataset = resolve("hub:owner/name", &options).expect("dataset");
     for _ in 0..2 {
@@ -216,7 +216,7 @@ fn a_server_that_drips_is_as_good_as_dead() {
     let slow = error(read(&*dataset.blob(0).expect("file"), 0));
     assert!(slow.contains("less than 1 kB a second (2 attempts)"), "{slow}");
     for _ in 0..2 {
-        hub.fault(|_, reply| Reply { delay: Some(Duration::from_millis(600)), ..reply });
+        hub.fault(|_, reply| Reply { delay: Some(Duration::from_millis(1500)), ..reply });
     }
     let silent = error(read(&*dataset.blob(0).expect("file"), 0));
     assert!(silent.contains("it fell silent (2 attempts)"), "{silent}");

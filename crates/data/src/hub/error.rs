@@ -69,7 +69,7 @@ pub enum HubError {
         hint: String,
     },
     /// The hub could not be reached, or stopped answering.
-    #[error("cannot reach {address}: {what} ({num_attempts} attempts); hint: {hint}")]
+    #[error("cannot get {address}: {what} (attempts: {num_attempts}); hint: {hint}")]
     Unreachable {
         /// Where, without its query.
         address: String,
@@ -110,7 +110,7 @@ pub enum HubError {
         found: String,
     },
     /// The network may not be used, and the cache does not have it.
-    #[error("{what} is not in the cache {}, and the hub may not be asked; hint: {hint}", cache.display())]
+    #[error("the cache {} lacks {what}, and the hub may not be asked (offline); hint: {hint}", cache.display())]
     Offline {
         /// What is missing.
         what: String,

@@ -374,7 +374,7 @@ fn strange(address: &str, what: &'static str, found: &str) -> Failure {
     Failure::Final(HubError::Answer {
         address: shown(address),
         what,
-        expected: "an address of HTTP over TLS".to_owned(),
+        expected: "http(s)://HOST/..., and https after https".to_owned(),
         found: format!("`{}`", shorten(&shown(found))),
         hint: "check HF_ENDPOINT and the proxy",
     })
@@ -415,9 +415,15 @@ pub(super) fn encode(text: &str) -> String {
     encoded
 }
 
-/// An address as messages show it: without its query, which may be signed.
+/// An address as messages show it: without its query, which may be signed, and without a name and password.
 pub(super) fn shown(address: &str) -> String {
-    address.split(['?', '#']).next().unwrap_or_default().to_owned()
+    let address = address.split(['?', '#']).next().unwrap_or_default();
+    let (scheme, rest) = address.split_once("://").unwrap_or(("", address));
+    let authority = rest.split('/').next().unwrap_or_default();
+    match authority.rfind('@') {
+        Some(at) => format!("{scheme}://...{}", &rest[at..]),
+        None => address.to_owned(),
+    }
 }
 
 /// What a message shows of a text that another machine sent: a line, and not a long one.
@@ -487,6 +493,8 @@ mod tests {
     #[test]
     fn addresses_are_shown_without_what_opens_files() {
         assert_eq!(shown("https://a/b?X-Signature=secret#f"), "https://a/b");
+        assert_eq!(shown("https://u:p@a/b@c"), "https://...@a/b@c");
+        assert_eq!(shown("u:p@a"), "://...@a");
         assert_eq!(encode("refs/pr/1 ü"), "refs%2Fpr%2F1%20%C3%BC");
         assert_eq!(shorten("a\nb\u{1b}[2J"), "a?b?[2J");
         assert_eq!(shorten(&"x".repeat(300)).len(), 203);

@@ -140,12 +140,12 @@ impl Dataset {
         let Some(first) = absent.first() else { return Ok(()) };
         let num_bytes = absent.iter().fold(0u64, |sum, entry| sum.saturating_add(entry.size));
         let what = format!(
-            "of {} files of {} at commit {}, {} ({}), the first of them {},",
+            "{} of {} files ({}) of {} at commit {}, the first of them {}",
+            absent.len(),
             self.files.len(),
+            human_bytes(num_bytes),
             self.id,
             short(&self.commit),
-            absent.len(),
-            human_bytes(num_bytes),
             first.path
         );
         Err(missing(&self.id, self.cache.as_ref(), &what))
@@ -200,14 +200,13 @@ fn hint_at_cache(error: HubError, id: &HubId, cache: Option<&Cache>) -> HubError
 }
 
 fn missing(id: &HubId, cache: Option<&Cache>, what: &str) -> HubError {
-    HubError::Offline {
-        what: what.to_owned(),
-        cache: cache.map(|cache| cache.root().to_owned()).unwrap_or_default(),
-        hint: format!(
-            "run it once without HF_HUB_OFFLINE, or `hf download --repo-type dataset {}`",
-            id.name()
-        ),
-    }
+    let (what, name) = (what.to_owned(), id.name());
+    let Some(cache) = cache else {
+        let hint = "set HF_HUB_CACHE or HF_HOME".to_owned();
+        return HubError::Offline { what, cache: "(there is none)".into(), hint };
+    };
+    let hint = format!("run it once without HF_HUB_OFFLINE, or `hf download --repo-type dataset {name}`");
+    HubError::Offline { what, cache: cache.root().to_owned(), hint }
 }
 
 /// A commit as people read it.

@@ -240,7 +240,7 @@ fn no_data(id: &HubId, what: String, entries: &[&RemoteEntry]) -> HubError {
     ends.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
     let ends: Vec<String> = ends.into_iter().map(|(count, end)| format!("{count} {end}")).collect();
     let found =
-        if ends.is_empty() { "it has no files".to_owned() } else { format!("there are {}", some_of(&ends)) };
+        if ends.is_empty() { "it has no files".to_owned() } else { format!("it has {}", some_of(&ends)) };
     let hint = if id.revision() == "main" {
         let name = id.name();
         format!("the hub keeps most datasets as parquet too: try hub:{name}@refs/convert/parquet")
@@ -315,14 +315,14 @@ mod tests {
         assert_eq!(files("hub:a/b:d/", &paths), ["d/test.json", "d/x/0.json", "d/x/1.json.zst"]);
         assert_eq!(files("hub:a/b:**/[0-9].json*", &paths), ["d/x/0.json", "d/x/1.json.zst"]);
         let error = |id: &str| chosen(id, &paths).expect_err(id);
-        assert!(error("hub:a/b:*.csv").contains("matches nothing that can be read; there are 1 .csv"));
-        assert!(error("hub:a/b:nothing").contains("nothing matches `nothing`; there are 4 .json"));
+        assert!(error("hub:a/b:*.csv").contains("matches nothing that can be read; it has 1 .csv"));
+        assert!(error("hub:a/b:nothing").contains("nothing matches `nothing`; it has 4 .json"));
     }
 
     #[test]
     fn no_data_says_what_there_is() {
         let error = chosen("hub:a/b", &["README.md", "x.csv", "y.csv", ".gitattributes"]).expect_err("csv");
-        assert!(error.contains("there are 2 .csv, 1 .gitattributes, 1 .md"), "{error}");
+        assert!(error.contains("it has 2 .csv, 1 .gitattributes, 1 .md"), "{error}");
         assert!(error.contains("hub:a/b@refs/convert/parquet"), "{error}");
         assert!(chosen("hub:a/b", &[]).expect_err("empty").contains("it has no files"));
     }

@@ -89,7 +89,7 @@ fn a_hub_that_stays_down_is_given_up() {
         hub.fault(|_, _| Reply::new(503, ""));
     }
     let error = error(read(&*stream(&hub), 0));
-    assert!(error.contains("HTTP 503 (4 attempts)"), "{error}");
+    assert!(error.contains("HTTP 503 (attempts: 4)"), "{error}");
 }
 
 #[test]
@@ -214,10 +214,10 @@ fn a_server_that_drips_is_as_good_as_dead() {
         hub.fault(|_, reply| Reply { trickle: Some(Duration::from_millis(20)), ..reply });
     }
     let slow = error(read(&*dataset.blob(0).expect("file"), 0));
-    assert!(slow.contains("less than 1 kB a second (2 attempts)"), "{slow}");
+    assert!(slow.contains("less than 1 kB a second (attempts: 2)"), "{slow}");
     for _ in 0..2 {
         hub.fault(|_, reply| Reply { delay: Some(Duration::from_millis(1500)), ..reply });
     }
     let silent = error(read(&*dataset.blob(0).expect("file"), 0));
-    assert!(silent.contains("it fell silent (2 attempts)"), "{silent}");
+    assert!(silent.contains("it fell silent (attempts: 2)"), "{silent}");
 }

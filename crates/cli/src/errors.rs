@@ -226,13 +226,14 @@ impl From<eyas_serve::Error> for Failure {
 
 impl From<eyas_data::Error> for Failure {
     fn from(error: eyas_data::Error) -> Self {
-        use eyas_data::Error as E;
+        use eyas_data::{Error as E, HubError};
         let error = match error {
             E::Token(error) => return error.into(),
             error => error,
         };
         let status = match error {
             E::Option { .. } | E::Unsupported { .. } => USAGE,
+            E::Hub(HubError::Id { .. } | HubError::Option { .. }) => USAGE,
             _ => FAILED,
         };
         let hint = match &error {

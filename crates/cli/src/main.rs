@@ -12,6 +12,7 @@ mod commands;
 mod device;
 mod errors;
 mod format;
+mod hub;
 mod measure;
 mod output;
 mod progress;

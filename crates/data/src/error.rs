@@ -153,6 +153,9 @@ pub enum Error {
         "the tokenizer has no `<|endoftext|>` token, which joins documents; hint: train one with eyas, or use mode chunk"
     )]
     NoEndOfText,
+    /// A dataset of the hub could not be found or read.
+    #[error(transparent)]
+    Hub(#[from] crate::hub::HubError),
     /// The tokenizer could not encode a document.
     #[error(transparent)]
     Token(#[from] eyas_token::Error),

@@ -1,9 +1,10 @@
 //! Code in, token shards out: sources, filters, splits, shards and the loader.
 //!
 //! Owns everything between files of code and batches of token ids. Streams: a corpus is never held in memory. Knows
-//! nothing of networks; the tokenizer comes from `eyas-token`.
+//! nothing of neural networks; the tokenizer comes from `eyas-token`.
 //!
-//! Reading order: `source` (files to documents), `read` (rows of datasets), `filter` (which documents are taken), `secrets`
+//! Reading order: `source` (files to documents), `hub` (files that are elsewhere), `read` (rows of datasets), `filter` (which
+//! documents are taken), `secrets`
 //! (what is redacted), `duplicates`, `prepare` (documents to shards), `shards` (the format on disk), `permutation` and `loader`
 //! (a position in an epoch to a sample).
 
@@ -14,6 +15,7 @@ mod error;
 mod eval;
 mod filter;
 mod fim;
+mod hub;
 mod language;
 mod loader;
 mod permutation;
@@ -31,10 +33,11 @@ pub use error::Error;
 pub use eval::{EvalStream, eval_stream};
 pub use filter::{Filters, Reason};
 pub use fim::Fim;
+pub use hub::{HubError, HubEvent, HubListener, HubOptions, Patience, Secret};
 pub use language::Language;
 pub use loader::{IGNORE, Loader};
 pub use prepare::{PrepareOptions, PrepareProgress, PrepareReport, Seconds, prepare};
 pub use report::{Count, SourceReport};
 pub use shards::{Mode, Shards, is_shards};
-pub use source::{Document, Documents, OnError, SourceOptions};
+pub use source::{Document, Documents, OnError, SourceOptions, names_rows};
 pub use split::{is_validation, path_hash};

@@ -95,7 +95,8 @@ fn a_cut_anywhere_gives_a_beginning_of_the_rows_and_an_error() {
             assert!(whole.starts_with(&found), "{name} cut at {len}: {found:?}");
             // Members, frames and lines that are whole are a whole file.
             let expected = name != "a.jsonl" && found.len() < whole.len() - 11;
-            let broken = report.skipped_for(Reason::BrokenFile).num_documents + report.skipped_for(Reason::BrokenRow).num_documents;
+            let broken = report.skipped_for(Reason::BrokenFile).num_documents
+                + report.skipped_for(Reason::BrokenRow).num_documents;
             assert!(broken > 0 || !expected || len < 200, "{name} cut at {len}: {report}");
         }
     }
@@ -216,9 +217,17 @@ fn arrays_that_are_not_quite() {
         (r#"[{"text":"a"]]]"#, 0, 1, "goes on after its array"),
     ] {
         let (found, report) = bench.read("a.json", json.as_bytes());
-        assert_eq!((found.len(), report.skipped_for(Reason::BrokenRow).num_documents), (num_good, num_broken), "{json}: {report}");
+        assert_eq!(
+            (found.len(), report.skipped_for(Reason::BrokenRow).num_documents),
+            (num_good, num_broken),
+            "{json}: {report}"
+        );
         let example = report.examples.last().map_or("", |example| example);
-        assert_eq!(report.skipped_for(Reason::BrokenFile).num_documents, u64::from(!reason.is_empty()), "{json}: {report}");
+        assert_eq!(
+            report.skipped_for(Reason::BrokenFile).num_documents,
+            u64::from(!reason.is_empty()),
+            "{json}: {report}"
+        );
         assert!(example.contains(reason), "{json}: {example}");
     }
 }
@@ -241,7 +250,11 @@ fn compressed_files_that_are_not() {
         ("a.parquet", good.to_vec(), 0, "expected `PAR1`"),
     ] {
         let (found, report) = bench.read(name, &bytes);
-        assert_eq!((found.len(), report.skipped_for(Reason::BrokenFile).num_documents), (num_good, 1), "{name}: {report}");
+        assert_eq!(
+            (found.len(), report.skipped_for(Reason::BrokenFile).num_documents),
+            (num_good, 1),
+            "{name}: {report}"
+        );
         assert!(report.examples[0].contains(reason), "{}", report.examples[0]);
     }
 }
@@ -303,7 +316,11 @@ fn parquet_files_that_claim_too_much() {
     let mut lengths = good.clone();
     lengths.body[7..11].fill(0xff);
     let (found, report) = bench.read("a.parquet", &lengths.file());
-    assert_eq!((found.len(), report.skipped_for(Reason::BrokenFile).num_documents), (1, 1), "a string of 4 GB: {report}");
+    assert_eq!(
+        (found.len(), report.skipped_for(Reason::BrokenFile).num_documents),
+        (1, 1),
+        "a string of 4 GB: {report}"
+    );
 
     let overlap = Claims { num_groups: 500, claimed_groups: 500, ..good.clone() };
     let (found, report) = bench.read("a.parquet", &overlap.file());
@@ -330,7 +347,11 @@ fn endless_nulls_are_counted_and_not_walked() {
     let len = body.len();
     let claims = Claims { optional: true, ..Claims::new(body, i32::MAX, 0, len) };
     let (found, report) = bench.read("a.parquet", &claims.file());
-    assert_eq!((found.len(), report.skipped_for(Reason::BrokenRow).num_documents), (0, i32::MAX as u64), "{report}");
+    assert_eq!(
+        (found.len(), report.skipped_for(Reason::BrokenRow).num_documents),
+        (0, i32::MAX as u64),
+        "{report}"
+    );
     assert!(report.examples[0].contains("a.parquet:1: column `text` is null"), "{report}");
 }
 
@@ -340,6 +361,10 @@ fn strings_that_are_not_utf8_are_broken_rows() {
     let mut claims = plain();
     claims.body[5] = 0xff;
     let (found, report) = bench.read("a.parquet", &claims.file());
-    assert_eq!((found.len(), report.skipped_for(Reason::BrokenRow).num_documents, report.num_skipped()), (2, 1, 1), "{report}");
+    assert_eq!(
+        (found.len(), report.skipped_for(Reason::BrokenRow).num_documents, report.num_skipped()),
+        (2, 1, 1),
+        "{report}"
+    );
     assert_eq!(report.examples[0], "a.parquet:1: not UTF-8 from byte 1 on");
 }

@@ -31,7 +31,11 @@ fn read(path: &Path) -> Option<(u64, u64, u64)> {
     let mut documents = Documents::open(&[data], &options).expect("data");
     documents.by_ref().for_each(drop);
     let report = documents.report();
-    Some((report.num_documents, report.skipped_for(Reason::BrokenRow).num_documents, peak_kib(false)? - before))
+    Some((
+        report.num_documents,
+        report.skipped_for(Reason::BrokenRow).num_documents,
+        peak_kib(false)? - before,
+    ))
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {

@@ -1,6 +1,6 @@
 //! Data of a run: folders of prepared shards as they are, everything else prepared into `<output_dir>/data/`.
 //!
-//! Refuses hub ids, shards of another tokenizer or context, and data without a sample. What was prepared is used again when
+//! Refuses shards of another tokenizer or context, and data without a sample. What was prepared is used again when
 //! it was made from the same sources in the same way: a resumed run must read the tokens it read before, and files that
 //! have not changed need not be read twice. A folder of code may have changed unseen, so a new run prepares it again.
 
@@ -9,8 +9,10 @@ use crate::error::Error;
 use crate::evaluate::EvalData;
 use crate::event::{Event, OnEvent};
 use crate::output::DATA;
-use crate::settings::{TrainConfig, hub_id};
-use eyas_data::{Loader, Mode, PrepareOptions, Shards, SourceOptions, eval_stream, is_shards, prepare};
+use crate::settings::TrainConfig;
+use eyas_data::{
+    Loader, Mode, PrepareOptions, Shards, SourceOptions, eval_stream, is_shards, names_rows, prepare,
+};
 use eyas_token::Tokenizer;
 use serde_json::{Value, json};
 use std::fs;
@@ -32,11 +34,6 @@ pub(crate) struct Corpus<'a> {
 /// # Errors
 /// Shards that are damaged.
 pub(crate) fn prepared(name: &'static str, data: &[String]) -> Result<Option<Arc<Shards>>, Error> {
-    for entry in data {
-        if let Some(id) = hub_id(entry) {
-            return Err(Error::Hub { name, id: id.into() });
-        }
-    }
     match data {
         [one] if is_shards(Path::new(one)) => Ok(Some(Arc::new(Shards::open(Path::new(one))?))),
         many => match many.iter().find(|entry| is_shards(Path::new(entry))) {
@@ -73,7 +70,9 @@ impl Corpus<'_> {
         if data.is_empty() {
             return Ok(None);
         }
-        let raw = self.config.raw || all_rows(data);
+        // Rows to evaluate on are taken as they are, since someone has chosen them and others are measured on the same;
+        // `eyas eval` does so too.
+        let raw = self.config.raw || data.iter().all(|entry| names_rows(entry));
         let (path, shards) = match prepared(name, data)? {
             Some(shards) => (PathBuf::from(&data[0]), shards),
             // A stream is small enough to be held, and its windows need no shards.
@@ -234,12 +233,6 @@ impl Corpus<'_> {
         }
         stored == *record
     }
-}
-
-/// Whether all of `data` are rows of a dataset: those to evaluate on are taken as they are, since someone has chosen them
-/// and others are measured on the same; `eyas eval` does so too.
-fn all_rows(data: &[String]) -> bool {
-    data.iter().all(|entry| [".jsonl", ".json", ".ndjson"].iter().any(|end| entry.ends_with(end)))
 }
 
 /// Size and time of a file; null for what is not a file.

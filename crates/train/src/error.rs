@@ -50,7 +50,7 @@ pub enum Error {
         "fp16 needs a GPU; on the CPU use bf16: `bf16 = true` in a file, `--bf16` or `--precision bf16` on the command line"
     )]
     Fp16,
-    /// Data, a model or a tokenizer of the hub.
+    /// A model or a tokenizer of the hub.
     #[error(
         "`{name}`: {id} is on the Hugging Face hub, which eyas cannot read yet; download it and give its path"
     )]

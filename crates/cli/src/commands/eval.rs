@@ -9,7 +9,7 @@ use crate::errors::{Failure, Outcome};
 use crate::format;
 use crate::output::{Output, note};
 use crate::progress::Progress;
-use eyas_data::{Mode, Shards, SourceOptions, eval_stream, is_shards};
+use eyas_data::{Mode, Shards, SourceOptions, eval_stream, is_shards, names_rows};
 use eyas_model::{Activations, Config, Gpt};
 use eyas_ops::Backend;
 use eyas_token::Tokenizer;
@@ -115,9 +115,9 @@ fn open(args: &Args, tokenizer: &Tokenizer, context_length: usize) -> Outcome<Ev
         }
         return Ok(EvalData::shards(Arc::new(opened), tokenizer));
     }
-    let is_rows = |path: &String| [".jsonl", ".json", ".ndjson"].iter().any(|end| path.ends_with(end));
-    let raw = args.raw || args.data.iter().all(is_rows);
-    let source = SourceOptions { text_field: args.text_field.clone(), raw, ..SourceOptions::default() };
+    let raw = args.raw || args.data.iter().all(|data| names_rows(data));
+    let hub = crate::hub::options();
+    let source = SourceOptions { text_field: args.text_field.clone(), raw, hub, ..SourceOptions::default() };
     let stream = eval_stream(&args.data, tokenizer, &source)?;
     let (documents, bytes) = (format::count(stream.num_documents), format::bytes(stream.num_bytes));
     note(format_args!(

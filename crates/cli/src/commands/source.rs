@@ -15,7 +15,7 @@ pub(crate) struct SourceArgs {
 impl SourceArgs {
     /// What was given, as the trainer reads it.
     pub(crate) fn config(&self) -> Outcome<TrainConfig> {
-        Ok(TrainConfig::documents(&self.given)?)
+        Ok(TrainConfig { hub: crate::hub::options(), ..TrainConfig::documents(&self.given)? })
     }
 
     /// How documents are read.
@@ -55,9 +55,12 @@ impl FromArgMatches for SourceArgs {
 
 /// What DATA may be, for the long help of commands that take it.
 const DATA_HELP: &str = "\
-DATA is a folder of source code (.gitignore is honoured), a source file, or a .jsonl file or a glob of them, one \
-document a line in the field `content` or `text`. Files that are binary, minified, oversized (over 1 MB), generated, \
-empty or not UTF-8 are skipped and counted, and so are exact duplicates; --raw takes all documents as they are.";
+DATA is a folder of source code or a git repository (.gitignore is honoured), a source file, a file of rows or a glob of \
+them (.jsonl, .json, each also .gz or .zst, and .parquet; one document a row, in the field `content` or `text`), or a \
+dataset of the Hugging Face hub, hub:OWNER/NAME[@REVISION][:FILE, FOLDER or GLOB] (HF_TOKEN, HF_HOME, HF_ENDPOINT and \
+HF_HUB_OFFLINE are honoured). Files that are binary, minified, oversized, generated, empty or not UTF-8 are skipped and \
+counted, and so are exact duplicates; keys, tokens, passwords and e-mail addresses are replaced by placeholders; --raw takes \
+all documents as they are.";
 
 /// The long help of a command that takes DATA.
 pub(crate) fn with_data_help(examples: &str) -> String {

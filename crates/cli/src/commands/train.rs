@@ -187,7 +187,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     if !args.has_screen {
         stop.watch()?;
     }
-    let config = read(&args)?;
+    let config = TrainConfig { hub: crate::hub::options(), ..read(&args)? };
     if args.has_screen {
         tui::require_terminal()?;
     }

@@ -48,8 +48,8 @@ fn sources_without_documents() {
     }
     world.run("data show missing").refused(1, &["missing"]);
     world.run("data show missing*.jsonl").refused(1, &["missing*.jsonl"]);
-    world.run("data show data.parquet").refused(2, &["parquet"]);
-    world.run("data show hub:a/b").refused(2, &["hub"]);
+    world.run("data show data.parquet").refused(1, &["parquet"]);
+    world.run("data show hub:a/b/c").refused(2, &["hub:a/b/c", "OWNER/NAME"]);
 }
 
 #[test]

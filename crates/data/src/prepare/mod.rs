@@ -27,7 +27,7 @@ const SEEN: &str = "seen";
 const DURABLE_TOKENS: u64 = 16 << 20;
 
 /// How documents become shards.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct PrepareOptions {
     /// Chunks of each document, or one stream.
     pub mode: Mode,

@@ -1,24 +1,59 @@
 //! From arguments to the files that they name, in an order that depends on names alone.
 
+use crate::blob::{Blob, LocalFile};
 use crate::error::Error;
 use crate::filter::{LicenseFiles, Reason, is_license_name};
+use crate::hub::{Dataset, HubId, HubOptions};
 use crate::language::Language;
 use crate::read::is_rows;
 use crate::report::SourceReport;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+/// What an argument that means the hub begins with.
+pub(super) const HUB: &str = "hub:";
 
 /// What is to be read.
 pub(super) enum Source {
     File { path: PathBuf, name: String },
-    Rows(PathBuf),
+    Rows(RowsFile),
+}
+
+/// A file of rows, here or on the hub.
+pub(super) enum RowsFile {
+    Local(PathBuf),
+    /// A file of a dataset, by its number.
+    Hub(Arc<Dataset>, usize),
+}
+
+impl RowsFile {
+    /// Its bytes; a file of the hub may be downloaded for them.
+    pub(super) fn blob(&self) -> Result<Arc<dyn Blob>, Error> {
+        match self {
+            RowsFile::Local(path) => Ok(Arc::new(LocalFile::open(path)?)),
+            RowsFile::Hub(dataset, number) => dataset.blob(*number),
+        }
+    }
 }
 
 impl Source {
-    /// Where it is.
-    pub(super) fn path(&self) -> &Path {
-        let (Source::File { path, .. } | Source::Rows(path)) = self;
-        path
+    /// What tells it from what was there at another time: name, size, and time or commit.
+    pub(super) fn stamp(&self) -> String {
+        match self {
+            Source::File { path, .. } | Source::Rows(RowsFile::Local(path)) => {
+                let metadata = path.metadata().ok();
+                let size = metadata.as_ref().map(std::fs::Metadata::len);
+                let modified = metadata.and_then(|metadata| metadata.modified().ok());
+                let since = modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+                format!("{path:?} {size:?} {:?}", since.map(|time| time.as_nanos()))
+            }
+            Source::Rows(RowsFile::Hub(dataset, number)) => {
+                let file = &dataset.files()[*number];
+                format!("{} {} {}", dataset.commit(), file.path, file.size)
+            }
+        }
     }
 }
 
@@ -29,13 +64,18 @@ pub(super) struct Found {
     pub(super) licenses: LicenseFiles,
     /// What was passed over on the way.
     pub(super) report: SourceReport,
-    /// Each argument, a git repository with its commit.
+    /// Each argument, a git repository or a dataset of the hub with its commit.
     pub(super) origins: Vec<String>,
+    /// What was chosen of datasets of the hub, for people.
+    pub(super) notes: Vec<String>,
 }
 
 impl Found {
     /// Adds what `argument` names.
-    pub(super) fn add(&mut self, argument: &str) -> Result<(), Error> {
+    pub(super) fn add(&mut self, argument: &str, hub: &HubOptions) -> Result<(), Error> {
+        if argument.starts_with(HUB) {
+            return self.add_dataset(argument, hub);
+        }
         refuse_unsupported(argument)?;
         let path = Path::new(argument);
         let commit = commit_of(path).map_or(String::new(), |commit| format!("@{commit}"));
@@ -57,13 +97,26 @@ impl Found {
         Ok(())
     }
 
+    fn add_dataset(&mut self, argument: &str, hub: &HubOptions) -> Result<(), Error> {
+        let dataset = Arc::new(Dataset::resolve(&HubId::parse(argument)?, hub)?);
+        self.origins.push(format!("{argument}@{}", dataset.commit()));
+        self.notes.push(dataset.summary().to_owned());
+        let files = 0..dataset.files().len();
+        self.sources.extend(files.map(|number| Source::Rows(RowsFile::Hub(dataset.clone(), number))));
+        Ok(())
+    }
+
     fn add_path(&mut self, path: &Path) -> Result<(), Error> {
         if path.is_dir() {
             return self.walk(path);
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let path = path.to_owned();
-        self.sources.push_back(if is_rows(&name) { Source::Rows(path) } else { Source::File { path, name } });
+        self.sources.push_back(if is_rows(&name) {
+            Source::Rows(RowsFile::Local(path))
+        } else {
+            Source::File { path, name }
+        });
         Ok(())
     }
 
@@ -102,9 +155,7 @@ impl Found {
 
 fn refuse_unsupported(argument: &str) -> Result<(), Error> {
     let is = |end: &str| argument.ends_with(end);
-    let (kind, hint) = if argument.starts_with("hub:") {
-        ("a dataset of the hub", "download it as .jsonl or .parquet and give the path of the file")
-    } else if is(".bz2") || is(".xz") {
+    let (kind, hint) = if is(".bz2") || is(".xz") {
         ("compressed with bzip2 or xz", "compress it with zstd or gzip instead")
     } else if (is(".gz") || is(".zst")) && !is_rows(argument) {
         ("compressed, and not .jsonl, .ndjson or .json by its name", "decompress it first")

@@ -7,15 +7,15 @@
 mod find;
 mod item;
 
-use crate::blob::LocalFile;
 use crate::duplicates::{NearDuplicates, Seen};
 use crate::error::Error;
 use crate::filter::{Filters, Judge, LicenseFiles, Reason};
+use crate::hub::HubOptions;
 use crate::language::Language;
-use crate::read::{RawRow, Rows};
+use crate::read::{RawRow, Rows, is_rows};
 use crate::report::SourceReport;
 use crate::split::path_hash;
-use find::{Found, Source};
+use find::{Found, HUB, RowsFile, Source};
 use item::{Outcome, Raw};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -23,8 +23,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Instant, UNIX_EPOCH};
+use std::time::Instant;
 use tempfile::TempDir;
 
 /// Bytes of raw items that are in memory at once, about.
@@ -57,7 +56,7 @@ impl Document {
 }
 
 /// How sources are read.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct SourceOptions {
     /// The field of a row that holds the text; by default `content`, then `text`.
     pub text_field: Option<String>,
@@ -71,6 +70,9 @@ pub struct SourceOptions {
     pub with_licenses: bool,
     /// What becomes of rows and files that are broken.
     pub on_error: OnError,
+    /// Where datasets of the hub come from. It does not decide what they are, their commit does.
+    #[serde(skip)]
+    pub hub: HubOptions,
 }
 
 impl Default for SourceOptions {
@@ -82,6 +84,7 @@ impl Default for SourceOptions {
             keep_secrets: false,
             with_licenses: false,
             on_error: OnError::Skip,
+            hub: HubOptions::default(),
         }
     }
 }
@@ -104,10 +107,16 @@ impl SourceOptions {
     }
 }
 
+/// Whether an argument names rows that somebody has collected: a file of them, or a dataset of the hub.
+pub fn names_rows(argument: &str) -> bool {
+    argument.starts_with(HUB) || is_rows(argument)
+}
+
 /// Documents, one after the other.
 pub struct Documents {
     data: Vec<String>,
     origins: Vec<String>,
+    notes: Vec<String>,
     options: SourceOptions,
     filters: Filters,
     judge: Judge,
@@ -138,8 +147,8 @@ struct OpenRows {
 }
 
 impl OpenRows {
-    fn new(path: &Path, text_field: Option<&str>) -> Result<Self, Error> {
-        let rows = Rows::open(Arc::new(LocalFile::open(path)?), text_field)?;
+    fn new(file: &RowsFile, text_field: Option<&str>) -> Result<Self, Error> {
+        let rows = Rows::open(file.blob()?, text_field)?;
         Ok(OpenRows { rows, num_rows: 0 })
     }
 
@@ -185,7 +194,7 @@ struct Seconds {
 }
 
 impl Documents {
-    /// Finds the files of `data`, each a folder, a source file, a file of rows or a glob of them. Reading happens later.
+    /// Finds the files of `data`, each a folder, a source file, a file of rows, a glob of these, or a dataset of the hub. Reading happens later.
     ///
     /// # Errors
     /// If an argument names nothing, or a kind of source that is not read.
@@ -193,11 +202,12 @@ impl Documents {
         let filters = options.filters();
         let judge = Judge::new(&filters)?;
         let mut found = Found::default();
-        data.iter().try_for_each(|argument| found.add(argument))?;
-        let Found { sources: pending, licenses, report, origins } = found;
+        data.iter().try_for_each(|argument| found.add(argument, &options.hub))?;
+        let Found { sources: pending, licenses, report, origins, notes } = found;
         Ok(Documents {
             data: data.to_vec(),
             origins,
+            notes,
             options: options.clone(),
             filters,
             judge,
@@ -284,8 +294,8 @@ impl Documents {
         };
         self.seen = Some(Seen::resume(dir, SEEN_BYTES, so_far.num_seen)?);
         let last = so_far.num_rows.and(self.pending.get(so_far.num_sources.saturating_sub(1) as usize));
-        if let Some(Source::Rows(path)) = last {
-            let mut rows = OpenRows::new(path, self.options.text_field.as_deref())?;
+        if let Some(Source::Rows(file)) = last {
+            let mut rows = OpenRows::new(file, self.options.text_field.as_deref())?;
             while so_far.num_rows.is_some_and(|num_rows| rows.num_rows < num_rows) && rows.next()?.is_some() {
             }
             self.open = Some(rows);
@@ -300,18 +310,18 @@ impl Documents {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.judge.fingerprint().to_le_bytes());
         for source in &self.pending {
-            let path = source.path();
-            let metadata = path.metadata().ok();
-            let size = metadata.as_ref().map(std::fs::Metadata::len);
-            let modified = metadata.and_then(|metadata| metadata.modified().ok());
-            let nanos =
-                modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map(|time| time.as_nanos());
-            hasher.update(format!("{path:?} {size:?} {nanos:?}\n").as_bytes());
+            hasher.update(source.stamp().as_bytes());
+            hasher.update(b"\n");
         }
         *hasher.finalize().as_bytes()
     }
 
-    /// Each argument, a git repository with its commit.
+    /// What was chosen of datasets of the hub, for people.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Each argument, a git repository or a dataset of the hub with its commit.
     pub(crate) fn origins(&self) -> &[String] {
         &self.origins
     }
@@ -383,7 +393,7 @@ impl Documents {
         self.num_sources += 1;
         match source {
             Source::File { path, name } => Some(Some(self.read_file(&path, name))),
-            Source::Rows(path) => match OpenRows::new(&path, self.options.text_field.as_deref()) {
+            Source::Rows(file) => match OpenRows::new(&file, self.options.text_field.as_deref()) {
                 Ok(rows) => {
                     self.open = Some(rows);
                     Some(None)

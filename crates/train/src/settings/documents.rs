@@ -2,7 +2,7 @@
 
 use super::TrainConfig;
 use crate::error::Error;
-use eyas_data::{Filters, Fim, SourceOptions};
+use eyas_data::{Filters, Fim, HubOptions, SourceOptions};
 use std::collections::HashMap;
 
 /// The heading of the settings in the table that other commands which read documents take too.
@@ -43,6 +43,7 @@ impl TrainConfig {
             keep_secrets: self.keep_secrets,
             with_licenses: false,
             on_error: self.on_error,
+            hub: HubOptions { streaming: self.hub_streaming, ..self.hub.clone() },
         }
     }
 

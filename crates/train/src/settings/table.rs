@@ -3,7 +3,7 @@
 use super::value::{DecayType, Kind, OptimizerKind, Raw, SaveStrategy, SchedulerType, Strategy, Value};
 use crate::best::Metric;
 use crate::error::Error;
-use eyas_data::{Mode, OnError};
+use eyas_data::{HubOptions, Mode, OnError};
 use serde_json::{Map, Value as Json};
 use std::path::PathBuf;
 
@@ -30,6 +30,8 @@ macro_rules! settings {
             $($(#[doc = $help] pub $name: $type,)*)*
             /// GPT2Config keys that differ from `config`'s, in the order given: `n_layer`, `resid_pdrop`, ...
             pub model: Vec<(String, String)>,
+            /// Where the hub is, who asks and where its files are kept: what no setting says but the environment.
+            pub hub: HubOptions,
         }
 
         /// Every setting but GPT2Config's keys, which [`MODEL_SETTINGS`] lists.
@@ -48,6 +50,7 @@ macro_rules! settings {
                 TrainConfig {
                     $($($name: Value::parse(&default($default)).expect("a default has its setting's type"),)*)*
                     model: Vec::new(),
+                    hub: HubOptions::default(),
                 }
             }
 
@@ -81,7 +84,7 @@ settings! {
         push_to_hub: bool = "false", "Push to the Hugging Face hub; not available yet, and said so at the start";
     }
     "Data" {
-        train_data: Vec<String> = "", "What to learn from: folders of code, .jsonl files, or a folder made by `eyas data prepare`";
+        train_data: Vec<String> = "", "What to learn from: folders of code, git repositories, files of rows (.jsonl, .json, also .gz and .zst, .parquet), datasets of the hub (hub:OWNER/NAME), or a folder made by `eyas data prepare`";
         eval_data: Vec<String> = "", "What to evaluate on; the same kinds as train_data";
         tokenizer: Option<PathBuf> = "", "Tokenizer: a folder or a tokenizer.json; by default that of model_name_or_path";
         mode: Mode = "chunk", "How documents become samples: `chunk`, each document cut alone, as in the course; `pack`, one stream";
@@ -94,6 +97,7 @@ settings! {
     "Documents" {
         text_field: Option<String> = "", "Field of the text in rows; by default `content`, then `text`";
         raw: bool = "false", "Take every document as it is, whatever the settings below say";
+        hub_streaming: bool = "false", "Read datasets of the hub where they are, instead of keeping them in the hub's cache";
         on_error: OnError = "skip", "What becomes of broken rows and files: skip, they are counted and passed over; fail, they end the command";
         keep_secrets: bool = "false", "Leave keys, tokens, passwords and e-mail addresses as they are, instead of `<KEY>`, `<PASSWORD>` and `<EMAIL>`";
         keywords: Vec<String> = "", "Take only documents that hold one of these words; the course's are pandas, sklearn, matplotlib and seaborn";

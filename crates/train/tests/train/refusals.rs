@@ -33,9 +33,9 @@ fn impossible_runs() {
             vec![("per_device_train_batch_size", "5000"), ("dataloader_drop_last", "")],
             "too few for one sample",
         ),
-        (vec![("train_data", "hub:a/b")], "`train_data`: a/b is on the Hugging Face hub"),
+        (vec![("train_data", "hub:a b")], "`hub:a b` names no dataset"),
         (vec![("tokenizer", "hub:a/b")], "`tokenizer`: a/b is on the Hugging Face hub"),
-        (vec![("eval_data", "hub:a/b"), ("eval_strategy", "steps")], "`eval_data`: a/b is on"),
+        (vec![("eval_data", "hub:a b"), ("eval_strategy", "steps")], "`hub:a b` names no dataset"),
         (vec![("resume_from_checkpoint", &*own("nowhere"))], "nowhere"),
     ] {
         let message = message(&world, &settings);

@@ -22,23 +22,18 @@ fn teller() -> impl Fn(&HubEvent) + Send + Sync {
     move |event| match event {
         HubEvent::Downloaded { file, num_bytes, total_bytes } => {
             let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_done = num_bytes >= total_bytes;
-            if !is_done && said.elapsed() < EVERY {
-                return;
+            let (is_done, done, all) = (num_bytes >= total_bytes, bytes(*num_bytes), bytes(*total_bytes));
+            if is_done {
+                note(format_args!("downloaded {file}, {all}"));
+            } else if said.elapsed() >= EVERY {
+                note(format_args!("downloading {file}: {done} of {all}"));
+                *said = Instant::now();
             }
-            *said = Instant::now();
-            match is_done {
-                true => note(format_args!("downloaded {file}, {}", bytes(*total_bytes))),
-                false => {
-                    note(format_args!("downloading {file}: {} of {}", bytes(*num_bytes), bytes(*total_bytes)))
-                }
-            }
-        }
-        HubEvent::Waiting { wait, reason } if wait.is_zero() => {
-            note(format_args!("waiting for the hub: {reason}"))
         }
         HubEvent::Waiting { wait, reason } => {
-            note(format_args!("waiting {:.0} s for the hub: {reason}", wait.as_secs_f64().max(1.0)));
+            let seconds = wait.as_secs_f64().max(1.0);
+            let time = if wait.is_zero() { String::new() } else { format!(" {seconds:.0} s") };
+            note(format_args!("waiting{time} for the hub: {reason}"));
         }
         _ => {}
     }

@@ -58,7 +58,7 @@ fn broken_lines_are_counted_and_named() {
     let good = serde_json::json!({ "content": crate::common::source(1) }).to_string();
     world.write("rows.jsonl", format!("{good}\n{{\"content\": \n{{\"content\": 3}}\n{{}}\n"));
     let run = world.run("tokenizer train rows.jsonl --vocab-size 300 --out t").ok();
-    assert!(run.stderr.contains("1 documents") && run.stderr.contains("3 broken lines"), "{}", run.stderr);
+    assert!(run.stderr.contains("1 documents") && run.stderr.contains("3 broken rows"), "{}", run.stderr);
     assert!(run.stderr.contains("rows.jsonl:2"), "{}", run.stderr);
     world.run("tokenizer encode --tokenizer t --jsonl rows.jsonl").refused(1, &["rows.jsonl", "line 2"]);
 }

@@ -154,7 +154,17 @@ pub(crate) fn without_clock(value: Value) -> Value {
             // The state's hash of itself is of its times too.
             let is_kept = |key: &str| !is_of_the_clock(key) && !["output_dir", "state_blake3"].contains(&key);
             let kept = map.into_iter().filter(|(key, _)| is_kept(key));
-            Value::Object(kept.map(|(key, value)| (key, without_clock(value))).collect())
+            let place_of = |key: &str, value: &Value| match (key, value.as_str()) {
+                ("best_model_checkpoint", Some(path)) => {
+                    Path::new(path).file_name().map(|name| name.to_string_lossy().into())
+                }
+                _ => None,
+            };
+            let kept = kept.map(|(key, value)| {
+                let value = place_of(&key, &value).unwrap_or_else(|| without_clock(value));
+                (key, value)
+            });
+            Value::Object(kept.collect())
         }
         Value::Array(items) => Value::Array(items.into_iter().map(without_clock).collect()),
         other => other,
@@ -290,6 +300,10 @@ mod tests {
         };
         assert_eq!(state(1.0, 2.0), state(3.0, 2.0));
         assert_ne!(state(1.0, 2.0), state(1.0, 2.0 + f64::EPSILON * 2.0));
+        let best =
+            |path: &str| comparable(STATE, json!({"best_model_checkpoint": path}).to_string().into_bytes());
+        assert_eq!(best("/whole/out/checkpoint-3"), best("/parts/out/checkpoint-3"));
+        assert_ne!(best("/whole/out/checkpoint-3"), best("/whole/out/checkpoint-4"));
         let line =
             |speed: f64| format!("{{\"skipped_updates\": 0, \"tokens_per_second\": {speed}}}\n").into_bytes();
         assert_eq!(comparable(METRICS, line(1.0)), comparable(METRICS, line(2.0)));

@@ -40,7 +40,7 @@ pub struct SourceReport {
     pub languages: BTreeMap<String, Count>,
     /// Documents that came out, by licence as far as it was asked for; those of none that is known have no entry.
     pub licenses: BTreeMap<String, Count>,
-    /// Secrets that were replaced, by [`Kind::name`](crate::Kind::name).
+    /// Secrets that were replaced, by [`Kind::name`](crate::secrets::Kind::name).
     pub secrets: BTreeMap<String, u64>,
     /// The first few broken rows and files, and unreadable files: `file:line: reason`.
     pub examples: Vec<String>,

@@ -8,6 +8,8 @@ use std::fmt;
 
 /// Examples of broken input that a report keeps.
 const MAX_EXAMPLES: usize = 5;
+/// Longest licence that is counted by name.
+const MAX_LICENSE_BYTES: usize = 256;
 /// Licences that are counted by name; a dataset may have as many as it has rows.
 const MAX_LICENSES: usize = 1000;
 
@@ -75,7 +77,8 @@ impl SourceReport {
             self.languages.entry(language.to_owned()).or_default().add(num_bytes);
         }
         if let Some(license) = license {
-            let is_full = self.licenses.len() >= MAX_LICENSES && !self.licenses.contains_key(license);
+            let is_full = self.licenses.len() >= MAX_LICENSES && !self.licenses.contains_key(license)
+                || license.len() > MAX_LICENSE_BYTES;
             let name = if is_full { "others" } else { license };
             self.licenses.entry(name.to_owned()).or_default().add(num_bytes);
         }

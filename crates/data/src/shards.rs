@@ -107,6 +107,24 @@ pub fn is_shards(dir: &Path) -> bool {
     read_index(dir).is_ok()
 }
 
+/// Whether `dir` holds token shards and nothing else.
+pub(crate) fn holds_only_shards(dir: &Path) -> bool {
+    let is_ours = |name: &str| {
+        let number = name.strip_prefix("tokens-").and_then(|rest| rest.strip_suffix(".bin"));
+        [INDEX, DOCUMENTS, NAMES, TABLE].contains(&name)
+            || number
+                .is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let Ok(mut entries) = std::fs::read_dir(dir) else { return false };
+    let all_ours = entries.all(|entry| {
+        entry.is_ok_and(|entry| {
+            entry.file_type().is_ok_and(|kind| kind.is_file())
+                && entry.file_name().to_str().is_some_and(is_ours)
+        })
+    });
+    all_ours && is_shards(dir)
+}
+
 fn hex(bytes: &[u8; 32]) -> String {
     blake3::Hash::from_bytes(*bytes).to_hex().to_string()
 }

@@ -200,20 +200,18 @@ impl Corpus<'_> {
             "raw": raw,
             "tokenizer": fingerprint,
         });
-        // Of filters only those that differ from what runs had before there were settings for them.
-        let source = self.source_options(raw);
-        if source.filters != SourceOptions::default().filters {
-            record["filters"] = json!(source.filters);
-        }
-        if let Some(fim) = self.config.fim() {
-            record["fim"] = json!(fim);
-        }
+        record["source"] = json!(self.source_options(raw));
+        record["fim"] = json!(self.config.fim());
         record
     }
 
     fn is_reusable(&self, record_path: &Path, record: &Value) -> bool {
         let Ok(text) = fs::read_to_string(record_path) else { return false };
         let Ok(mut stored) = serde_json::from_str::<Value>(&text) else { return false };
+        // A benchmark may have changed unseen, as a folder may.
+        if self.config.decontaminate.is_some() && !self.resuming {
+            return false;
+        }
         let is_known =
             |stamps: &Value| stamps.as_array().is_some_and(|stamps| stamps.iter().all(|s| !s.is_null()));
         if self.resuming || !is_known(&record["stamps"]) {
@@ -222,6 +220,12 @@ impl Corpus<'_> {
                 return false;
             }
             stored["stamps"] = record["stamps"].clone();
+            // What the record did not tell of when the run was begun is as it was then.
+            for (key, value) in record.as_object().into_iter().flatten() {
+                if stored.get(key).is_none() {
+                    stored[key] = value.clone();
+                }
+            }
         }
         // However a path is spelt, it is the same.
         let paths = |record: &Value| -> Vec<PathBuf> {

@@ -119,6 +119,18 @@ impl LicenseFiles {
         self.files.entry(folder).or_default().push(file.to_owned());
     }
 
+    /// What tells the licence files from those of another time: name, size and time of each.
+    pub(crate) fn stamps(&self) -> Vec<String> {
+        let mut paths: Vec<&PathBuf> = self.files.values().flatten().collect();
+        paths.sort();
+        let stamp = |path: &&PathBuf| {
+            let metadata = path.metadata().ok();
+            let modified = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
+            format!("{path:?} {:?} {modified:?}", metadata.map(|metadata| metadata.len()))
+        };
+        paths.iter().map(stamp).collect()
+    }
+
     /// The licence of a file: what the licence files say in its folder, or the nearest above it that has any.
     pub(crate) fn of(&mut self, file: &Path) -> Option<Arc<str>> {
         let folder = file.ancestors().skip(1).find(|folder| self.files.contains_key(*folder))?;

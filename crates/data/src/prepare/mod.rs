@@ -10,7 +10,7 @@ mod work;
 use crate::error::Error;
 use crate::fim::{Fim, FimTokens};
 use crate::report::SourceReport;
-use crate::shards::{Mode, ShardsWriter, Written, is_shards};
+use crate::shards::{Mode, ShardsWriter, Written, holds_only_shards, sync_folder};
 use crate::source::{Document, Documents, NewDocuments, ReadSoFar, SourceOptions};
 use crate::split::is_validation;
 use eyas_token::Tokenizer;
@@ -18,11 +18,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Instant;
-use work::WorkFolder;
+use work::{JOURNAL, SEEN, WorkFolder};
 
-const JOURNAL: &str = "journal.json";
-/// The folder of hashes of documents.
-const SEEN: &str = "seen";
 /// Tokens after which what was done is made durable: half a second's work or so, and a small part of a shard.
 const DURABLE_TOKENS: u64 = 16 << 20;
 
@@ -71,6 +68,10 @@ struct Journal {
 /// What was done.
 #[derive(Clone, Debug, Serialize)]
 pub struct PrepareReport {
+    /// What was read: each argument, a git repository or a dataset of the hub with its commit.
+    pub data: Vec<String>,
+    /// What was chosen of datasets of the hub, for people.
+    pub notes: Vec<String>,
     /// What was read and skipped.
     pub source: SourceReport,
     /// Tokens for training, or all of them where nothing is held out.
@@ -132,14 +133,21 @@ fn prepare_durably(
     refuse_other_content(out, parts)?;
     let documents = Documents::open(data, &options.source)?;
     let plan = plan(data, tokenizer, options, &documents);
+    let preparation = Preparation::new(tokenizer, options, documents)?;
     let work = WorkFolder::open(out, plan)?;
-    let journal = work.read_journal(JOURNAL).filter(|_| work.shards().exists());
-    let prepared = Preparation::new(tokenizer, options, documents)
-        .and_then(|preparation| preparation.run(data, parts, journal, &work, durable_tokens, progress));
-    match prepared {
+    let journal: Option<Journal> = work.read_journal(JOURNAL).filter(|_| work.shards().exists());
+    let goes_on = journal.is_some() || near::has_begun(&work);
+    match preparation.run(data, parts, journal, &work, out, durable_tokens, progress) {
         Ok(report) => {
+            // What came there in the meantime is not ours to replace.
+            refuse_other_content(out, parts)?;
             work.publish(out)?;
             Ok(report)
+        }
+        Err(Error::BadShards { .. } | Error::DamagedScratch { .. }) if goes_on => {
+            // What was left to go on from is damaged: all of it is done again.
+            work.discard()?;
+            prepare_durably(data, tokenizer, options, out, durable_tokens, progress)
         }
         Err(error @ (Error::NoDocuments { .. } | Error::TooLittle { .. })) => {
             // Going on would end in the same place.
@@ -184,18 +192,19 @@ fn plan(data: &[String], tokenizer: &Tokenizer, options: &PrepareOptions, docume
 
 /// Refuses an output folder that holds anything but what it held if this had been run before.
 fn refuse_other_content(out: &Path, parts: &[&str]) -> Result<(), Error> {
-    let Ok(mut entries) = std::fs::read_dir(out) else {
-        return match out.exists() {
+    let Ok(entries) = std::fs::read_dir(out) else {
+        return match out.exists() || out.is_symlink() {
             true => Err(Error::OutputInUse { path: out.to_owned() }),
             false => Ok(()),
         };
     };
-    let is_ours = |name: &std::ffi::OsStr| parts.iter().any(|part| name == *part);
+    let entries: Vec<_> = entries.collect::<Result<_, _>>().map_err(Error::read(out))?;
+    let is_part = |name: &std::ffi::OsStr| parts.iter().any(|part| name == *part);
     let is_replaceable = match parts {
-        [""] => is_shards(out),
-        _ => entries.by_ref().flatten().all(|e| is_ours(&e.file_name()) && is_shards(&e.path())),
+        [""] => holds_only_shards(out),
+        _ => entries.iter().all(|entry| is_part(&entry.file_name()) && holds_only_shards(&entry.path())),
     };
-    match is_replaceable || entries.next().is_none() {
+    match !out.is_symlink() && (entries.is_empty() || is_replaceable) {
         true => Ok(()),
         false => Err(Error::OutputInUse { path: out.to_owned() }),
     }
@@ -249,6 +258,7 @@ impl<'a> Preparation<'a> {
         parts: &[&str],
         journal: Option<Journal>,
         work: &WorkFolder,
+        out: &Path,
         durable_tokens: u64,
         progress: &mut dyn FnMut(&PrepareProgress),
     ) -> Result<PrepareReport, Error> {
@@ -283,11 +293,11 @@ impl<'a> Preparation<'a> {
             work.clear()?;
             return Err(Error::Changed { data: data.to_vec() });
         }
-        self.finish()
+        self.finish(parts, out)
     }
 
     fn begin(&mut self, parts: &[&str], work: &WorkFolder) -> Result<(), Error> {
-        work.clear_shards()?;
+        work.clear_tokens()?;
         self.documents.resume(&work.scratch(SEEN), None)?;
         let (size, fingerprint) = (self.tokenizer.vocab_size(), self.tokenizer.fingerprint());
         let PrepareOptions { mode, context_length, .. } = *self.options;
@@ -304,10 +314,15 @@ impl<'a> Preparation<'a> {
     }
 
     fn resume(&mut self, parts: &[&str], journal: Journal, work: &WorkFolder) -> Result<(), Error> {
+        let seen = work.scratch(SEEN);
+        if !seen.exists() {
+            let (expected, found) = ("hashes of documents".into(), "nothing".into());
+            return Err(Error::BadShards { path: seen, what: "the folder".into(), expected, found });
+        }
         for (part, written) in parts.iter().zip(journal.writers) {
             self.writers.push(ShardsWriter::resume(&work.shards().join(part), written)?);
         }
-        self.documents.resume(&work.scratch(SEEN), Some(journal.documents))?;
+        self.documents.resume(&seen, Some(journal.documents))?;
         self.done = PrepareProgress { num_resumed_documents: journal.done.num_documents, ..journal.done };
         self.lengths = journal.lengths;
         Ok(())
@@ -367,6 +382,7 @@ impl<'a> Preparation<'a> {
     fn make_durable(&mut self, work: &WorkFolder) -> Result<(), Error> {
         let begun = Instant::now();
         let writers = self.writers.iter_mut().map(ShardsWriter::sync).collect::<Result<_, _>>()?;
+        sync_folder(&work.shards())?;
         let documents = self.documents.sync()?;
         let lengths = self.lengths.clone();
         work.write_journal(JOURNAL, &Journal { documents, done: self.done, lengths, writers })?;
@@ -375,14 +391,18 @@ impl<'a> Preparation<'a> {
     }
 
     /// Ends the files.
-    fn finish(mut self) -> Result<PrepareReport, Error> {
+    fn finish(mut self, parts: &[&str], out: &Path) -> Result<PrepareReport, Error> {
         let begun = Instant::now();
         let least = if self.options.mode == Mode::Pack { 2 } else { self.options.context_length as u64 };
         let num_tokens: Vec<u64> = self.writers.iter().map(ShardsWriter::num_tokens).collect();
-        for (writer, num_tokens) in std::mem::take(&mut self.writers).into_iter().zip(&num_tokens) {
+        let writers = std::mem::take(&mut self.writers);
+        for ((writer, num_tokens), part) in writers.into_iter().zip(&num_tokens).zip(parts) {
             if *num_tokens < least {
-                let path = writer.folder().to_owned();
-                return Err(Error::TooLittle { path, num_tokens: *num_tokens, needed: least });
+                return Err(Error::TooLittle {
+                    path: out.join(part),
+                    num_tokens: *num_tokens,
+                    needed: least,
+                });
             }
             writer.finish()?;
         }
@@ -390,11 +410,13 @@ impl<'a> Preparation<'a> {
         seconds.write += begun.elapsed().as_secs_f64();
         (seconds.read, seconds.filter) = self.documents.seconds();
         Ok(PrepareReport {
+            data: self.documents.origins().to_vec(),
+            notes: self.documents.notes().to_vec(),
             source: self.documents.report().clone(),
             num_tokens: num_tokens[0],
             num_validation_tokens: num_tokens.get(1).copied().unwrap_or(0),
             num_encoded_tokens: self.done.num_encoded_tokens,
-            lengths: self.lengths.clone(),
+            lengths: self.lengths,
             num_resumed_documents: self.done.num_resumed_documents,
             seconds,
         })

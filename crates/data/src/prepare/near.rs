@@ -1,7 +1,7 @@
 //! Near duplicates are sought before anything is encoded: everything is read once for its signatures, and then again for its
 //! tokens. What is durable of the first reading is noted as in the second.
 
-use super::work::WorkFolder;
+use super::work::{NEAR_JOURNAL as JOURNAL, SEEN_FIRST, SIGNATURES, WorkFolder};
 use super::{PrepareOptions, PrepareProgress};
 use crate::duplicates::{NearDuplicates, NearWriter, Signature};
 use crate::error::Error;
@@ -9,7 +9,6 @@ use crate::source::{Documents, NewDocuments, ReadSoFar};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-const JOURNAL: &str = "near.json";
 /// Memory in which duplicates are sought.
 const BUDGET_BYTES: usize = 128 << 20;
 /// What is made durable at once is measured in tokens, which nobody has counted yet.
@@ -42,7 +41,7 @@ pub(super) fn find(
     durable_tokens: u64,
     progress: &mut dyn FnMut(&PrepareProgress),
 ) -> Result<Near, Error> {
-    let signatures = work.scratch("signatures");
+    let signatures = work.scratch(SIGNATURES);
     let journal: Option<Journal> = work.read_journal(JOURNAL);
     let mut writer = match &journal {
         Some(journal) => NearWriter::resume(&signatures, BUDGET_BYTES, journal.num_signatures)?,
@@ -52,7 +51,7 @@ pub(super) fn find(
         return Ok(Near { duplicates: writer.finish()?, among: documents.new });
     }
     let mut documents = Documents::open(data, &options.source)?;
-    documents.resume(&work.scratch("seen-first"), journal.map(|journal| journal.documents))?;
+    documents.resume(&work.scratch(SEEN_FIRST), journal.map(|journal| journal.documents))?;
     let mut done = PrepareProgress { is_seeking_duplicates: true, ..PrepareProgress::default() };
     let mut durable = 0;
     let note = |documents: &mut Documents, writer: &mut NearWriter, is_complete| {

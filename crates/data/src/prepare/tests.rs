@@ -186,3 +186,69 @@ fn fill_in_the_middle_loses_nothing() {
     }
     assert_eq!(texts, want);
 }
+
+#[test]
+fn damaged_work_is_done_again() {
+    let world = World::new();
+    let options = options(Mode::Pack);
+    assert!(world.prepare(&options, "whole", None).is_some());
+    let want = content(&world.path("whole"));
+    let work = world.path(".parts.eyas-prepare");
+    for file in ["shards/train/tokens-00000.bin", "shards/valid/documents.bin", "signatures/near-signatures"]
+    {
+        assert!(world.prepare(&options, "parts", Some(6)).is_none());
+        fs::OpenOptions::new()
+            .write(true)
+            .open(work.join(file))
+            .and_then(|file| file.set_len(7))
+            .expect(file);
+        let report = world.prepare(&options, "parts", None).expect(file);
+        assert_eq!(report.num_resumed_documents, 0, "{file}");
+        assert!(content(&world.path("parts")) == want, "{file}");
+        fs::remove_dir_all(world.path("parts")).expect("removed");
+    }
+    assert!(world.prepare(&options, "parts", Some(6)).is_none());
+    fs::remove_dir_all(work.join("seen")).expect("removed");
+    assert!(world.prepare(&options, "parts", None).is_some());
+    assert!(content(&world.path("parts")) == want);
+}
+
+#[test]
+fn what_is_not_ours_is_neither_replaced_nor_removed() {
+    let world = World::new();
+    let chunks = PrepareOptions { validation_one_in: None, ..options(Mode::Chunk) };
+    let split = options(Mode::Chunk);
+    let refused = |options: &PrepareOptions, name: &str| {
+        let out = world.path(name);
+        let error =
+            prepare(&world.data, &world.tokenizer, options, &out, &mut |_| {}).err().expect("refused");
+        assert!(matches!(error, Error::OutputInUse { .. }), "{error}");
+    };
+    // One thing of a user's, beside nothing, shards, or a part of them.
+    fs::create_dir(world.path("user")).expect("folder");
+    fs::write(world.path("user/thesis.tex"), "text").expect("file");
+    refused(&split, "user");
+    refused(&chunks, "user");
+    assert!(world.prepare(&chunks, "one", None).is_some());
+    assert!(world.prepare(&chunks, "one", None).is_some(), "shards are replaced");
+    fs::write(world.path("one/NOTES.md"), "text").expect("file");
+    refused(&chunks, "one");
+    assert!(world.prepare(&split, "two", None).is_some());
+    fs::create_dir(world.path("two/valid/tokenizer")).expect("folder");
+    refused(&split, "two");
+    fs::write(world.path("file"), "text").expect("file");
+    refused(&chunks, "file");
+    // What came while shards were made.
+    let out = world.path("late");
+    let late = prepare(&world.data, &world.tokenizer, &chunks, &out, &mut |_| {
+        fs::create_dir_all(&out).and_then(|()| fs::write(out.join("thesis.tex"), "text")).expect("file");
+    });
+    assert!(matches!(late, Err(Error::OutputInUse { .. })));
+    assert!(out.join("thesis.tex").exists());
+    // A process was stopped between the two renames.
+    let (work, old) = (world.path(".one.eyas-prepare"), world.path("one"));
+    fs::create_dir(&work).and_then(|()| fs::rename(&old, work.join("replaced"))).expect("moved");
+    drop(WorkFolder::open(&old, "plan".into()).expect("opened"));
+    assert!(old.join("NOTES.md").exists());
+    assert!(WorkFolder::open(Path::new("."), "plan".into()).is_err(), "no name");
+}

@@ -14,6 +14,16 @@ use std::path::{Path, PathBuf};
 
 const LOCK: &str = "lock";
 const SHARDS: &str = "shards";
+/// The shards that stood at the place, while others take it.
+const REPLACED: &str = "replaced";
+pub(super) const JOURNAL: &str = "journal.json";
+pub(super) const NEAR_JOURNAL: &str = "near.json";
+/// Hashes of documents, of the reading for tokens and of that for signatures, and the signatures.
+pub(super) const SEEN: &str = "seen";
+pub(super) const SEEN_FIRST: &str = "seen-first";
+pub(super) const SIGNATURES: &str = "signatures";
+const JOURNALS: [&str; 4] = [JOURNAL, NEAR_JOURNAL, "journal.json.new", "near.json.new"];
+const SCRATCH: [&str; 4] = [SHARDS, SEEN, SEEN_FIRST, SIGNATURES];
 
 /// The journal as it is written.
 #[derive(Serialize, Deserialize)]
@@ -34,11 +44,19 @@ impl WorkFolder {
     /// Opens or creates the folder beside `out`.
     ///
     /// # Errors
-    /// If another process works in it, or it cannot be written.
+    /// If another process works in it, it cannot be written, or `out` has no name of its own.
     pub(super) fn open(out: &Path, plan: String) -> Result<Self, Error> {
-        let name = out.file_name().unwrap_or_default().to_string_lossy();
-        let path = out.with_file_name(format!(".{name}.eyas-prepare"));
+        let Some(name) = out.file_name() else {
+            let found = format!("`{}`", out.display());
+            return Err(Error::Option { name: "out", found, expected: "a folder by its name, in another" });
+        };
+        let path = out.with_file_name(format!(".{}.eyas-prepare", name.to_string_lossy()));
+        // Scratch is removed at the end; what a link leads to is not ours.
+        if path.is_symlink() {
+            return Err(Error::OutputInUse { path });
+        }
         fs::create_dir_all(&path).map_err(Error::write(&path))?;
+        sync_folder(parent(&path))?;
         let lock_path = path.join(LOCK);
         let lock = File::create(&lock_path).map_err(Error::write(&lock_path))?;
         match lock.try_lock() {
@@ -46,7 +64,13 @@ impl WorkFolder {
             Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: out.to_owned() }),
             Err(TryLockError::Error(source)) => return Err(Error::Write { path: lock_path, source }),
         }
-        Ok(WorkFolder { path, plan, _lock: lock })
+        let work = WorkFolder { path, plan, _lock: lock };
+        // A process that was stopped between the two renames of `publish` left the old shards here.
+        let aside = work.path.join(REPLACED);
+        if aside.exists() && !out.exists() {
+            fs::rename(&aside, out).map_err(Error::write(out))?;
+        }
+        Ok(work)
     }
 
     /// The folder that will stand at the place that the shards are meant for.
@@ -59,14 +83,11 @@ impl WorkFolder {
         self.path.join(name)
     }
 
-    /// Removes the shards that were begun.
-    pub(super) fn clear_shards(&self) -> Result<(), Error> {
-        match fs::remove_dir_all(self.shards()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::write(&self.shards())(error))
-            }
-            _ => Ok(()),
-        }
+    /// Removes shards that were begun, and the journal that may tell of them.
+    pub(super) fn clear_tokens(&self) -> Result<(), Error> {
+        remove(&self.path.join(JOURNAL))?;
+        sync_folder(&self.path)?;
+        remove(&self.shards())
     }
 
     /// Creates the folder of a part of the shards.
@@ -97,32 +118,51 @@ impl WorkFolder {
     /// Puts the shards, which are whole, in their place, and removes the rest.
     pub(super) fn publish(self, out: &Path) -> Result<(), Error> {
         sync_folder(&self.shards())?;
-        let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let aside = self.path.join("replaced");
-        if out.exists() {
+        let aside = self.path.join(REPLACED);
+        remove(&aside)?;
+        let replaces = out.exists();
+        if replaces {
             // A folder cannot be replaced in one step: the old one moves aside, and goes when the new one is there.
             fs::rename(out, &aside).map_err(Error::write(out))?;
         }
-        fs::rename(self.shards(), out).map_err(Error::write(out))?;
-        sync_folder(parent)?;
-        self.discard()
+        if let Err(error) = fs::rename(self.shards(), out) {
+            if replaces {
+                // The error that kept the new ones from their place is the one to tell.
+                let _ = fs::rename(&aside, out);
+            }
+            return Err(Error::write(out)(error));
+        }
+        sync_folder(parent(out))?;
+        // The shards are there and whole: what cannot be removed is no failure of theirs.
+        let _ = self.discard();
+        Ok(())
     }
 
     /// Removes the folder.
     pub(super) fn discard(self) -> Result<(), Error> {
-        fs::remove_dir_all(&self.path).map_err(Error::write(&self.path))
+        self.clear()?;
+        let WorkFolder { path, _lock: lock, .. } = self;
+        drop(lock);
+        fs::remove_dir_all(&path).map_err(Error::write(&path))
     }
 
-    /// Removes everything but the lock.
+    /// Removes what work leaves, journals first: they must not tell of what is gone.
     pub(super) fn clear(&self) -> Result<(), Error> {
-        for entry in fs::read_dir(&self.path).map_err(Error::write(&self.path))? {
-            let path = entry.map_err(Error::write(&self.path))?.path();
-            if path.file_name().is_some_and(|name| name == LOCK) {
-                continue;
-            }
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(Error::write(&path))?;
-        }
-        Ok(())
+        JOURNALS.iter().try_for_each(|name| remove(&self.path.join(name)))?;
+        sync_folder(&self.path)?;
+        SCRATCH.iter().try_for_each(|name| remove(&self.path.join(name)))
     }
+}
+
+/// Removes a file or folder, if there is one.
+fn remove(path: &Path) -> Result<(), Error> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::write(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

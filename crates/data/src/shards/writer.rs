@@ -2,7 +2,8 @@
 //! place that it is meant for until it is whole. What was made durable by [`ShardsWriter::sync`] can be gone on from.
 
 use super::{
-    DOCUMENTS, Dtype, Entry, FORMAT, INDEX, Index, MAX_ROW_BYTES, Mode, SHARD_TOKENS, TABLE, VERSION, hex,
+    DOCUMENTS, Dtype, Entry, FORMAT, INDEX, Index, MAX_ROW_BYTES, Mode, SHARD_TOKENS, TABLE, VERSION, bad,
+    hex,
 };
 use crate::error::Error;
 use crate::source::Document;
@@ -79,6 +80,13 @@ impl ShardsWriter {
     pub(crate) fn resume(folder: &Path, written: Written) -> Result<Self, Error> {
         let open = |name: &str, num_bytes| HashedFile::resume(folder.join(name), num_bytes);
         let Written { index, tokens, documents, table } = written;
+        for entry in &index.shards {
+            let path = folder.join(&entry.file);
+            let num_bytes = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+            if num_bytes != entry.num_bytes {
+                return Err(bad(&path, "size", &entry.num_bytes.to_string(), &num_bytes.to_string()));
+            }
+        }
         let tokens = tokens.map(|num_bytes| open(&shard_name(index.shards.len()), num_bytes)).transpose()?;
         Ok(ShardsWriter {
             folder: folder.to_owned(),
@@ -88,11 +96,6 @@ impl ShardsWriter {
             words: Vec::new(),
             index,
         })
-    }
-
-    /// Where the files are.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
     }
 
     /// Tokens written so far.
@@ -227,16 +230,17 @@ impl HashedFile {
     /// Goes on behind the first `num_bytes` of a file. What is behind them is removed.
     fn resume(path: PathBuf, num_bytes: u64) -> Result<Self, Error> {
         let read = |source| Error::Read { path: path.clone(), source };
-        let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(read)?;
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let mut file = file.map_err(|error| bad(&path, "the file", "to be there", &error.to_string()))?;
         let mut hasher = blake3::Hasher::new();
         let hashed = std::io::copy(&mut (&mut file).take(num_bytes), &mut hasher).map_err(read)?;
         if hashed < num_bytes {
-            return Err(Error::BadShards {
-                path,
-                what: "size".into(),
-                expected: format!("{num_bytes} bytes or more"),
-                found: format!("{hashed} bytes"),
-            });
+            return Err(bad(
+                &path,
+                "size",
+                &format!("{num_bytes} bytes or more"),
+                &format!("{hashed} bytes"),
+            ));
         }
         let write = |source| Error::Write { path: path.clone(), source };
         file.set_len(num_bytes).map_err(write)?;

@@ -35,6 +35,8 @@ pub(super) enum Outcome {
     },
     /// A file of rows that is damaged.
     BrokenFile(Error),
+    /// What ends reading, whatever is to become of broken files.
+    Failed(Error),
     Unreadable(PathBuf, std::io::Error),
 }
 

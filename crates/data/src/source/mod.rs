@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::filter::{Filters, Judge, LicenseFiles, Reason};
 use crate::hub::HubOptions;
 use crate::language::Language;
-use crate::read::{RawRow, Rows, is_rows};
+use crate::read::{MAX_ROW_BYTES, RawRow, Rows, is_rows};
 use crate::report::SourceReport;
 use crate::split::path_hash;
 use find::{Found, HUB, RowsFile, Source};
@@ -31,6 +31,10 @@ const BATCH_BYTES: usize = 16 << 20;
 /// Raw items in a batch at the most.
 const BATCH_ITEMS: usize = 4096;
 
+/// Longest file that is read, in bytes, whatever the filters say; rows have the same limit.
+const MAX_FILE_BYTES: u64 = MAX_ROW_BYTES as u64;
+/// What a script begins with.
+const SCRIPT: &[u8] = b"#!";
 /// Memory for hashes of documents; more of them go to disk.
 const SEEN_BYTES: usize = 64 << 20;
 
@@ -133,6 +137,8 @@ pub struct Documents {
     report: SourceReport,
     /// Sources that were begun, of which the last may be open.
     num_sources: u64,
+    /// Whether the last of them is on the hub.
+    is_remote: bool,
     seconds: Seconds,
     finished: bool,
     /// What ended it, told after the documents that are ready.
@@ -221,6 +227,7 @@ impl Documents {
             new: NewDocuments::default(),
             report,
             num_sources: 0,
+            is_remote: false,
             seconds: Seconds::default(),
             finished: false,
             failed: None,
@@ -295,6 +302,7 @@ impl Documents {
         self.seen = Some(Seen::resume(dir, SEEN_BYTES, so_far.num_seen)?);
         let last = so_far.num_rows.and(self.pending.get(so_far.num_sources.saturating_sub(1) as usize));
         if let Some(Source::Rows(file)) = last {
+            self.is_remote = matches!(file, RowsFile::Hub(..));
             let mut rows = OpenRows::new(file, self.options.text_field.as_deref())?;
             while so_far.num_rows.is_some_and(|num_rows| rows.num_rows < num_rows) && rows.next()?.is_some() {
             }
@@ -309,6 +317,10 @@ impl Documents {
     pub(crate) fn stamp(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.judge.fingerprint().to_le_bytes());
+        for stamp in self.licenses.stamps() {
+            hasher.update(stamp.as_bytes());
+            hasher.update(b"\n");
+        }
         for source in &self.pending {
             hasher.update(source.stamp().as_bytes());
             hasher.update(b"\n");
@@ -372,7 +384,7 @@ impl Documents {
                     }
                     Err(error) => {
                         self.open = None;
-                        Raw::Done(Outcome::BrokenFile(error))
+                        Raw::Done(self.file_that_failed(error))
                     }
                 },
                 None => match self.begin_source() {
@@ -391,6 +403,7 @@ impl Documents {
     fn begin_source(&mut self) -> Option<Option<Raw>> {
         let source = self.pending.pop_front()?;
         self.num_sources += 1;
+        self.is_remote = matches!(source, Source::Rows(RowsFile::Hub(..)));
         match source {
             Source::File { path, name } => Some(Some(self.read_file(&path, name))),
             Source::Rows(file) => match OpenRows::new(&file, self.options.text_field.as_deref()) {
@@ -398,8 +411,18 @@ impl Documents {
                     self.open = Some(rows);
                     Some(None)
                 }
-                Err(error) => Some(Some(Raw::Done(Outcome::BrokenFile(error)))),
+                Err(error) => Some(Some(Raw::Done(self.file_that_failed(error)))),
             },
+        }
+    }
+
+    /// What an error of the file that was begun last means. Bytes that are damaged may be skipped; a hub that cannot be
+    /// reached or a full disk are nothing that the next file would be free of.
+    fn file_that_failed(&self, error: Error) -> Outcome {
+        match error {
+            Error::Read { path, source } if !self.is_remote => Outcome::Unreadable(path, source),
+            error @ Error::BrokenFile { .. } if !self.is_remote => Outcome::BrokenFile(error),
+            error => Outcome::Failed(error),
         }
     }
 
@@ -431,6 +454,7 @@ impl Documents {
                 report.skip_many(Reason::BrokenRow, num_rows);
                 report.example(|| reason);
             }
+            Outcome::Failed(error) => return Err(error),
             Outcome::BrokenFile(error) if fail => return Err(error),
             Outcome::BrokenFile(error) => {
                 report.skip(Reason::BrokenFile, 0);
@@ -448,8 +472,8 @@ impl Documents {
     /// Reads a file up to the size limit.
     fn read_file(&mut self, path: &Path, name: String) -> Raw {
         let limit = match self.filters.max_document_bytes {
-            0 => u64::MAX,
-            limit => limit,
+            0 => MAX_FILE_BYTES,
+            limit => limit.min(MAX_FILE_BYTES),
         };
         let unreadable = |error: std::io::Error| Raw::Done(Outcome::Unreadable(path.to_owned(), error));
         let skipped = |reason, num_bytes| Raw::Done(Outcome::Skipped { reason, num_bytes });
@@ -458,17 +482,23 @@ impl Documents {
             Err(error) => return unreadable(error),
         };
         let mut bytes = Vec::new();
-        if let Err(error) = file.take(limit.saturating_add(1)).read_to_end(&mut bytes) {
+        let mut file = file.take(limit.saturating_add(1));
+        // A file without an extension is code if it begins as a script does.
+        if Language::of_path(&name).is_none() && path.extension().is_none() {
+            if let Err(error) = file.by_ref().take(SCRIPT.len() as u64).read_to_end(&mut bytes) {
+                return unreadable(error);
+            }
+            if bytes != SCRIPT {
+                return skipped(Reason::NotCode, path.metadata().map_or(0, |metadata| metadata.len()));
+            }
+        }
+        if let Err(error) = file.read_to_end(&mut bytes) {
             return unreadable(error);
         }
         let num_bytes = bytes.len() as u64;
         if num_bytes > limit {
             let num_bytes = path.metadata().map_or(num_bytes, |metadata| metadata.len());
             return skipped(Reason::TooLarge, num_bytes);
-        }
-        // A file without an extension is code if it begins as a script does.
-        if Language::of_path(&name).is_none() && path.extension().is_none() && !bytes.starts_with(b"#!") {
-            return skipped(Reason::NotCode, num_bytes);
         }
         let is_wanted = self.options.with_licenses || self.judge.needs_licenses();
         let license = is_wanted.then(|| self.licenses.of(path)).flatten();

@@ -20,22 +20,31 @@ pub(super) fn show(args: &ShowArgs) -> Outcome {
         return show_shards(args, tokenizer);
     }
     let mut output = Output::new();
-    let mut documents = Documents::open(std::slice::from_ref(&args.data), &args.source.options()?)?;
+    let options = args.source.options()?;
+    // As `data prepare` encodes it.
+    let encode = |tokenizer: &Tokenizer, text: &str| -> Outcome<Vec<u32>> {
+        let mut ids = Vec::new();
+        match options.raw {
+            true => tokenizer.encode(text, &mut ids)?,
+            false => tokenizer.encode_ordinary(text, &mut ids)?,
+        }
+        Ok(ids)
+    };
+    let mut documents = Documents::open(std::slice::from_ref(&args.data), &options)?;
+    documents.notes().iter().for_each(note);
     for _ in 0..args.number {
         let Some(document) = documents.next().transpose()? else { break };
         let (bytes, lines) = (document.text.len() as u64, document.text.lines().count() as u64);
         let mut facts = format!("{}, {} lines", format::bytes(bytes), format::count(lines));
         if let Some(tokenizer) = &tokenizer {
-            let mut ids = Vec::new();
-            tokenizer.encode(&document.text, &mut ids)?;
+            let ids = encode(tokenizer, &document.text)?;
             let each = bytes as f64 / ids.len().max(1) as f64;
             facts += &format!(", {} tokens ({each:.2} bytes each)", format::count(ids.len() as u64));
         }
         output.line(format_args!("── {} ── {facts}", document.path))?;
         match tokenizer.as_ref().filter(|_| args.tokens) {
             Some(tokenizer) => {
-                let mut ids = Vec::new();
-                tokenizer.encode(&document.text, &mut ids)?;
+                let ids = encode(tokenizer, &document.text)?;
                 output.line(visible(&ids, tokenizer, has_colour()))?;
             }
             None => output.line(document.text.trim_end_matches('\n'))?,

@@ -12,6 +12,9 @@ const MAX_ROWS: usize = 8;
 /// Prints all of it.
 pub(super) fn print(output: &mut Output, report: &PrepareReport) -> Outcome {
     let source = &report.source;
+    for text in &report.notes {
+        output.line(format_args!("hub      {text}"))?;
+    }
     output.line(format_args!(
         "read     {} documents, {}, taken of {}",
         count(source.num_documents),

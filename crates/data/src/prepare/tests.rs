@@ -220,8 +220,7 @@ fn what_is_not_ours_is_neither_replaced_nor_removed() {
     let split = options(Mode::Chunk);
     let refused = |options: &PrepareOptions, name: &str| {
         let out = world.path(name);
-        let error =
-            prepare(&world.data, &world.tokenizer, options, &out, &mut |_| {}).err().expect("refused");
+        let error = prepare(&world.data, &world.tokenizer, options, &out, &mut |_| {}).expect_err("refused");
         assert!(matches!(error, Error::OutputInUse { .. }), "{error}");
     };
     // One thing of a user's, beside nothing, shards, or a part of them.

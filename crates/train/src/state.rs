@@ -219,7 +219,7 @@ fn position(plan: &Plan, step: u64) -> Value {
 /// What differs between a checkpoint's run and this one, of what changes the result: a line each.
 ///
 /// # Errors
-/// Tokens of another tokenizer, which the weights do not know.
+/// Tokens of another tokenizer, which the weights do not know, or other tokens of data that have the same name.
 pub(crate) fn differences(
     checkpoint: &Checkpoint,
     config: &TrainConfig,
@@ -229,6 +229,13 @@ pub(crate) fn differences(
     let own = checkpoint::own(&checkpoint.state);
     if own["data"]["tokenizer"] != data["tokenizer"] {
         let problem = "it was trained with another tokenizer; choose another output_dir, or overwrite_output_dir = true";
+        return Err(Error::checkpoint(&checkpoint.path, problem));
+    }
+    // Who names other data means it; under the same name there must be the same tokens.
+    let settings = TrainConfig { model: Vec::new(), ..config.clone() }.to_json();
+    if own["settings"]["train_data"] == settings["train_data"] && own["data"]["shards"] != data["shards"] {
+        let problem = "train_data has other tokens now than those it was trained on, under the same name; give the data as they \
+                       were, choose another output_dir, or overwrite_output_dir = true";
         return Err(Error::checkpoint(&checkpoint.path, problem));
     }
     let mut lines = Vec::new();
@@ -249,7 +256,6 @@ pub(crate) fn differences(
     ] {
         compare(name, &json!(before), &json!(now));
     }
-    let settings = TrainConfig { model: Vec::new(), ..config.clone() }.to_json();
     for (name, now) in settings.iter().filter(|(name, _)| !HARMLESS.contains(&name.as_str())) {
         // A setting that the version which saved did not know has its default now, or is meant.
         own["settings"].get(name).into_iter().for_each(|before| compare(name, before, now));

@@ -137,7 +137,10 @@ fn prepared_data_are_used_again_only_when_nothing_changed() {
     };
     assert!(!reused(&[]));
     assert!(reused(&[]));
-    assert!(!reused(&[("raw", "")]));
+    for setting in ["keep_secrets", "skip_generated", "raw"] {
+        let value = if setting == "skip_generated" { "false" } else { "" };
+        assert!(!reused(&[(setting, value)]), "{setting}");
+    }
     fs::write(&file, text + "{\"content\": \"def more(x):\\n    return x\\n\"}\n").expect("written");
     assert!(!reused(&[("raw", "")]));
 }

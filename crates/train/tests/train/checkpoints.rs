@@ -132,14 +132,13 @@ fn what_changed_is_said() {
 fn other_tokens_under_the_same_name_are_refused() {
     let world = World::new();
     run_until(world.config("out", &[]).expect("valid"), 5);
-    let before = weights(&world.path("out/checkpoint-5"));
     // What was prepared is gone, and would be made again from what the sources are now.
     fs::remove_dir_all(world.path("out/data/train_data")).expect("removed");
     fs::write(world.path("code/more.py"), "def more(value):\n    return value + 1\n").expect("written");
     let error =
         run(world.config("out", &[]).expect("valid"), 1, &mut |_, _| {}).expect_err("refused").to_string();
-    assert!(error.contains("other tokens") && error.contains("checkpoint-5"), "{error}");
-    assert!(before == weights(&world.path("out/checkpoint-5")), "nothing is lost");
+    assert!(error.contains("other tokens") && error.contains("checkpoint-"), "{error}");
+    // With what was there before it goes on.
     fs::remove_file(world.path("code/more.py")).expect("removed");
     fs::remove_dir_all(world.path("out/data")).expect("removed");
     run_to_end(world.config("out", &[]).expect("valid"));

@@ -34,7 +34,7 @@ fn read(path: &Path) -> Option<(u64, u64, u64)> {
     Some((
         report.num_documents,
         report.skipped_for(Reason::BrokenRow).num_documents,
-        peak_kib(false)? - before,
+        peak_kib(false)?.saturating_sub(before),
     ))
 }
 

@@ -101,7 +101,10 @@ fn parse(row: RawRow, text_field: Option<&str>) -> Result<Document, Outcome> {
         RawRow::Broken { reason, num_rows } => return Err(Outcome::Broken { reason, num_rows }),
     };
     match row.and_then(|row| row.into_document(text_field, name.clone())) {
-        Ok(row) => Ok(Document { license: row.license, ..Document::new(row.path, row.text) }),
+        Ok(row) => {
+            let license = row.license.filter(|license| !license.trim().is_empty());
+            Ok(Document { license, ..Document::new(row.path, row.text) })
+        }
         Err(reason) => {
             let place = offset.map_or(String::new(), |offset| format!(" (at byte {offset})"));
             Err(Outcome::Broken { reason: format!("{name}: {reason}{place}"), num_rows: 1 })

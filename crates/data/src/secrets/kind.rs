@@ -83,7 +83,7 @@ kinds! {
     PypiToken, "pypi_token", KEY;
     /// `rubygems_` and 48 hexadecimal digits. RubyGems' guide on API keys.
     RubygemsToken, "rubygems_token", KEY;
-    /// `cio` and 32 letters or digits. crates.io's token scheme.
+    /// `cio` and 32 letters or digits. The Rust registry's token scheme.
     CratesToken, "crates_token", KEY;
     /// `oy2` and 43 small letters or digits. NuGet's API keys.
     NugetKey, "nuget_key", KEY;

@@ -81,7 +81,7 @@ pub enum Error {
         needed: u64,
     },
     /// The output folder holds something else.
-    #[error("{} is not empty and does not hold token shards; hint: choose another folder", path.display())]
+    #[error("{} holds something else than token shards; hint: choose another folder, or take that away", path.display())]
     OutputInUse {
         /// The folder.
         path: PathBuf,

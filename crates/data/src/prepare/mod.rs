@@ -20,7 +20,7 @@ use std::path::Path;
 use std::time::Instant;
 use work::{JOURNAL, SEEN, WorkFolder};
 
-/// Tokens after which what was done is made durable: half a second's work or so, and a small part of a shard.
+/// Tokens after which what was done is made durable: a second's work or two, and a quarter of a shard.
 const DURABLE_TOKENS: u64 = 16 << 20;
 
 /// How documents become shards.
@@ -30,7 +30,8 @@ pub struct PrepareOptions {
     pub mode: Mode,
     /// Length of the chunks; recorded in pack mode.
     pub context_length: usize,
-    /// How sources are read. With `raw`, special tokens in the text become their ids, as Hugging Face does it.
+    /// How sources are read. With `raw`, special tokens in the text become their ids, as Hugging Face does it; not
+    /// in documents turned round.
     pub source: SourceOptions,
     /// Hold out one document in so many, by hash of its path: the output then has the folders `train` and `valid`.
     pub validation_one_in: Option<u64>,

@@ -1,4 +1,4 @@
-//! From arguments to the files that they name, in an order that depends on names alone.
+//! From arguments to the files that they name, in the order of the arguments and of names.
 
 use crate::blob::{Blob, LocalFile};
 use crate::error::Error;

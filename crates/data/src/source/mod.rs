@@ -1,4 +1,4 @@
-//! Files to documents: folders of code and files of rows, mixed freely, in an order that depends on names alone.
+//! Files to documents: folders of code and files of rows, mixed freely, in the order of the arguments and of names.
 //!
 //! The trick: raw items are read in batches of bounded size, one after the other; parsing, filters and hashes of a batch
 //! run in parallel; duplicates are then dropped in order. So memory is bounded and the result does not depend on the

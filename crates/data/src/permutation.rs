@@ -43,8 +43,8 @@ impl Permutation {
     }
 }
 
-/// SplitMix64's finalizer.
-fn mix(mut x: u64) -> u64 {
+/// Spreads every bit over all: SplitMix64's finalizer.
+pub(crate) const fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)

@@ -13,7 +13,7 @@
 //! P(0.5) = 0.12, P(0.6) = 0.42, P(0.7) = 0.85, P(0.8) = 0.997, P(0.9) = 1 to six digits.
 
 use super::minhash::Signature;
-use super::words::mix;
+use crate::permutation::mix;
 use bytemuck::{Pod, Zeroable};
 
 /// The Jaccard index from which on two documents are near duplicates, as in BigCode's near-deduplication.

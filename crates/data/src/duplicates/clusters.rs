@@ -86,8 +86,8 @@ impl Clusters {
 
 #[cfg(test)]
 mod tests {
-    use super::super::words::mix;
     use super::*;
+    use crate::permutation::mix;
 
     #[test]
     fn roots_are_the_first_whatever_the_order() {

@@ -10,7 +10,8 @@
 //! Of a lane 16 bits are kept (b-bit minwise hashing, Li and König 2010). Lanes that differ then agree by a chance of
 //! 2^-16, which moves the estimate by 0.000015 at the most and halves what lies on disk.
 
-use super::words::{AS_WRITTEN, Rolling, Words, mix};
+use super::words::{AS_WRITTEN, Rolling, Words};
+use crate::permutation::mix;
 use bytemuck::{Pod, Zeroable};
 
 /// Lanes of a signature.

@@ -185,8 +185,8 @@ pub(crate) fn merge_two<T: Pod + Ord>(a: &[T], b: &[T], out: &mut Appender<T>) -
 
 #[cfg(test)]
 mod tests {
-    use super::super::words::mix;
     use super::*;
+    use crate::permutation::mix;
 
     #[test]
     fn any_memory_gives_one_order() {

@@ -4,9 +4,10 @@
 use super::bands::{BANDS, ROWS, THRESHOLD};
 use super::minhash::LANES;
 use super::minhash::tests::{numbered, planted};
-use super::words::{AS_WRITTEN, Words, mix};
+use super::words::{AS_WRITTEN, Words};
 use super::*;
 use crate::Error;
+use crate::permutation::mix;
 use std::collections::HashSet;
 use std::path::Path;
 use tempfile::TempDir;

@@ -5,6 +5,8 @@
 //! is copied: a word is hashed where it lies, and the hash of n words is that of the n before with one word taken out and
 //! one added.
 
+use crate::permutation::mix;
+
 /// What a byte is in a word: itself or its lower case; 0 where it is not part of one.
 pub(crate) type Classes = [u8; 256];
 
@@ -121,13 +123,6 @@ impl Rolling {
 /// Odd, from the digits of e and π; nothing else is asked of them.
 const BYTE_FACTOR: u64 = 0xb7e1_5162_8aed_2a6b;
 const WORD_FACTOR: u128 = 0x243f_6a88_85a3_08d3_1319_8a2e_0370_7345;
-
-/// Spreads every bit over all (SplitMix64's finalizer).
-pub(crate) const fn mix(mut x: u64) -> u64 {
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
 
 #[cfg(test)]
 mod tests {

@@ -81,7 +81,7 @@ pub enum Error {
         needed: u64,
     },
     /// The output folder holds something else.
-    #[error("{} holds something else than token shards; hint: choose another folder, or take that away", path.display())]
+    #[error("{} is not empty and holds something else than token shards; hint: choose another folder", path.display())]
     OutputInUse {
         /// The folder.
         path: PathBuf,

@@ -15,13 +15,24 @@ impl Lines {
     pub(super) fn of(text: &str) -> Self {
         let mut lines = Lines { longest: 0, num_lines: 0, num_characters: 0 };
         let is_ascii = text.is_ascii();
-        for line in text.lines() {
-            let length = if is_ascii { line.len() } else { line.chars().count() };
-            lines.longest = lines.longest.max(length);
-            lines.num_lines += 1;
-            lines.num_characters += length;
+        let bytes = text.as_bytes();
+        let mut start = 0;
+        for end in memchr::memchr_iter(b'\n', bytes) {
+            let line = &bytes[start..end];
+            lines.add(line.strip_suffix(b"\r").unwrap_or(line), is_ascii);
+            start = end + 1;
+        }
+        if start < bytes.len() {
+            lines.add(&bytes[start..], is_ascii);
         }
         lines
+    }
+
+    fn add(&mut self, line: &[u8], is_ascii: bool) {
+        let length = if is_ascii { line.len() } else { num_characters(line) };
+        self.longest = self.longest.max(length);
+        self.num_lines += 1;
+        self.num_characters += length;
     }
 
     pub(super) fn mean(&self) -> f64 {
@@ -29,14 +40,25 @@ impl Lines {
     }
 }
 
+/// Characters of UTF-8: the bytes that begin one.
+fn num_characters(text: &[u8]) -> usize {
+    text.iter().filter(|byte| byte.cast_signed() >= -64).count()
+}
+
 /// Share of letters and digits among the characters; 1 for no text.
 pub(super) fn share_of_alphanumeric(text: &str) -> f64 {
-    let (alphanumeric, all) = if text.is_ascii() {
-        (text.bytes().filter(u8::is_ascii_alphanumeric).count(), text.len())
-    } else {
-        (text.chars().filter(|c| c.is_alphanumeric()).count(), text.chars().count())
-    };
-    if all == 0 { 1.0 } else { alphanumeric as f64 / all as f64 }
+    if text.is_empty() {
+        return 1.0;
+    }
+    // Byte by byte, so that the compiler makes vectors of it; then the few characters that take several bytes.
+    let mut alphanumeric = text.bytes().filter(u8::is_ascii_alphanumeric).count();
+    let mut rest = text;
+    while let Some(at) = rest.bytes().position(|byte| !byte.is_ascii()) {
+        let mut chars = rest[at..].chars();
+        alphanumeric += usize::from(chars.next().is_some_and(char::is_alphanumeric));
+        rest = chars.as_str();
+    }
+    alphanumeric as f64 / num_characters(text.as_bytes()) as f64
 }
 
 /// Whether one of the first lines says that a program wrote this.
@@ -59,6 +81,33 @@ mod tests {
         assert_eq!(share_of_alphanumeric("ab--"), 0.5);
         assert_eq!(share_of_alphanumeric(""), 1.0);
         assert_eq!(Lines::of("").mean(), 0.0);
+    }
+
+    #[test]
+    fn the_same_as_character_by_character() {
+        let texts = [
+            "",
+            "\n",
+            "a\r\nb\r",
+            "\r\n\r\n",
+            "é\r\nαβγ1\n\n中文, x",
+            "x\n\u{2028}y\r\r\n",
+            "٣½ _-",
+            "a\n\n",
+        ];
+        for text in texts {
+            let lengths: Vec<usize> = text.lines().map(|line| line.chars().count()).collect();
+            let lines = Lines::of(text);
+            assert_eq!(
+                (lines.num_lines, lines.num_characters),
+                (lengths.len(), lengths.iter().sum()),
+                "{text:?}"
+            );
+            assert_eq!(lines.longest, lengths.into_iter().max().unwrap_or(0), "{text:?}");
+            let alphanumeric = text.chars().filter(|c| c.is_alphanumeric()).count() as f64;
+            let share = if text.is_empty() { 1.0 } else { alphanumeric / text.chars().count() as f64 };
+            assert_eq!(share_of_alphanumeric(text), share, "{text:?}");
+        }
     }
 
     #[test]

@@ -1,26 +1,31 @@
 //! Documents to shards: encoded in parallel, batch by batch, written in order, so that the bytes do not depend on the number of
 //! threads and memory is bounded. Killed at any moment, the same call goes on from what was durable, and ends with the same
 //! bytes.
+//!
+//! The trick: while a batch is hashed and written (`output`), which one thread does, the others read, filter and encode the next
+//! one (`input`). What is made durable tells how far reading was before that.
 
+mod input;
 mod near;
+mod output;
 #[cfg(test)]
 mod tests;
 mod work;
 
 use crate::error::Error;
-use crate::fim::{Fim, FimTokens};
+use crate::fim::Fim;
 use crate::report::SourceReport;
-use crate::shards::{Mode, ShardsWriter, Written, holds_only_shards, sync_folder};
-use crate::source::{Document, Documents, NewDocuments, ReadSoFar, SourceOptions};
-use crate::split::is_validation;
+use crate::shards::{Mode, Written, holds_only_shards};
+use crate::source::{Documents, ReadSoFar, SourceOptions};
 use eyas_token::Tokenizer;
-use rayon::prelude::*;
+use input::Input;
+use output::Output;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Instant;
 use work::{JOURNAL, SEEN, WorkFolder};
 
-/// Tokens after which what was done is made durable: a second's work or two, and a quarter of a shard.
+/// Tokens after which what was done is made durable: the work of a second, and a quarter of a shard.
 const DURABLE_TOKENS: u64 = 16 << 20;
 
 /// How documents become shards.
@@ -89,7 +94,7 @@ pub struct PrepareReport {
     pub seconds: Seconds,
 }
 
-/// Seconds by stage.
+/// Seconds by stage. Writing goes on beside the other stages, so that together they are more than the time from begin to end.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Seconds {
     /// Finding near duplicates, all of it.
@@ -134,11 +139,12 @@ fn prepare_durably(
     refuse_other_content(out, parts)?;
     let documents = Documents::open(data, &options.source)?;
     let plan = plan(data, tokenizer, options, &documents);
-    let preparation = Preparation::new(tokenizer, options, documents)?;
+    let input = Input::new(tokenizer, options, documents)?;
     let work = WorkFolder::open(out, plan)?;
     let journal: Option<Journal> = work.read_journal(JOURNAL).filter(|_| work.shards().exists());
     let goes_on = journal.is_some() || near::has_begun(&work);
-    match preparation.run(data, parts, journal, &work, out, durable_tokens, progress) {
+    let preparation = Preparation { data, options, parts, work: &work, durable_tokens };
+    match preparation.run(input, journal, out, progress) {
         Ok(report) => {
             // What came there in the meantime is not ours to replace.
             refuse_other_content(out, parts)?;
@@ -211,214 +217,100 @@ fn refuse_other_content(out: &Path, parts: &[&str]) -> Result<(), Error> {
     }
 }
 
-/// A preparation under way.
+/// What all of a preparation needs.
 struct Preparation<'a> {
-    tokenizer: &'a Tokenizer,
+    data: &'a [String],
     options: &'a PrepareOptions,
-    end_of_text: Option<u32>,
-    fim: Option<(Fim, FimTokens)>,
-    documents: Documents,
-    /// The documents among which near duplicates were sought, if they were.
-    among: Option<NewDocuments>,
-    /// Of training data, then of what is held out.
-    writers: Vec<ShardsWriter>,
-    done: PrepareProgress,
-    lengths: Vec<u64>,
-    seconds: Seconds,
+    /// Folders of the shards: of training data, then of what is held out.
+    parts: &'a [&'a str],
+    work: &'a WorkFolder,
+    durable_tokens: u64,
 }
 
-impl<'a> Preparation<'a> {
-    fn new(
-        tokenizer: &'a Tokenizer,
-        options: &'a PrepareOptions,
-        documents: Documents,
-    ) -> Result<Self, Error> {
-        let end_of_text = tokenizer.end_of_text();
-        if options.mode == Mode::Pack && end_of_text.is_none() {
-            return Err(Error::NoEndOfText);
-        }
-        let fim = options.fim.map(|fim| FimTokens::of(tokenizer).map(|tokens| (fim, tokens))).transpose()?;
-        Ok(Preparation {
-            tokenizer,
-            options,
-            end_of_text,
-            fim,
-            documents,
-            among: None,
-            writers: Vec::new(),
-            done: PrepareProgress::default(),
-            lengths: Vec::new(),
-            seconds: Seconds::default(),
-        })
-    }
-
+impl Preparation<'_> {
     /// Does all of it, or what `journal` leaves to do; the shards are whole then, in their hidden folder.
     fn run(
-        mut self,
-        data: &[String],
-        parts: &[&str],
+        &self,
+        mut input: Input<'_>,
         journal: Option<Journal>,
-        work: &WorkFolder,
         out: &Path,
-        durable_tokens: u64,
         progress: &mut dyn FnMut(&PrepareProgress),
     ) -> Result<PrepareReport, Error> {
-        if journal.is_none() && !near::has_begun(work) {
-            work.clear()?;
+        if journal.is_none() && !near::has_begun(self.work) {
+            self.work.clear()?;
         }
-        if self.documents.seeks_near_duplicates() {
+        let mut seconds = Seconds::default();
+        let mut among = None;
+        if input.documents.seeks_near_duplicates() {
             let begun = Instant::now();
-            let near = near::find(data, self.options, work, durable_tokens, progress)?;
-            self.documents.skip_near(near.duplicates);
-            self.among = Some(near.among);
-            self.seconds.near_duplicates = begun.elapsed().as_secs_f64();
+            let near = near::find(self.data, self.options, self.work, self.durable_tokens, progress)?;
+            input.documents.skip_near(near.duplicates);
+            among = Some(near.among);
+            seconds.near_duplicates = begun.elapsed().as_secs_f64();
         }
-        match journal {
-            Some(journal) => self.resume(parts, journal, work)?,
-            None => self.begin(parts, work)?,
+        let mut output = match journal {
+            Some(journal) => self.resume(&mut input, journal)?,
+            None => self.begin(&mut input)?,
+        };
+        let mut batch = input.next()?;
+        while !batch.is_empty() {
+            let is_due = output.num_not_durable() + batch.num_tokens() >= self.durable_tokens;
+            let so_far = is_due.then(|| input.documents.sync()).transpose()?;
+            let (written, next) = rayon::join(|| output.take(&batch, so_far, self.work), || input.next());
+            written?;
+            progress(&output.done);
+            batch = next?;
         }
-        let mut durable = self.done.num_encoded_tokens;
-        loop {
-            let batch = self.documents.next_batch()?;
-            if batch.is_empty() {
-                break;
-            }
-            self.take(&batch)?;
-            progress(&self.done);
-            if self.done.num_encoded_tokens - durable >= durable_tokens {
-                durable = self.done.num_encoded_tokens;
-                self.make_durable(work)?;
-            }
+        if among.is_some_and(|among| among != input.documents.new_documents()) {
+            self.work.clear()?;
+            return Err(Error::Changed { data: self.data.to_vec() });
         }
-        if self.among.is_some_and(|among| among != self.documents.new_documents()) {
-            work.clear()?;
-            return Err(Error::Changed { data: data.to_vec() });
-        }
-        self.finish(parts, out)
+        self.finish(&input, output, seconds, out)
     }
 
-    fn begin(&mut self, parts: &[&str], work: &WorkFolder) -> Result<(), Error> {
-        work.clear_tokens()?;
-        self.documents.resume(&work.scratch(SEEN), None)?;
-        let (size, fingerprint) = (self.tokenizer.vocab_size(), self.tokenizer.fingerprint());
-        let PrepareOptions { mode, context_length, .. } = *self.options;
-        let source = self.documents.origins().join(" ");
-        for part in parts {
-            let folder = work.create_folder(part)?;
-            let mut writer = ShardsWriter::create(&folder, mode, context_length, size, fingerprint, &source)?;
-            if mode == Mode::Pack {
-                writer.push(self.end_of_text.as_slice())?;
-            }
-            self.writers.push(writer);
-        }
-        Ok(())
+    fn begin(&self, input: &mut Input<'_>) -> Result<Output<'_>, Error> {
+        self.work.clear_tokens()?;
+        input.documents.resume(&self.work.scratch(SEEN), None)?;
+        Output::begin(
+            self.options,
+            input.tokenizer,
+            &input.documents.origins().join(" "),
+            self.parts,
+            self.work,
+        )
     }
 
-    fn resume(&mut self, parts: &[&str], journal: Journal, work: &WorkFolder) -> Result<(), Error> {
-        let seen = work.scratch(SEEN);
+    fn resume(&self, input: &mut Input<'_>, journal: Journal) -> Result<Output<'_>, Error> {
+        let seen = self.work.scratch(SEEN);
         if !seen.exists() {
             let (expected, found) = ("hashes of documents".into(), "nothing".into());
             return Err(Error::BadShards { path: seen, what: "the folder".into(), expected, found });
         }
-        for (part, written) in parts.iter().zip(journal.writers) {
-            self.writers.push(ShardsWriter::resume(&work.shards().join(part), written)?);
-        }
-        self.documents.resume(&seen, Some(journal.documents))?;
-        self.done = PrepareProgress { num_resumed_documents: journal.done.num_documents, ..journal.done };
-        self.lengths = journal.lengths;
-        Ok(())
-    }
-
-    /// Encodes a batch and writes it.
-    fn take(&mut self, batch: &[Document]) -> Result<(), Error> {
-        let begun = Instant::now();
-        let encoded: Vec<Vec<u32>> =
-            batch.par_iter().map(|document| self.encode(document)).collect::<Result<_, _>>()?;
-        self.seconds.encode += begun.elapsed().as_secs_f64();
-        let begun = Instant::now();
-        for (document, ids) in batch.iter().zip(&encoded) {
-            self.write(document, ids)?;
-        }
-        self.seconds.write += begun.elapsed().as_secs_f64();
-        self.done.num_tokens = self.writers.iter().map(ShardsWriter::num_tokens).sum();
-        Ok(())
-    }
-
-    fn encode(&self, document: &Document) -> Result<Vec<u32>, Error> {
-        let mut ids = Vec::new();
-        match self.fim {
-            Some((fim, tokens)) => fim.encode(document, self.tokenizer, tokens, &mut ids)?,
-            None if self.options.source.raw => self.tokenizer.encode(&document.text, &mut ids)?,
-            None => self.tokenizer.encode_ordinary(&document.text, &mut ids)?,
-        }
-        Ok(ids)
-    }
-
-    fn write(&mut self, document: &Document, ids: &[u32]) -> Result<(), Error> {
-        let split = self.options.validation_one_in;
-        let held_out = split.is_some_and(|one_in| is_validation(&document.path, one_in));
-        let writer = &mut self.writers[usize::from(held_out)];
-        writer.begin_document(document)?;
-        match self.options.mode {
-            Mode::Chunk => {
-                let length = self.options.context_length;
-                writer.push(&ids[..ids.len() / length * length])?;
-            }
-            Mode::Pack => {
-                writer.push(ids)?;
-                writer.push(self.end_of_text.as_slice())?;
-            }
-        }
-        let class = ids.len().checked_ilog2().unwrap_or(0) as usize;
-        if self.lengths.len() <= class {
-            self.lengths.resize(class + 1, 0);
-        }
-        self.lengths[class] += 1;
-        self.done.num_encoded_tokens += ids.len() as u64;
-        self.done.num_documents += 1;
-        self.done.num_bytes += document.text.len() as u64;
-        Ok(())
-    }
-
-    fn make_durable(&mut self, work: &WorkFolder) -> Result<(), Error> {
-        let begun = Instant::now();
-        let writers = self.writers.iter_mut().map(ShardsWriter::sync).collect::<Result<_, _>>()?;
-        sync_folder(&work.shards())?;
-        let documents = self.documents.sync()?;
-        let lengths = self.lengths.clone();
-        work.write_journal(JOURNAL, &Journal { documents, done: self.done, lengths, writers })?;
-        self.seconds.write += begun.elapsed().as_secs_f64();
-        Ok(())
+        input.documents.resume(&seen, Some(journal.documents.clone()))?;
+        Output::resume(self.options, input.tokenizer, journal, self.parts, self.work)
     }
 
     /// Ends the files.
-    fn finish(mut self, parts: &[&str], out: &Path) -> Result<PrepareReport, Error> {
-        let begun = Instant::now();
-        let least = if self.options.mode == Mode::Pack { 2 } else { self.options.context_length as u64 };
-        let num_tokens: Vec<u64> = self.writers.iter().map(ShardsWriter::num_tokens).collect();
-        let writers = std::mem::take(&mut self.writers);
-        for ((writer, num_tokens), part) in writers.into_iter().zip(&num_tokens).zip(parts) {
-            if *num_tokens < least {
-                return Err(Error::TooLittle {
-                    path: out.join(part),
-                    num_tokens: *num_tokens,
-                    needed: least,
-                });
-            }
-            writer.finish()?;
-        }
-        let mut seconds = self.seconds;
-        seconds.write += begun.elapsed().as_secs_f64();
-        (seconds.read, seconds.filter) = self.documents.seconds();
+    fn finish(
+        &self,
+        input: &Input<'_>,
+        output: Output<'_>,
+        mut seconds: Seconds,
+        out: &Path,
+    ) -> Result<PrepareReport, Error> {
+        let (done, lengths) = (output.done, output.lengths.clone());
+        let (num_tokens, write) = output.finish(self.parts, out)?;
+        (seconds.read, seconds.filter) = input.documents.seconds();
+        (seconds.encode, seconds.write) = (input.seconds, write);
         Ok(PrepareReport {
-            data: self.documents.origins().to_vec(),
-            notes: self.documents.notes().to_vec(),
-            source: self.documents.report().clone(),
+            data: input.documents.origins().to_vec(),
+            notes: input.documents.notes().to_vec(),
+            source: input.documents.report().clone(),
             num_tokens: num_tokens[0],
             num_validation_tokens: num_tokens.get(1).copied().unwrap_or(0),
-            num_encoded_tokens: self.done.num_encoded_tokens,
-            lengths: self.lengths,
-            num_resumed_documents: self.done.num_resumed_documents,
+            num_encoded_tokens: done.num_encoded_tokens,
+            lengths,
+            num_resumed_documents: done.num_resumed_documents,
             seconds,
         })
     }

@@ -8,11 +8,11 @@
 //! - `documents.jsonl`: for each document, in a line of its own, its `path`, and its `language` and `license` where they are
 //!   known. Read only when a document is to be named to a person. Version 2 has `names.txt` instead, with the path alone as a
 //!   JSON string; version 1 has neither.
-//! - `index.json`: `format` ("eyas-shards"), `version` (3, or one before), `mode` ("chunk": the stream is chunks of `context_length`
+//! - `index.json`: `format` ("eyas-shards"), `version` (4, or one before), `mode` ("chunk": the stream is chunks of `context_length`
 //!   tokens, each within one document; "pack": documents with the end-of-text token before the first and after each),
 //!   `context_length`, `dtype` ("u16" or "u32"), `vocab_size`, `num_tokens`, `num_documents`, `num_bytes` (UTF-8 bytes of
-//!   the documents), `tokenizer` (hex of the tokenizer's fingerprint), `source` (what it was made from), and for each
-//!   file its `file`, `num_bytes` and `blake3`.
+//!   the documents), `tokenizer` (hex of the tokenizer's fingerprint), `source` (what it was made from), `sources` (for each
+//!   argument its `name`, `num_documents` and `num_tokens`: the stream is theirs, one after the other; not before version 4), and for each file its `file`, `num_bytes` and `blake3`.
 //!
 //! The folder is written beside its place and renamed, so it is whole or absent. A reader checks sizes, hashes and the
 //! range of the ids before anything is used, and maps the files.
@@ -32,7 +32,7 @@ pub(crate) use writer::{ShardsWriter, Written, sync_folder};
 const INDEX: &str = "index.json";
 const DOCUMENTS: &str = "documents.bin";
 const FORMAT: &str = "eyas-shards";
-const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 const NAMES: &str = "names.txt";
 const TABLE: &str = "documents.jsonl";
 /// A longer line of the table is not one of ours.
@@ -66,12 +66,32 @@ struct Index {
     num_bytes: u64,
     tokenizer: String,
     source: String,
+    #[serde(default)]
+    sources: Vec<SourceTokens>,
     shards: Vec<Entry>,
     documents: Entry,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     names: Option<Entry>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     table: Option<Entry>,
+}
+
+/// What an argument gave: a stretch of the stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceTokens {
+    /// The argument, a git repository or a dataset of the hub with its commit.
+    pub name: String,
+    /// Documents.
+    pub num_documents: u64,
+    /// Tokens, with those that end documents.
+    pub num_tokens: u64,
+}
+
+impl SourceTokens {
+    fn none(name: &String) -> Self {
+        SourceTokens { name: name.clone(), num_documents: 0, num_tokens: 0 }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -166,6 +186,11 @@ impl Shards {
         if start != index.num_tokens {
             return Err(bad(&index_path, "num_tokens", &start.to_string(), &index.num_tokens.to_string()));
         }
+        let in_sources = index.sources.iter().try_fold(0u64, |sum, part| sum.checked_add(part.num_tokens));
+        if !index.sources.is_empty() && in_sources != Some(index.num_tokens) {
+            let found = in_sources.map_or("more than there can be".into(), |sum| sum.to_string());
+            return Err(bad(&index_path, "tokens of all sources", &index.num_tokens.to_string(), &found));
+        }
         let documents = map(dir, &index.documents)?;
         let listed = documents.as_ref().map_or(0, |d| d.len() as u64 / 8);
         if listed != index.num_documents {
@@ -231,6 +256,11 @@ impl Shards {
     /// What the shards were made from, as the writer was told.
     pub fn source(&self) -> &str {
         &self.index.source
+    }
+
+    /// What each argument gave, in the order of the stream; empty for shards that do not tell.
+    pub fn sources(&self) -> &[SourceTokens] {
+        &self.index.sources
     }
 
     /// Index of the first token of document `i`.

@@ -240,6 +240,53 @@ fn a_split_holds_out_by_path() {
 }
 
 #[test]
+fn sources_are_read_by_weight_and_by_rank() {
+    let dir = tempfile::tempdir().expect("folder");
+    // The second gives nothing.
+    for (i, copies) in [(0, 40), (2, 10)] {
+        write(dir.path(), &format!("{i}/a.rs"), CODE.repeat(copies));
+    }
+    write(dir.path(), "1/a.txt", "not code");
+    let data = [0, 1, 2].map(|i| text(&dir.path().join(i.to_string())));
+    let (tokenizer, out) = (tokenizer(), dir.path().join("out"));
+    for mode in [Mode::Chunk, Mode::Pack] {
+        let report = prepare(&data, &tokenizer, &options(mode, 8), &out, &mut |_| {}).expect("shards");
+        let shards = Arc::new(Shards::open(&out).expect("shards"));
+        assert_eq!(report.sources, shards.sources());
+        assert_eq!(shards.sources().iter().map(|s| s.num_documents).collect::<Vec<_>>(), [1, 0, 1]);
+        assert_eq!(shards.sources().iter().map(|s| s.num_tokens).sum::<u64>(), shards.num_tokens());
+        let second = shards.num_tokens() - shards.sources()[2].num_tokens;
+        let loader = || Loader::new(shards.clone(), 8, 3, true).expect("loader");
+        let refused =
+            |weights: &[f64]| loader().weighted(weights).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(refused(&[1.0]).contains("1 for 3 sources"));
+        assert!(refused(&[0.0, 1.0, 0.0]).contains("without one whole sample"));
+        assert!(
+            refused(&[0.0, 0.0, 0.0]).contains("positive numbers")
+                && refused(&[1.0, 0.0, -1.0]).contains("positive")
+        );
+        let unshuffled = Loader::new(shards.clone(), 8, 3, false).expect("loader").weighted(&[1.0, 0.0, 1.0]);
+        assert!(unshuffled.is_err_and(|e| e.to_string().contains("shuffle")));
+
+        let loader = loader().weighted(&[1.0, 0.0, 1.0]).expect("loader");
+        let starts: Vec<u64> = (0..loader.num_samples()).map(|position| loader.start(1, position)).collect();
+        let num_of_second = starts.iter().filter(|start| **start + 1 >= second).count() as u64;
+        assert!((2 * num_of_second).abs_diff(loader.num_samples()) <= 1, "{num_of_second}");
+        // No sample holds tokens of both but the one that ends the first.
+        assert!(
+            starts.iter().all(|start| *start + 1 >= second || start + 8 <= second),
+            "{starts:?} {second}"
+        );
+        let ranks = [0, 1, 2].map(|rank| loader.clone().for_rank(rank, 3).expect("a rank"));
+        for position in 0..ranks[0].num_samples() {
+            let of_ranks = ranks.each_ref().map(|rank| rank.start(1, position));
+            assert_eq!(of_ranks, &starts[3 * position as usize..][..3]);
+        }
+        assert!(loader.clone().for_rank(3, 3).is_err() && loader.for_rank(0, 1 << 40).is_err());
+    }
+}
+
+#[test]
 fn too_little_data_and_an_output_in_use() {
     let dir = tempfile::tempdir().expect("folder");
     let data = [text(&write(dir.path(), "a.rs", CODE))];
@@ -289,7 +336,7 @@ fn damaged_shards_are_refused() {
     assert!(Shards::open(&out).is_ok());
     let vocab = format!("\"vocab_size\": {}", tokenizer().vocab_size());
     for (from, to, reason) in [
-        ("\"version\": 3", "\"version\": 4", "format"),
+        ("\"version\": 4", "\"version\": 5", "format"),
         ("tokens-00000.bin", "../tokens-00000.bin", "plain file name"),
         ("\"num_documents\": 1", "\"num_documents\": 99999999999999", "num_documents"),
         (&*vocab, "\"vocab_size\": 30", "below the vocabulary size 30"),
@@ -305,6 +352,11 @@ fn damaged_shards_are_refused() {
     let total = format!("\"num_tokens\": {}", tokens.len() / 2);
     write(&out, "index.json", index.replace(&total, "\"num_tokens\": 99999999999999"));
     refused("num_tokens");
+    let (before, after) = index.rsplit_once(&total).expect("what the source gave");
+    for wrong in ["0", "18446744073709551615"] {
+        write(&out, "index.json", format!("{before}\"num_tokens\": {wrong}{after}"));
+        refused("tokens of all sources");
+    }
     write(&out, "index.json", vec![b'['; 100_000]);
     refused("index of shards");
     assert!(!is_shards(&out) && !is_shards(dir.path()));

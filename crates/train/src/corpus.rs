@@ -61,7 +61,11 @@ impl Corpus<'_> {
             None => self.prepare(name, &self.config.train_data, self.config.raw, on_event)?,
         };
         self.check(name, &path, &shards)?;
-        self.loader(name, &shards)
+        let loader = self.loader(name, &shards)?;
+        match &self.config.data_weights[..] {
+            [] => Ok(loader),
+            weights => Ok(loader.weighted(weights)?),
+        }
     }
 
     /// Opens the evaluation data, if there are any.

@@ -118,6 +118,7 @@ pub(crate) fn argument(setting: &'static Setting) -> Arg {
         Kind::Text => argument.value_name("TEXT"),
         Kind::Path => argument.value_name("PATH"),
         Kind::List if setting.name.ends_with("_data") => argument.value_name("DATA").num_args(1..),
+        Kind::List if setting.name == "data_weights" => argument.value_name("X").num_args(1..),
         Kind::List => argument.value_name("TEXT").num_args(1..),
         Kind::Choice(names) => argument.value_name("NAME").help(choices(setting, names, &default)),
     }

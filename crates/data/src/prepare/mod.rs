@@ -15,11 +15,11 @@ mod work;
 use crate::error::Error;
 use crate::fim::Fim;
 use crate::report::SourceReport;
-use crate::shards::{Mode, Written, holds_only_shards};
+use crate::shards::{Mode, SourceTokens, Written, holds_only_shards};
 use crate::source::{Documents, ReadSoFar, SourceOptions};
 use eyas_token::Tokenizer;
 use input::Input;
-use output::Output;
+use output::{Finished, Output};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Instant;
@@ -82,6 +82,8 @@ pub struct PrepareReport {
     pub source: SourceReport,
     /// Tokens for training, or all of them where nothing is held out.
     pub num_tokens: u64,
+    /// What each argument gave to `num_tokens`.
+    pub sources: Vec<SourceTokens>,
     /// Tokens held out.
     pub num_validation_tokens: u64,
     /// Tokens before chunks were cut: the difference was dropped.
@@ -188,7 +190,8 @@ impl PrepareOptions {
 fn plan(data: &[String], tokenizer: &Tokenizer, options: &PrepareOptions, documents: &Documents) -> String {
     let options = serde_json::to_string(options).unwrap_or_default();
     let mut hasher = blake3::Hasher::new();
-    for part in [env!("CARGO_PKG_VERSION"), &options, &data.join("\0")] {
+    let version = crate::shards::VERSION.to_string();
+    for part in [env!("CARGO_PKG_VERSION"), &version, &options, &data.join("\0")] {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part.as_bytes());
     }
@@ -271,13 +274,7 @@ impl Preparation<'_> {
     fn begin(&self, input: &mut Input<'_>) -> Result<Output<'_>, Error> {
         self.work.clear_tokens()?;
         input.documents.resume(&self.work.scratch(SEEN), None)?;
-        Output::begin(
-            self.options,
-            input.tokenizer,
-            &input.documents.origins().join(" "),
-            self.parts,
-            self.work,
-        )
+        Output::begin(self.options, input.tokenizer, input.documents.origins(), self.parts, self.work)
     }
 
     fn resume(&self, input: &mut Input<'_>, journal: Journal) -> Result<Output<'_>, Error> {
@@ -299,7 +296,7 @@ impl Preparation<'_> {
         out: &Path,
     ) -> Result<PrepareReport, Error> {
         let (done, lengths) = (output.done, output.lengths.clone());
-        let (num_tokens, write) = output.finish(self.parts, out)?;
+        let Finished { num_tokens, sources, seconds: write } = output.finish(self.parts, out)?;
         (seconds.read, seconds.filter) = input.documents.seconds();
         (seconds.encode, seconds.write) = (input.seconds, write);
         Ok(PrepareReport {
@@ -308,6 +305,7 @@ impl Preparation<'_> {
             source: input.documents.report().clone(),
             num_tokens: num_tokens[0],
             num_validation_tokens: num_tokens.get(1).copied().unwrap_or(0),
+            sources: sources.into_iter().next().unwrap_or_default(),
             num_encoded_tokens: done.num_encoded_tokens,
             lengths,
             num_resumed_documents: done.num_resumed_documents,

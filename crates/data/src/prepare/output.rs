@@ -4,7 +4,7 @@ use super::input::Batch;
 use super::work::{JOURNAL, WorkFolder};
 use super::{Journal, PrepareOptions, PrepareProgress};
 use crate::error::Error;
-use crate::shards::{Mode, ShardsWriter, sync_folder};
+use crate::shards::{Mode, ShardsWriter, SourceTokens, sync_folder};
 use crate::source::{Document, ReadSoFar};
 use crate::split::is_validation;
 use eyas_token::Tokenizer;
@@ -26,6 +26,16 @@ pub(super) struct Output<'a> {
     seconds: f64,
 }
 
+/// What came out.
+pub(super) struct Finished {
+    /// Tokens of each part.
+    pub(super) num_tokens: Vec<u64>,
+    /// What the arguments gave to each part.
+    pub(super) sources: Vec<Vec<SourceTokens>>,
+    /// Seconds that writing took.
+    pub(super) seconds: f64,
+}
+
 impl<'a> Output<'a> {
     /// Creates the folders `parts` of shards.
     ///
@@ -34,7 +44,7 @@ impl<'a> Output<'a> {
     pub(super) fn begin(
         options: &'a PrepareOptions,
         tokenizer: &Tokenizer,
-        source: &str,
+        origins: &[String],
         parts: &[&str],
         work: &WorkFolder,
     ) -> Result<Self, Error> {
@@ -43,7 +53,7 @@ impl<'a> Output<'a> {
         let PrepareOptions { mode, context_length, .. } = *options;
         for part in parts {
             let folder = work.create_folder(part)?;
-            let mut writer = ShardsWriter::create(&folder, mode, context_length, size, fingerprint, source)?;
+            let mut writer = ShardsWriter::create(&folder, mode, context_length, size, fingerprint, origins)?;
             if mode == Mode::Pack {
                 writer.push(output.end_of_text.as_slice())?;
             }
@@ -141,14 +151,15 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
-    /// Ends the files: the tokens of each, and the seconds that all writing took.
+    /// Ends the files.
     ///
     /// # Errors
     /// If writing fails, or a part has not one sample.
-    pub(super) fn finish(self, parts: &[&str], out: &Path) -> Result<(Vec<u64>, f64), Error> {
+    pub(super) fn finish(self, parts: &[&str], out: &Path) -> Result<Finished, Error> {
         let begun = Instant::now();
         let least = if self.options.mode == Mode::Pack { 2 } else { self.options.context_length as u64 };
         let num_tokens: Vec<u64> = self.writers.iter().map(ShardsWriter::num_tokens).collect();
+        let mut sources = Vec::new();
         for ((writer, num_tokens), part) in self.writers.into_iter().zip(&num_tokens).zip(parts) {
             if *num_tokens < least {
                 return Err(Error::TooLittle {
@@ -157,8 +168,8 @@ impl<'a> Output<'a> {
                     needed: least,
                 });
             }
-            writer.finish()?;
+            sources.push(writer.finish()?);
         }
-        Ok((num_tokens, self.seconds + begun.elapsed().as_secs_f64()))
+        Ok(Finished { num_tokens, sources, seconds: self.seconds + begun.elapsed().as_secs_f64() })
     }
 }

@@ -2,8 +2,8 @@
 //! place that it is meant for until it is whole. What was made durable by [`ShardsWriter::sync`] can be gone on from.
 
 use super::{
-    DOCUMENTS, Dtype, Entry, FORMAT, INDEX, Index, MAX_ROW_BYTES, Mode, SHARD_TOKENS, TABLE, VERSION, bad,
-    hex,
+    DOCUMENTS, Dtype, Entry, FORMAT, INDEX, Index, MAX_ROW_BYTES, Mode, SHARD_TOKENS, SourceTokens, TABLE,
+    VERSION, bad, hex,
 };
 use crate::error::Error;
 use crate::source::Document;
@@ -21,6 +21,8 @@ pub(crate) struct ShardsWriter {
     documents: HashedFile,
     table: HashedFile,
     words: Vec<u16>,
+    /// The argument that what is pushed is of.
+    argument: usize,
 }
 
 /// What a writer has made durable: enough to go on from.
@@ -31,6 +33,7 @@ pub(crate) struct Written {
     tokens: Option<u64>,
     documents: u64,
     table: u64,
+    argument: usize,
 }
 
 impl ShardsWriter {
@@ -44,7 +47,7 @@ impl ShardsWriter {
         context_length: usize,
         vocab_size: usize,
         tokenizer: [u8; 32],
-        source: &str,
+        origins: &[String],
     ) -> Result<Self, Error> {
         let empty = |file: &str| Entry { file: file.to_owned(), num_bytes: 0, blake3: String::new() };
         Ok(ShardsWriter {
@@ -60,7 +63,8 @@ impl ShardsWriter {
                 num_documents: 0,
                 num_bytes: 0,
                 tokenizer: hex(&tokenizer),
-                source: source.to_owned(),
+                source: origins.join(" "),
+                sources: origins.iter().map(SourceTokens::none).collect(),
                 shards: Vec::new(),
                 documents: empty(DOCUMENTS),
                 names: None,
@@ -70,6 +74,7 @@ impl ShardsWriter {
             documents: HashedFile::create(folder.join(DOCUMENTS))?,
             table: HashedFile::create(folder.join(TABLE))?,
             words: Vec::new(),
+            argument: 0,
         })
     }
 
@@ -79,7 +84,7 @@ impl ShardsWriter {
     /// If a file is shorter, or cannot be read or written.
     pub(crate) fn resume(folder: &Path, written: Written) -> Result<Self, Error> {
         let open = |name: &str, num_bytes| HashedFile::resume(folder.join(name), num_bytes);
-        let Written { index, tokens, documents, table } = written;
+        let Written { index, tokens, documents, table, argument } = written;
         for entry in &index.shards {
             let path = folder.join(&entry.file);
             let num_bytes = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
@@ -94,6 +99,7 @@ impl ShardsWriter {
             documents: open(DOCUMENTS, documents)?,
             table: open(TABLE, table)?,
             words: Vec::new(),
+            argument,
             index,
         })
     }
@@ -108,6 +114,8 @@ impl ShardsWriter {
     /// # Errors
     /// If writing fails.
     pub(crate) fn begin_document(&mut self, document: &Document) -> Result<(), Error> {
+        self.argument = document.argument;
+        self.index.sources[self.argument].num_documents += 1;
         self.index.num_documents += 1;
         self.index.num_bytes += document.text.len() as u64;
         self.documents.write(&self.index.num_tokens.to_le_bytes())?;
@@ -155,6 +163,7 @@ impl ShardsWriter {
                 }
             }
             self.index.num_tokens += room as u64;
+            self.index.sources[self.argument].num_tokens += room as u64;
             if file.num_bytes == SHARD_TOKENS * size {
                 self.close_shard()?;
             }
@@ -184,14 +193,15 @@ impl ShardsWriter {
             tokens: self.tokens.as_ref().map(|file| file.num_bytes),
             documents: self.documents.num_bytes,
             table: self.table.num_bytes,
+            argument: self.argument,
         })
     }
 
-    /// Writes the index: the folder is then whole and durable.
+    /// Writes the index: the folder is then whole and durable. What each argument gave comes back.
     ///
     /// # Errors
     /// If writing fails.
-    pub(crate) fn finish(mut self) -> Result<(), Error> {
+    pub(crate) fn finish(mut self) -> Result<Vec<SourceTokens>, Error> {
         self.close_shard()?;
         self.index.documents = self.documents.entry()?;
         self.index.table = Some(self.table.entry()?);
@@ -199,7 +209,8 @@ impl ShardsWriter {
         let mut file = HashedFile::create(self.folder.join(INDEX))?;
         file.write(&json)?;
         file.sync()?;
-        sync_folder(&self.folder)
+        sync_folder(&self.folder)?;
+        Ok(self.index.sources)
     }
 }
 

@@ -51,12 +51,14 @@ pub struct Document {
     pub language: Option<Language>,
     /// The licence, an SPDX expression or what a dataset's row says, where it is known and was asked for.
     pub license: Option<String>,
+    /// The argument that it came from, counted from 0.
+    pub argument: usize,
 }
 
 impl Document {
     /// A document of which nothing else is known.
     pub fn new(path: impl Into<String>, text: impl Into<String>) -> Self {
-        Document { path: path.into(), text: text.into(), language: None, license: None }
+        Document { path: path.into(), text: text.into(), language: None, license: None, argument: 0 }
     }
 }
 
@@ -68,6 +70,8 @@ pub fn names_rows(argument: &str) -> bool {
 /// Documents, one after the other.
 pub struct Documents {
     data: Vec<String>,
+    /// Where the sources of each argument end.
+    ends: Vec<u64>,
     origins: Vec<String>,
     notes: Vec<String>,
     options: SourceOptions,
@@ -157,10 +161,15 @@ impl Documents {
         let filters = options.filters();
         let judge = Judge::new(&filters)?;
         let mut found = Found::default();
-        data.iter().try_for_each(|argument| found.add(argument, &options.hub))?;
+        let mut ends = Vec::with_capacity(data.len());
+        for argument in data {
+            found.add(argument, &options.hub)?;
+            ends.push(found.sources.len() as u64);
+        }
         let Found { sources: pending, licenses, report, origins, notes } = found;
         Ok(Documents {
             data: data.to_vec(),
+            ends,
             origins,
             notes,
             options: options.clone(),
@@ -184,7 +193,8 @@ impl Documents {
     }
 
     /// Reads files in the order of their paths' hashes, so that wherever reading ends, what came is a sample spread over
-    /// all of them. Files whose name `keep` refuses are not read. Rows come last, in their own order.
+    /// all of them. Files whose name `keep` refuses are not read. Rows come last, in their own order. Which argument a document
+    /// is of is not known then: they are all of the first.
     #[must_use]
     pub fn spread(mut self, keep: impl Fn(&str) -> bool) -> Self {
         let num_found = self.pending.len();
@@ -192,6 +202,7 @@ impl Documents {
             matches!(source, Source::File { name, .. } if keep(name)) || matches!(source, Source::Rows(_))
         });
         (self.pending.len()..num_found).for_each(|_| self.report.skip(Reason::NotIncluded, 0));
+        self.ends.clear();
         self.pending.make_contiguous().sort_by_cached_key(|source| match source {
             Source::File { name, .. } => (0, path_hash(name)),
             Source::Rows(_) => (1, 0),
@@ -315,13 +326,15 @@ impl Documents {
         }
         let begun = Instant::now();
         let (options, judge) = (&self.options, &self.judge);
-        let outcomes: Vec<Outcome> = raw.into_par_iter().map(|raw| raw.look_at(options, judge)).collect();
-        outcomes.into_iter().try_for_each(|outcome| self.take(outcome))?;
+        let look_at = |(argument, raw): (usize, Raw)| (argument, raw.look_at(options, judge));
+        let outcomes: Vec<(usize, Outcome)> = raw.into_par_iter().map(look_at).collect();
+        outcomes.into_iter().try_for_each(|(argument, outcome)| self.take(argument, outcome))?;
         self.seconds.filter += begun.elapsed().as_secs_f64();
         Ok(true)
     }
 
-    fn read_batch(&mut self) -> Vec<Raw> {
+    /// Raw items, each with the argument that it is of.
+    fn read_batch(&mut self) -> Vec<(usize, Raw)> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while bytes < BATCH_BYTES && batch.len() < BATCH_ITEMS {
             let raw = match &mut self.open {
@@ -343,9 +356,17 @@ impl Documents {
                 },
             };
             bytes += raw.num_bytes();
-            batch.push(raw);
+            batch.push((self.argument(), raw));
         }
         batch
+    }
+
+    /// The argument of the source that was begun last.
+    fn argument(&self) -> usize {
+        match self.ends.partition_point(|end| *end < self.num_sources) {
+            past if past == self.ends.len() => 0,
+            argument => argument,
+        }
     }
 
     /// Takes the next source: a file is an item, rows are opened. `None` if there is no source left.
@@ -376,7 +397,7 @@ impl Documents {
     }
 
     /// Counts an outcome, and keeps a document that is new.
-    fn take(&mut self, outcome: Outcome) -> Result<(), Error> {
+    fn take(&mut self, argument: usize, outcome: Outcome) -> Result<(), Error> {
         let report = &mut self.report;
         let fail = self.options.on_error == OnError::Fail;
         match outcome {
@@ -395,7 +416,7 @@ impl Documents {
                 let license = document.license.as_deref();
                 report.redact(&secrets);
                 report.take(num_bytes, document.language.map(Language::name), license);
-                self.ready.push_back(document);
+                self.ready.push_back(Document { argument, ..document });
             }
             Outcome::Skipped { reason, num_bytes } => report.skip(reason, num_bytes),
             Outcome::Broken { reason, .. } if fail => return Err(Error::BrokenRow { reason }),

@@ -219,7 +219,36 @@ impl TrainConfig {
         self.check_length(&refuse)?;
         self.check_schedule(&refuse)?;
         self.check_best(&refuse)?;
+        self.check_weights(&refuse)?;
         self.check_given(&refuse)
+    }
+
+    /// What can be known of weights before the data are.
+    fn check_weights(&self, refuse: &impl Fn(&str, &str, String) -> Result<(), Error>) -> Result<(), Error> {
+        let weights = &self.data_weights;
+        if weights.is_empty() {
+            return Ok(());
+        }
+        if weights.iter().any(|weight| *weight < 0.0) || weights.iter().sum::<f64>() <= 0.0 {
+            return refuse(
+                "data_weights",
+                "positive numbers, or 0 for data that are not read",
+                format!("{weights:?}"),
+            );
+        }
+        // One may be a folder of prepared data, of several sources.
+        if self.train_data.len() > 1 && weights.len() != self.train_data.len() {
+            let got = format!("{} for {} in train_data", weights.len(), self.train_data.len());
+            return refuse("data_weights", "one for each of train_data", got);
+        }
+        match self.shuffle {
+            true => Ok(()),
+            false => refuse(
+                "data_weights",
+                "none with shuffle = false: data lie one after the other",
+                "weights".into(),
+            ),
+        }
     }
 
     /// Numbers that may not be negative.

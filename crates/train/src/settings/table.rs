@@ -86,6 +86,7 @@ settings! {
     "Data" {
         train_data: Vec<String> = "", "What to learn from: folders of code, git repositories, files of rows (.jsonl, .json, also .gz and .zst, .parquet), datasets of the hub (hub:OWNER/NAME), or a folder made by `eyas data prepare`";
         eval_data: Vec<String> = "", "What to evaluate on; the same kinds as train_data";
+        data_weights: Vec<f64> = "", "How often samples come from each of train_data, as shares of the sum: `3 1` takes three of the first for one of the second, and comes round again where there are not so many; by default as many as there are";
         tokenizer: Option<PathBuf> = "", "Tokenizer: a folder or a tokenizer.json; by default that of model_name_or_path";
         mode: Mode = "chunk", "How documents become samples: `chunk`, each document cut alone, as in the course; `pack`, one stream";
         fim_rate: f64 = "0", "Share of documents that are turned round for fill-in-the-middle, in mode pack";

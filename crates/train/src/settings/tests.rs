@@ -113,6 +113,10 @@ fn impossible_numbers_are_refused() {
         ("eval_strategy = 'steps'", "eval_data"),
         ("fp16 = true\nbf16 = true", "fp16"),
         ("per_device_train_batch_size = 99999999999", "per_device_train_batch_size"),
+        ("data_weights = [1, -1]", "data_weights"),
+        ("data_weights = [0, 0]", "data_weights"),
+        ("data_weights = ['x']", "data_weights"),
+        ("data_weights = [1, 1]\nshuffle = false", "data_weights"),
     ] {
         let message = message(toml, &[]);
         assert!(message.contains(&format!("`{name}`")), "{toml}: {message}");

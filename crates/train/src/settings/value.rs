@@ -214,6 +214,23 @@ impl Value for Vec<String> {
     }
 }
 
+impl Value for Vec<f64> {
+    const KIND: Kind = Kind::List;
+    fn expected() -> String {
+        "a number or a list of numbers".into()
+    }
+    fn parse(raw: &Raw) -> Option<Self> {
+        match raw {
+            Raw::Argument(text) if text.is_empty() => Some(Vec::new()),
+            Raw::List(items) => items.iter().map(f64::parse).collect(),
+            _ => f64::parse(raw).map(|number| vec![number]),
+        }
+    }
+    fn to_json(&self) -> Json {
+        self.iter().map(Value::to_json).collect()
+    }
+}
+
 impl<T: Value> Value for Option<T> {
     const KIND: Kind = T::KIND;
     fn expected() -> String {

@@ -269,3 +269,28 @@ fn in_the_background_or_not_the_files_are_the_same() {
         }
     }
 }
+
+#[test]
+fn data_are_read_by_weight() {
+    let world = World::new();
+    let [code, valid] = ["code", "valid"].map(|name| world.path(name).to_string_lossy().into_owned());
+    let losses = |output: &str, weights: &[&str]| {
+        let mut settings = vec![("train_data", &*code), ("train_data", &*valid)];
+        settings.extend(weights.iter().map(|weight| ("data_weights", *weight)));
+        run_to_end(world.config(output, &settings).expect("valid"))
+    };
+    let by_size = losses("by_size", &[]);
+    let by_weight = losses("by_weight", &["1", "9"]);
+    assert_ne!(by_size, by_weight);
+    assert_eq!(by_weight, losses("again", &["1", "9"]));
+    // Prepared data know their sources too.
+    let shards = world.path("by_size/data/train_data").to_string_lossy().into_owned();
+    let prepared = |weights: &[&str]| {
+        let mut settings = vec![("train_data", &*shards)];
+        settings.extend(weights.iter().map(|weight| ("data_weights", *weight)));
+        world.config("prepared", &settings).expect("the settings alone are right")
+    };
+    assert_eq!(by_weight, run_to_end(prepared(&["1", "9"])));
+    let error = run(prepared(&["1", "2", "3"]), 1, &mut |_, _| {}).expect_err("too many weights");
+    assert!(error.to_string().contains("3 for 2 sources"), "{error}");
+}

@@ -257,9 +257,14 @@ pub(crate) fn text_of(bytes: Vec<u8>) -> Result<String, Reason> {
 }
 
 fn language(name: &str) -> Result<Language, Error> {
+    let distance = |language: Language| strsim::damerau_levenshtein(&name.to_lowercase(), language.name());
+    let nearest = || Language::all().map(|language| (distance(language), language.name())).min();
+    let hint = |(distance, nearest): (usize, &str)| {
+        (distance * 3 <= name.len()).then(|| format!(", did you mean `{nearest}`?"))
+    };
     Language::named(name).ok_or_else(|| Error::Option {
         name: "languages",
-        found: format!("`{name}`"),
+        found: format!("`{name}`{}", nearest().and_then(hint).unwrap_or_default()),
         expected: "languages by their names, such as python, rust, c++, javascript, shell",
     })
 }
@@ -326,7 +331,9 @@ mod tests {
     fn settings_that_mean_nothing() {
         let error = |filters: Filters| Judge::new(&filters).err().map(|e| e.to_string()).unwrap_or_default();
         let one = |word: &str| vec![word.to_owned()];
-        assert!(error(Filters { languages: one("pyhton"), ..Filters::none() }).contains("pyhton"));
+        assert!(
+            error(Filters { languages: one("pyhton"), ..Filters::none() }).contains("did you mean `python`?")
+        );
         assert!(error(Filters { include_paths: one("a{b"), ..Filters::none() }).contains("a{b"));
         assert!(error(Filters { keywords: one(""), ..Filters::none() }).contains("keywords"));
         assert!(error(Filters { min_alphanumeric: 25.0, ..Filters::none() }).contains("from 0 to 1"));

@@ -50,6 +50,14 @@ impl WorkFolder {
             let found = format!("`{}`", out.display());
             return Err(Error::Option { name: "out", found, expected: "a folder by its name, in another" });
         };
+        if is_mount_point(out) {
+            let found = format!("`{}`, where a file system is mounted", out.display());
+            return Err(Error::Option {
+                name: "out",
+                found,
+                expected: "a folder in it, which can be replaced",
+            });
+        }
         let path = out.with_file_name(format!(".{}.eyas-prepare", name.to_string_lossy()));
         // Scratch is removed at the end; what a link leads to is not ours.
         if path.is_symlink() {
@@ -161,6 +169,13 @@ fn remove(path: &Path) -> Result<(), Error> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::write(path)(error)),
         _ => Ok(()),
     }
+}
+
+/// Whether a folder is on another device than the one it stands in. No rename gets there.
+fn is_mount_point(folder: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let device = |path: &Path| path.metadata().ok().map(|metadata| metadata.dev());
+    device(folder).is_some_and(|own| device(parent(folder)).is_some_and(|above| above != own))
 }
 
 fn parent(path: &Path) -> &Path {

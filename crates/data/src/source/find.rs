@@ -85,7 +85,13 @@ impl Found {
         }
         let not_found = || Error::NotFound { data: argument.to_owned() };
         let matches = glob::glob(argument).map_err(|_| not_found())?;
-        let mut paths: Vec<PathBuf> = matches.filter_map(Result::ok).collect();
+        let mut paths = Vec::new();
+        for found in matches {
+            match found {
+                Ok(path) => paths.push(path),
+                Err(error) => self.unreadable(&error),
+            }
+        }
         if paths.is_empty() {
             return Err(not_found());
         }
@@ -143,13 +149,16 @@ impl Found {
                     }
                 }
                 Ok(_) => {}
-                Err(error) => {
-                    self.report.skip(Reason::Unreadable, 0);
-                    self.report.example(|| error.to_string());
-                }
+                Err(error) => self.unreadable(&error),
             }
         }
         Ok(())
+    }
+
+    /// Counts a folder that cannot be looked into.
+    fn unreadable(&mut self, error: &dyn std::error::Error) {
+        self.report.skip(Reason::Unreadable, 0);
+        self.report.example(|| error.to_string());
     }
 }
 

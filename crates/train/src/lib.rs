@@ -44,7 +44,7 @@ pub use eta::{Ahead, Eta};
 pub use evaluate::{EvalData, EvalResult, evaluate};
 pub use event::{Event, OnEvent, Sample};
 pub use optimizer::{Hyper, NotFinite, Optimizer};
-pub use output::{OutputDir, is_locked};
+pub use output::{OutputDir, free_disk_bytes, is_locked};
 pub use plan::{Budget, Epochs, Plan};
 pub use record::{Best, RUN, RunRecord, Status};
 pub use request::Requests;

@@ -62,8 +62,7 @@ impl OutputDir {
     /// [`Error::DiskFull`].
     pub fn require_free(&self, needed_bytes: u64, num_checkpoints: u64) -> Result<(), Error> {
         // A file system that cannot say is not refused: writing will find out, and leaves nothing half-written.
-        let Ok(stat) = rustix::fs::statvfs(&self.path) else { return Ok(()) };
-        let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let Some(free_bytes) = free_disk_bytes(&self.path) else { return Ok(()) };
         match free_bytes < needed_bytes {
             true => {
                 Err(Error::DiskFull { path: self.path.clone(), free_bytes, needed_bytes, num_checkpoints })
@@ -90,6 +89,12 @@ impl OutputDir {
         }
         Ok(())
     }
+}
+
+/// Bytes that this process may still write to the disk that `path` is on; `None` where the file system cannot say.
+pub fn free_disk_bytes(path: &Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// Whether a name is one that eyas gives to what it writes or removes, until that is done.

@@ -102,7 +102,7 @@ fn a_real_run_is_listed() {
 }
 
 /// A browser that can be run without a screen.
-fn browser() -> Option<PathBuf> {
+pub(crate) fn browser() -> Option<PathBuf> {
     let names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"];
     let path = std::env::var_os("PATH")?;
     let places: Vec<_> = std::env::split_paths(&path).collect();
@@ -110,7 +110,7 @@ fn browser() -> Option<PathBuf> {
 }
 
 /// Runs the browser without a network on a page; `what` is to be done with it.
-fn browse(browser: &Path, profile: &Path, page: &Path, width: u32, what: &str) -> String {
+pub(crate) fn browse(browser: &Path, profile: &Path, page: &Path, width: u32, what: &str) -> String {
     let output = Command::new(browser)
         .args([
             "--headless",

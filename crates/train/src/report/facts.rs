@@ -1,5 +1,6 @@
 //! Facts in tables: settings, the machine, memory, data, evaluations.
 
+use super::bars::key;
 use super::chart::COLOURS;
 use super::html::Html;
 use super::number::{NONE, bytes, count, figure, flops, or_none, percent};
@@ -19,7 +20,7 @@ pub(super) fn spelt(value: &Value) -> String {
 }
 
 /// Names and values.
-type Rows<'a> = Vec<(&'a String, &'a Value)>;
+pub(super) type Rows<'a> = Vec<(&'a String, &'a Value)>;
 
 /// Settings that differ from the defaults, and the others.
 fn by_difference(settings: &Map<String, Value>) -> (Rows<'_>, Rows<'_>) {
@@ -32,17 +33,18 @@ pub(super) fn sections(html: &mut Html, run: &Run) {
     evaluations(html, run);
     let Some(record) = &run.record else { return };
     html.raw("<section class=\"facts\">");
-    settings(html, record);
+    let (own, defaults) = by_difference(&record.settings);
+    settings(html, "differ from the defaults", &own, &defaults);
     machine(html, run, record);
     data(html, record);
     memory(html, record);
     html.raw("</section>");
 }
 
-fn settings(html: &mut Html, record: &RunRecord) {
-    let (own, defaults) = by_difference(&record.settings);
+/// Settings to be seen, which are so many that `are`; the others, which are at their defaults, are folded.
+pub(super) fn settings(html: &mut Html, are: &'static str, own: &Rows<'_>, defaults: &Rows<'_>) {
     html.raw("<details class=\"card wide\" open><summary><h2>Settings</h2> <span class=\"unit\">");
-    html.text(own.len()).raw(" differ from the defaults</span></summary><dl class=\"settings\">");
+    html.text(own.len()).raw(" ").raw(are).raw("</span></summary><dl class=\"settings\">");
     own.iter().for_each(|(name, value)| row(html, name, &spelt(value)));
     html.raw("</dl>");
     if !defaults.is_empty() {
@@ -55,7 +57,8 @@ fn settings(html: &mut Html, record: &RunRecord) {
     html.raw("</details>");
 }
 
-fn row(html: &mut Html, name: &str, value: &str) {
+/// A name and its value, in a `dl`.
+pub(super) fn row(html: &mut Html, name: &str, value: &str) {
     html.raw("<div>").element("dt", "", name).element("dd", "", value).raw("</div>");
 }
 
@@ -104,7 +107,9 @@ fn memory(html: &mut Html, record: &RunRecord) {
     }
     html.raw("</div><dl>");
     for (i, (kind, size)) in kinds.iter().enumerate() {
-        html.raw("<div><dt><i class=\"key c").number((i % COLOURS) as f64).raw("\"></i>").text(kind);
+        html.raw("<div><dt>");
+        key(html, i);
+        html.text(kind);
         html.raw("</dt><dd>").text(bytes(**size)).raw("</dd></div>");
     }
     html.raw("</dl></section>");

@@ -1,6 +1,6 @@
-//! The report: what a run learned, how, and on what, as one page that needs nothing else.
+//! The report: what a run learned, how, and on what, as one page that needs nothing else; and such a page about prepared data.
 //!
-//! Owns the reading of an output folder and the making of report.html; pictures are SVG drawn here. Refuses to ask for
+//! Owns the reading of an output folder and the making of pages; pictures are SVG drawn here. Refuses to ask for
 //! anything: no script, font or picture from elsewhere, which the page's own content security policy also forbids. A short
 //! script reads out values under the pointer; without it the page is complete. All text from files is escaped by the type
 //! that the page is built with.
@@ -16,8 +16,11 @@
 //! ```
 
 mod axis;
+mod bars;
 mod chart;
+mod columns;
 mod compare;
+mod corpus;
 mod curves;
 mod facts;
 mod html;
@@ -29,11 +32,13 @@ mod series;
 #[cfg(test)]
 mod tests;
 
+pub use corpus::Corpus;
 pub use run::{Evaluated, Logged, Run, State};
 
 use crate::checkpoint::write_text;
 use crate::error::Error;
 use html::Html;
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// The file's name in a run's own folder.
@@ -53,6 +58,37 @@ pub fn page(runs: &[Run]) -> String {
 /// The operating system's.
 pub fn write(runs: &[Run], path: &Path) -> Result<(), Error> {
     write_text(path, &page(runs))
+}
+
+/// The page about prepared data.
+pub fn corpus_page(corpus: &Corpus<'_>) -> String {
+    document(&corpus.name(), |html| corpus.body(html))
+}
+
+/// Writes [`corpus_page`] to `path`, as [`write`] does.
+///
+/// # Errors
+/// The operating system's.
+pub fn write_corpus(corpus: &Corpus<'_>, path: &Path) -> Result<(), Error> {
+    write_text(path, &corpus_page(corpus))
+}
+
+/// Finds out whether a page can be written to `path`, before the work that it will be about is done. Leaves nothing there.
+///
+/// # Errors
+/// The operating system's: there is no such folder, it cannot be written, or `path` is a folder itself.
+pub fn check_place(path: &Path) -> Result<(), Error> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let is_folder = std::fs::metadata(folder).map_err(Error::io("write to the folder", folder))?.is_dir();
+    if !is_folder {
+        return Err(Error::io("write to the folder", folder)(ErrorKind::NotADirectory.into()));
+    }
+    if path.is_dir() || path.file_name().is_none() {
+        return Err(Error::io("write a page to", path)(ErrorKind::IsADirectory.into()));
+    }
+    let probe = folder.join(format!(".report-probe.{}.eyas-partial", std::process::id()));
+    let made = std::fs::File::create(&probe).and_then(|_| std::fs::remove_file(&probe));
+    made.map_err(Error::io("write to the folder", folder))
 }
 
 /// A whole document around a body.

@@ -102,7 +102,8 @@ fn figures(html: &mut Html, run: &Run) {
     html.raw("</section>");
 }
 
-fn main_figure(html: &mut Html, name: &str, value: &str, aside: &str) {
+/// One of the large figures at the top.
+pub(super) fn main_figure(html: &mut Html, name: &str, value: &str, aside: &str) {
     html.raw("<div>")
         .element("p", "name", name)
         .element("p", "value", value)

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::fs;
 use tempfile::TempDir;
 
-const HOSTILE: &str =
+pub(super) const HOSTILE: &str =
     "</script></pre><img src=x onerror=alert(1)>\" ' &amp; \u{0} \u{1b}[31m {{}} ]]> <!-- \u{202e}";
 
 fn folder() -> TempDir {
@@ -61,7 +61,7 @@ fn open(dir: &TempDir) -> Run {
 
 /// That every element that is opened is closed, in order, and that nothing is asked for.
 #[track_caller]
-fn check_page(page: &str) {
+pub(super) fn check_page(page: &str) {
     let body = page.split("<body>").nth(1).expect("a body");
     let mut open = Vec::new();
     let mut rest = body;

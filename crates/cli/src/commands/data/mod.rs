@@ -1,5 +1,6 @@
 //! `eyas data show|prepare`.
 
+mod page;
 mod show;
 mod summary;
 
@@ -10,9 +11,11 @@ use crate::format;
 use crate::output::{Output, note};
 use crate::progress::Progress;
 use clap::ValueEnum;
-use eyas_data::{Fim, Mode, PrepareOptions, Shards, SourceOptions, prepare};
+use eyas_data::{Fim, Mode, PrepareOptions, PrepareReport, Shards, SourceOptions, prepare};
 use eyas_token::Tokenizer;
+pub(crate) use page::num_bytes_below;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// Look at data, and prepare them for training
 #[derive(clap::Subcommand)]
@@ -56,7 +59,7 @@ pub(crate) struct ShowArgs {
 #[command(after_long_help = with_data_help("\
 Examples:
   eyas data prepare ~/src/my-project --tokenizer tokenizer --mode pack --context-length 256 \\
-      --out shards
+      --out shards --report shards.html
   eyas data prepare train.jsonl --tokenizer tokenizer --mode chunk --raw --out shards"))]
 pub(crate) struct PrepareArgs {
     /// What to prepare
@@ -95,6 +98,10 @@ pub(crate) struct PrepareArgs {
     #[arg(long, value_name = "N", default_value_t = 42)]
     seed: u64,
 
+    /// Write a page about what was done: plots of what was taken, skipped and found, in one file for a browser
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
+
     /// Print what was done as a JSON object
     #[arg(long)]
     json: bool,
@@ -128,21 +135,11 @@ pub(crate) fn same_tokenizer(shards: &Shards, path: &Path, tokenizer: &Tokenizer
 }
 
 fn run_prepare(args: &PrepareArgs) -> Outcome {
+    // What is wrong with the page's place is said now, not when hours of work are done.
+    args.report.as_deref().map_or(Ok(()), |path| page::check(path, &args.out))?;
     let tokenizer = tokenizer::open(&args.tokenizer)?;
-    let options = PrepareOptions {
-        mode: match args.mode {
-            ModeArg::Chunk => Mode::Chunk,
-            ModeArg::Pack => Mode::Pack,
-        },
-        context_length: args.context_length,
-        source: SourceOptions { with_licenses: true, ..args.source.options()? },
-        validation_one_in: args.validation_one_in,
-        fim: (args.fim_rate != 0.0).then_some(Fim {
-            rate: args.fim_rate,
-            spm_rate: args.fim_spm_rate,
-            seed: args.seed,
-        }),
-    };
+    let options = args.options()?;
+    let begun = Instant::now();
     let mut bar = Progress::new("prepare");
     let report = prepare(&args.data, &tokenizer, &options, &args.out, &mut |progress| {
         let (documents, bytes) = (format::count(progress.num_documents), format::bytes(progress.num_bytes));
@@ -155,12 +152,20 @@ fn run_prepare(args: &PrepareArgs) -> Outcome {
         }
     })?;
     drop(bar);
+    let elapsed = begun.elapsed();
     let mut output = Output::new();
-    if args.json {
-        output.line(serde_json::to_string(&report).unwrap_or_default())?;
-        return output.flush();
+    match args.json {
+        true => output.json(&report)?,
+        false => print(&mut output, args, &report)?,
     }
-    summary::print(&mut output, &report)?;
+    output.flush()?;
+    let Some(path) = &args.report else { return Ok(()) };
+    page::write(path, args, &tokenizer, &options, &report, elapsed)
+}
+
+/// What was done, for people.
+fn print(output: &mut Output, args: &PrepareArgs, report: &PrepareReport) -> Outcome {
+    summary::print(output, report)?;
     let kept = report.num_tokens + report.num_validation_tokens;
     let dropped = report.num_encoded_tokens.saturating_sub(kept);
     output.line(format_args!("{} tokens in {}", format::count(report.num_tokens), place(args, "train")))?;
@@ -180,7 +185,26 @@ fn run_prepare(args: &PrepareArgs) -> Outcome {
             args.context_length
         ));
     }
-    output.flush()
+    Ok(())
+}
+
+impl PrepareArgs {
+    fn options(&self) -> Outcome<PrepareOptions> {
+        Ok(PrepareOptions {
+            mode: match self.mode {
+                ModeArg::Chunk => Mode::Chunk,
+                ModeArg::Pack => Mode::Pack,
+            },
+            context_length: self.context_length,
+            source: SourceOptions { with_licenses: true, ..self.source.options()? },
+            validation_one_in: self.validation_one_in,
+            fim: (self.fim_rate != 0.0).then_some(Fim {
+                rate: self.fim_rate,
+                spm_rate: self.fim_spm_rate,
+                seed: self.seed,
+            }),
+        })
+    }
 }
 
 fn place(args: &PrepareArgs, part: &str) -> String {

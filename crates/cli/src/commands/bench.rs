@@ -1,7 +1,8 @@
-//! `eyas bench training|tokenizer|generation|ops|cuda`: measured figures, each beside what this machine does at most.
+//! `eyas bench training|tokenizer|data|generation|ops|cuda`: measured figures, each beside what this machine does at most.
 
 mod breakdown;
 mod cuda;
+mod data;
 mod generation;
 mod tokenizer;
 mod training;
@@ -21,6 +22,7 @@ use serde_json::json;
 pub(crate) enum Command {
     Training(training::TrainingArgs),
     Tokenizer(tokenizer::TokenizerArgs),
+    Data(data::DataArgs),
     Generation(generation::GenerationArgs),
     Ops(OpsArgs),
     Cuda(cuda::CudaArgs),
@@ -123,6 +125,7 @@ pub(crate) fn run(command: Command) -> Outcome {
     match command {
         Command::Training(args) => training::run(&args),
         Command::Tokenizer(args) => tokenizer::run(&args),
+        Command::Data(args) => data::run(&args),
         Command::Generation(args) => generation::run(&args),
         Command::Ops(args) => ops(&args),
         Command::Cuda(args) => cuda::run(&args),

@@ -204,7 +204,7 @@ impl OnDevice for Training<'_> {
 }
 
 /// The most memory this process has held, where the system says (Linux).
-fn peak_resident_bytes() -> Option<u64> {
+pub(super) fn peak_resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)

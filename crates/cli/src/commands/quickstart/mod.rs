@@ -24,7 +24,8 @@ use eyas_token::{Tokenizer, TrainOptions};
 use eyas_train::{OutputDir, TrainConfig, Trainer};
 use plan::{Clock, Data, Plan};
 use recipe::{Recipe, Shape};
-use sample::{Sample, Source};
+use sample::Sample;
+pub(crate) use sample::Source;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -121,7 +122,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         return Err(Failure::usage(format!("--minutes {}: expected a number above 0", args.minutes)));
     }
     let clock = Clock { start, total: Duration::from_secs_f64(60.0 * args.minutes) };
-    let source = Source::find(args.data.as_deref())?;
+    let source = Source::find(args.data.as_slice())?;
     check_out(&args.out)?;
     if let Some(cuda) = gpu::<Bf16>(args.device, false)? {
         return quickstart(cuda, Place::Cuda, source, &args, clock, Precision::Bf16);

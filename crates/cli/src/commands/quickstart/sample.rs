@@ -15,20 +15,20 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Where documents come from.
-pub(super) struct Source {
+pub(crate) struct Source {
     /// As a person knows it.
-    pub(super) label: String,
+    pub(crate) label: String,
     /// A folder or a file, or the registry's folders.
-    pub(super) data: Vec<String>,
+    pub(crate) data: Vec<String>,
     /// Only files whose name ends so: the registry's.
     only: Option<&'static str>,
 }
 
 impl Source {
     /// What was asked for, or the Rust sources of the local cargo registry.
-    pub(super) fn find(argument: Option<&str>) -> Outcome<Self> {
-        if let Some(path) = argument {
-            return Ok(Source { label: path.into(), data: vec![path.into()], only: None });
+    pub(crate) fn find(arguments: &[String]) -> Outcome<Self> {
+        if !arguments.is_empty() {
+            return Ok(Source { label: arguments.join(", "), data: arguments.to_vec(), only: None });
         }
         let cargo_home = std::env::var_os("CARGO_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
         let home = cargo_home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
@@ -40,9 +40,14 @@ impl Source {
         data.sort();
         if data.is_empty() {
             return Err(Failure::failed(format!("no sources of crates in {}", registry.display()))
-                .hint("say what to learn from: eyas quickstart DIR"));
+                .hint("name a folder of source code"));
         }
         Ok(Source { label: format!("the Rust sources in {}", registry.display()), data, only: Some(".rs") })
+    }
+
+    /// Whether a file of that name is one of its documents.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.only.is_none_or(|end| name.ends_with(end))
     }
 }
 
@@ -101,10 +106,8 @@ const LEAST_BYTES: u64 = 2 << 20;
 /// as it takes to have anything.
 pub(super) fn read(source: &Source, out: &Path, limit_bytes: u64, until: Instant) -> Outcome<Sample> {
     let own = source.data.iter().find_map(|data| own_prefix(data, out));
-    let keep = |name: &str| {
-        source.only.is_none_or(|end| name.ends_with(end))
-            && own.as_ref().is_none_or(|own| !Path::new(name).starts_with(own))
-    };
+    let keep =
+        |name: &str| source.has(name) && own.as_ref().is_none_or(|own| !Path::new(name).starts_with(own));
     let in_order = source.data.iter().all(|data| Path::new(data).is_dir());
     let mut documents = Documents::open(&source.data, &SourceOptions::default())?.spread(keep);
     let (mut train, mut valid) = (Lowest::default(), Lowest::default());

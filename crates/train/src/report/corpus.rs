@@ -73,8 +73,19 @@ impl Corpus<'_> {
         self.time(html);
         self.skipped(html);
         self.secrets(html);
-        self.shares(html, "Languages", &self.source().languages, "No document has a language that is known.");
-        self.shares(html, "Licences", &self.source().licenses, "No document has a licence that is known.");
+        Bars {
+            title: "Languages",
+            empty: "No document has a language that is known.",
+            is_wide: true,
+            ..self.shares(&self.source().languages)
+        }
+        .draw(html);
+        Bars {
+            title: "Licences",
+            empty: "No document has a licence that is known.",
+            ..self.shares(&self.source().licenses)
+        }
+        .draw(html);
         html.raw("</section><section class=\"facts\">");
         facts::settings(html, "chosen", &own.iter().collect::<Vec<_>>(), &others.iter().collect::<Vec<_>>());
         self.sources(html);
@@ -280,14 +291,8 @@ impl Corpus<'_> {
         .draw(html);
     }
 
-    /// Documents that were taken by a property of theirs, and those that have none.
-    fn shares(
-        &self,
-        html: &mut Html,
-        title: &'static str,
-        parts: &BTreeMap<String, Count>,
-        empty: &'static str,
-    ) {
+    /// Documents that were taken, by a property of theirs, and those that have none.
+    fn shares(&self, parts: &BTreeMap<String, Count>) -> Bars {
         let source = self.source();
         let row = |name: &str, many: &Count, colour: usize| {
             let share = ratio(many.num_bytes, source.num_bytes).unwrap_or(0.0);
@@ -313,8 +318,8 @@ impl Corpus<'_> {
         }
         sorted.sort_by_key(|(name, many, _)| (std::cmp::Reverse(many.num_bytes), *name));
         let rows = sorted.iter().map(|(name, many, colour)| row(name, many, *colour)).collect();
-        let is_wide = title == "Languages";
-        Bars { title, unit: "documents, text, share of it", legend: &[], rows, empty, is_wide }.draw(html);
+        let unit = "documents, text, share of it";
+        Bars { title: "", unit, legend: &[], rows, empty: "", is_wide: false }
     }
 
     /// Settings that say something, and the others. How documents become samples is always chosen; of how they are read only

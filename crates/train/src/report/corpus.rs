@@ -226,7 +226,7 @@ impl Corpus<'_> {
         };
         Bars {
             title: "Time",
-            unit: "by stage, as shares of the whole",
+            unit: "by stage, as shares of the whole; writing goes on beside the others",
             legend: &[],
             rows: times.into_iter().map(row).collect(),
             empty: "None was measured.",

@@ -4,6 +4,8 @@
 //! `eyas_data::prepare` reads that file as it reads any other. Two things are kinder than a corpus of that size would be: the
 //! file was just written, so as much of it as memory holds need not come from the disk, and the words of the first copy are
 //! those of all, so the tokenizer's cache of words meets few new ones.
+//!
+//! Batches are written while the next are read, so that the stages together take more than the whole.
 
 mod corpus;
 mod scratch;

@@ -3,7 +3,7 @@
 use crate::errors::Outcome;
 use crate::format::{bytes, count, percent};
 use crate::output::Output;
-use eyas_data::{Count, PrepareReport, Reason, SourceReport};
+use eyas_data::{Count, PrepareReport, Reason, SourceReport, SourceTokens};
 use std::collections::BTreeMap;
 
 /// Rows of a table of languages or licences.
@@ -39,6 +39,7 @@ pub(super) fn print(output: &mut Output, report: &PrepareReport) -> Outcome {
         count(report.num_encoded_tokens),
         lengths(&report.lengths)
     ))?;
+    sources(output, &report.sources)?;
     let seconds = &report.seconds;
     let near = match seconds.near_duplicates {
         0.0 => String::new(),
@@ -65,6 +66,17 @@ fn skipped(output: &mut Output, source: &SourceReport) -> Outcome {
     }
     for example in &source.examples {
         output.line(format_args!("         {example}"))?;
+    }
+    Ok(())
+}
+
+/// What each of several arguments gave: what weights are chosen by.
+fn sources(output: &mut Output, sources: &[SourceTokens]) -> Outcome {
+    let rows = if sources.len() > 1 { sources } else { &[] };
+    for (i, SourceTokens { name, num_documents, num_tokens }) in rows.iter().enumerate() {
+        let heading = if i == 0 { "sources" } else { "" };
+        let (tokens, documents) = (count(*num_tokens), count(*num_documents));
+        output.line(format_args!("{heading:8} {name}: {tokens} tokens, {documents} documents"))?;
     }
     Ok(())
 }

@@ -37,7 +37,9 @@ pub use fim::Fim;
 pub use hub::{HubError, HubEvent, HubListener, HubOptions, Patience, Secret};
 pub use language::Language;
 pub use loader::{IGNORE, Loader};
-pub use prepare::{PrepareOptions, PrepareProgress, PrepareReport, Seconds, prepare};
+pub use prepare::{
+    DURABLE_TOKENS, PrepareOptions, PrepareProgress, PrepareReport, Seconds, prepare, prepare_durably,
+};
 pub use report::{Count, SourceReport};
 pub use shards::{Mode, Shards, SourceTokens, is_shards};
 pub use source::{Document, Documents, OnError, SourceOptions, names_rows};

@@ -19,11 +19,11 @@ enum Task {
     Torture(Torture),
 }
 
-/// Prove that `eyas train` loses nothing, whatever happens to it
+/// Prove that `eyas train` and `eyas data prepare` lose nothing, whatever happens to them
 ///
 /// Trains a tiny network many times in a temporary folder, does something to each run, lets the same command go on, and
 /// compares the end with that of an uninterrupted run, bit by bit: losses, evaluations, place in the data, weights, the
-/// last checkpoint, samples. Each part prints a line with its figures and its seed. At a failure it says what was done
+/// last checkpoint, samples. Prepares a small source in the same way, and compares the shards. Each part prints a line with its figures and its seed. At a failure it says what was done
 /// and how to do it again, leaves the run's folder, and ends with status 1.
 #[derive(Args)]
 #[command(after_help = "\
@@ -56,6 +56,9 @@ struct Torture {
     /// Places to damage [default: 1000, small: 24]
     #[arg(long, value_name = "N")]
     damages: Option<u64>,
+    /// Preparations of data to kill [default: 100, small: 6]
+    #[arg(long, value_name = "N")]
+    prepare_kills: Option<u64>,
     /// Only this run of each part
     #[arg(long, value_name = "N")]
     run: Option<u64>,
@@ -69,7 +72,7 @@ struct Torture {
     #[arg(long, value_name = "MS", default_value_t = 1000)]
     stop_within: u64,
     /// Instead of the parts: a long run trained twice, once left alone and once killed
-    #[arg(long, conflicts_with_all = ["only", "small", "signals", "usr1", "damages", "run", "jobs"])]
+    #[arg(long, conflicts_with_all = ["only", "small", "signals", "usr1", "damages", "prepare_kills", "run", "jobs"])]
     long: bool,
     /// With --long: about how long the run takes that is left alone
     #[arg(long, value_name = "N", default_value_t = 30.0, requires = "long")]
@@ -95,6 +98,8 @@ enum Name {
     Usr1,
     /// Flipped bits and cut files in the newest checkpoint
     Damage,
+    /// SIGKILL while data are prepared
+    Prepare,
     /// What checkpoints cost; a figure, no verdict
     Background,
 }
@@ -106,6 +111,7 @@ impl From<Name> for Part {
             Name::Signals => Part::Signals,
             Name::Usr1 => Part::Requests,
             Name::Damage => Part::Damage,
+            Name::Prepare => Part::Prepare,
             Name::Background => Part::Background,
         }
     }
@@ -168,6 +174,7 @@ fn options(torture: &Torture, binary: &Path, root: &Path) -> Options {
         signals: torture.signals.unwrap_or(usual.signals),
         requests: torture.usr1.unwrap_or(usual.requests),
         damages: torture.damages.unwrap_or(usual.damages),
+        prepare_kills: torture.prepare_kills.unwrap_or(usual.prepare_kills),
         pairs: usual.pairs,
     };
     let usual = Options::new(binary, root, sizes);

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 use xtask::torture::{Options, Part, Sizes};
 
-const SIZES: Sizes = Sizes { kills: 10, kills_in_saves: 2, signals: 8, requests: 4, damages: 9, pairs: 1 };
+const SIZES: Sizes =
+    Sizes { kills: 10, kills_in_saves: 2, signals: 8, requests: 4, damages: 9, prepare_kills: 4, pairs: 1 };
 
 #[track_caller]
 fn survives(part: Part) {
@@ -40,4 +41,9 @@ fn a_run_saves_when_it_is_asked_to() {
 #[test]
 fn a_run_survives_damage_to_its_newest_checkpoint() {
     survives(Part::Damage);
+}
+
+#[test]
+fn a_preparation_survives_being_killed() {
+    survives(Part::Prepare);
 }

@@ -26,7 +26,7 @@ use std::time::Instant;
 use work::{JOURNAL, SEEN, WorkFolder};
 
 /// Tokens after which what was done is made durable: the work of a second, and a quarter of a shard.
-const DURABLE_TOKENS: u64 = 16 << 20;
+pub const DURABLE_TOKENS: u64 = 16 << 20;
 
 /// How documents become shards.
 #[derive(Clone, Debug, Serialize)]
@@ -127,8 +127,12 @@ pub fn prepare(
     prepare_durably(data, tokenizer, options, out, DURABLE_TOKENS, progress)
 }
 
-/// [`prepare`], with the number of tokens after which what was done is made durable.
-fn prepare_durably(
+/// [`prepare`], with the number of tokens after which what was done is made durable: a kill costs no more than so many and a
+/// batch, and the bytes are the same.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_durably(
     data: &[String],
     tokenizer: &Tokenizer,
     options: &PrepareOptions,

@@ -57,7 +57,7 @@ pub(crate) struct Shares {
 
 /// Draws `num` instants of a run.
 pub(crate) fn draw(random: &mut Random, pace: &Pace, num: u64, shares: Shares) -> Vec<Aim> {
-    let (mut ascending, mut loading) = (Vec::new(), Vec::new());
+    let mut aims = Vec::new();
     for _ in 0..num {
         let what = random.unit();
         let (moment, limit) = if what < shares.saving {
@@ -69,13 +69,20 @@ pub(crate) fn draw(random: &mut Random, pace: &Pace, num: u64, shares: Shares) -
             (Moment::Any, Duration::ZERO)
         };
         let within = if what > 1.0 - shares.loading { pace.loading } else { pace.whole };
-        let aim = Aim { at: random.duration(within), moment, delay: random.duration(limit) };
-        match moment == Moment::Any && aim.at < pace.loading {
-            true => loading.push(aim),
-            false => ascending.push(aim),
-        }
+        aims.push(Aim { at: random.duration(within), moment, delay: random.duration(limit) });
     }
-    ascending.sort_by_key(|aim| aim.at);
+    in_order(random, aims, |aim| aim.at, |aim| aim.moment == Moment::Any && aim.at < pace.loading)
+}
+
+/// Instants by their time, but for those in loading, which are strewn among the others.
+pub(crate) fn in_order<A>(
+    random: &mut Random,
+    aims: Vec<A>,
+    at: impl Fn(&A) -> Duration,
+    is_loading: impl Fn(&A) -> bool,
+) -> Vec<A> {
+    let (loading, mut ascending): (Vec<A>, Vec<A>) = aims.into_iter().partition(is_loading);
+    ascending.sort_by_key(at);
     for aim in loading {
         let place = random.below(ascending.len() as u64 + 1) as usize;
         ascending.insert(place, aim);

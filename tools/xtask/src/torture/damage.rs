@@ -136,7 +136,7 @@ fn says_the_same(file: &Path, as_it_was: &Path) -> Result<bool, Error> {
 }
 
 /// The files of a folder by name.
-fn list(folder: &Path) -> Result<Vec<String>, Error> {
+pub(crate) fn list(folder: &Path) -> Result<Vec<String>, Error> {
     let entries = fs::read_dir(folder).map_err(Error::io("read", folder))?;
     let name = |entry: std::io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
     let mut names: Vec<String> =
@@ -146,7 +146,7 @@ fn list(folder: &Path) -> Result<Vec<String>, Error> {
 }
 
 /// Copies a folder and all below it.
-fn copy_folder(from: &Path, to: &Path) -> Result<(), Error> {
+pub(crate) fn copy_folder(from: &Path, to: &Path) -> Result<(), Error> {
     fs::create_dir_all(to).map_err(Error::io("create", to))?;
     for name in list(from)? {
         let (from, to): (PathBuf, PathBuf) = (from.join(&name), to.join(&name));

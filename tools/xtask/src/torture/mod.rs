@@ -1,6 +1,8 @@
-//! `cargo xtask torture`: proves from the outside that `eyas train` loses nothing, whatever happens to it.
+//! `cargo xtask torture`: proves from the outside that `eyas train` and `eyas data prepare` lose nothing, whatever happens to
+//! them.
 //!
-//! A part does the same thing to many runs of a tiny network and compares each with one that was left alone, bit by bit.
+//! A part does the same thing to many runs, of a tiny network or of a small source, and compares each with one that was left
+//! alone, bit by bit.
 //! Everything is drawn from a seed; what a machine's speed decides (which instruction an instant meets) is not, so that a
 //! failure says what was done and leaves the run's folder.
 //!
@@ -15,6 +17,7 @@ mod kill;
 mod left;
 mod long;
 mod page;
+mod prepare;
 mod process;
 mod random;
 mod reference;
@@ -46,6 +49,8 @@ pub enum Part {
     Requests,
     /// Flipped bits and cut files in the newest checkpoint.
     Damage,
+    /// SIGKILL while documents are prepared.
+    Prepare,
     /// What checkpoints cost a run that is left alone.
     Background,
 }
@@ -63,17 +68,33 @@ pub struct Sizes {
     pub requests: u64,
     /// Damaged places.
     pub damages: u64,
+    /// SIGKILLs while documents are prepared.
+    pub prepare_kills: u64,
     /// Pairs of runs that are timed.
     pub pairs: u64,
 }
 
 impl Sizes {
     /// What a release is proved with.
-    pub const FULL: Sizes =
-        Sizes { kills: 300, kills_in_saves: 100, signals: 200, requests: 50, damages: 1000, pairs: 5 };
+    pub const FULL: Sizes = Sizes {
+        kills: 300,
+        kills_in_saves: 100,
+        signals: 200,
+        requests: 50,
+        damages: 1000,
+        prepare_kills: 100,
+        pairs: 5,
+    };
     /// What every change is tried with: under a minute on two cores.
-    pub const SMALL: Sizes =
-        Sizes { kills: 24, kills_in_saves: 8, signals: 16, requests: 6, damages: 24, pairs: 1 };
+    pub const SMALL: Sizes = Sizes {
+        kills: 24,
+        kills_in_saves: 8,
+        signals: 16,
+        requests: 6,
+        damages: 24,
+        prepare_kills: 6,
+        pairs: 1,
+    };
 }
 
 /// How to go about it.
@@ -121,7 +142,8 @@ const MAX_BROKEN_RUNS: usize = 50;
 
 impl Part {
     /// All of them, in order.
-    pub const ALL: [Part; 5] = [Part::Kill, Part::Signals, Part::Requests, Part::Damage, Part::Background];
+    pub const ALL: [Part; 6] =
+        [Part::Kill, Part::Signals, Part::Requests, Part::Damage, Part::Prepare, Part::Background];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -130,6 +152,7 @@ impl Part {
             Part::Signals => "signals",
             Part::Requests => "usr1",
             Part::Damage => "damage",
+            Part::Prepare => "prepare",
             Part::Background => "background",
         }
     }
@@ -148,6 +171,7 @@ impl Part {
             Part::Signals => signals::run(&world, options)?,
             Part::Requests => requests::run(&world, options)?,
             Part::Damage => damage::run(&world, options)?,
+            Part::Prepare => prepare::run(&world, options)?,
             Part::Background => background::run(&world, options)?,
         };
         if failures.is_empty() && !options.keep {

@@ -55,24 +55,23 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts a program in folder `cwd`; its stderr goes to the file `stderr`.
+    /// Starts a program in folder `cwd`; its stderr goes to the file `stderr`, and what it prints nowhere.
     pub(crate) fn start(
         program: &Path,
         arguments: &[String],
         cwd: &Path,
         stderr: PathBuf,
     ) -> Result<Self, Error> {
+        let mut command = Command::new(program);
+        Running::spawn(command.args(arguments).current_dir(cwd).stdout(Stdio::null()), stderr)
+    }
+
+    /// Starts a command that says where it prints; its stderr goes to the file `stderr`.
+    pub(crate) fn spawn(command: &mut Command, stderr: PathBuf) -> Result<Self, Error> {
         let file = File::create(&stderr).map_err(Error::io("write", &stderr))?;
         let started = Instant::now();
-        let child = Command::new(program)
-            .args(arguments)
-            .current_dir(cwd)
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(file)
-            .spawn()
-            .map_err(Error::io("start", program))?;
+        let child = command.env("NO_COLOR", "1").stdin(Stdio::null()).stderr(file).spawn();
+        let child = child.map_err(Error::io("start", Path::new(command.get_program())))?;
         Ok(Running { child, ended: None, started, glance: GLANCE, stderr })
     }
 

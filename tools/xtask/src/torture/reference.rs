@@ -100,13 +100,13 @@ fn setting(training: &Training, key: &str) -> u64 {
 
 /// How long something lasted, each time.
 #[derive(Default)]
-struct Spans {
+pub(crate) struct Spans {
     since: Option<Duration>,
     all: Vec<Duration>,
 }
 
 impl Spans {
-    fn see(&mut self, now: Duration, is_on: bool) {
+    pub(crate) fn see(&mut self, now: Duration, is_on: bool) {
         match (self.since, is_on) {
             (None, true) => self.since = Some(now),
             (Some(since), false) => {
@@ -117,7 +117,7 @@ impl Spans {
         }
     }
 
-    fn median(&mut self) -> Duration {
+    pub(crate) fn median(&mut self) -> Duration {
         self.all.sort_unstable();
         self.all.get(self.all.len() / 2).copied().unwrap_or_default()
     }

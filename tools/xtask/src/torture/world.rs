@@ -26,12 +26,12 @@ pub(crate) struct Recipe {
 /// Data and tokenizer.
 pub(crate) struct World {
     binary: PathBuf,
-    root: PathBuf,
+    pub(crate) root: PathBuf,
     /// Whether this eyas completes prompts at evaluations.
     has_samples: bool,
 }
 
-/// A command that trains, in its folder; the same one starts and goes on.
+/// A command that trains or prepares, in its folder; the same one starts and goes on.
 #[derive(Clone, Debug)]
 pub(crate) struct Training {
     pub(crate) binary: PathBuf,
@@ -39,7 +39,7 @@ pub(crate) struct Training {
     /// Where it is started, and where what it says is kept.
     pub(crate) folder: PathBuf,
     pub(crate) cwd: PathBuf,
-    /// Its output_dir.
+    /// Where its result goes: the output_dir of training.
     pub(crate) out: PathBuf,
     /// No process of it takes as long, unless it hangs.
     pub(crate) limit: Duration,
@@ -60,7 +60,7 @@ impl World {
     }
 
     /// Runs a command that must succeed.
-    fn command(&self, arguments: &str) -> Result<(), Error> {
+    pub(crate) fn command(&self, arguments: &str) -> Result<(), Error> {
         let words: Vec<String> = arguments.split_whitespace().map(Into::into).collect();
         let mut running = Running::start(&self.binary, &words, &self.root, self.root.join("setup.stderr"))?;
         match running.wait(HANG)? {
@@ -86,11 +86,16 @@ impl World {
         if !file.exists() {
             write(&file, self.settings(recipe).as_bytes())?;
         }
+        self.command_in(folder, vec!["train".into(), format!("../{}.toml", recipe.name)])
+    }
+
+    /// Makes the folder of a command whose result goes to `out`.
+    pub(crate) fn command_in(&self, folder: &str, arguments: Vec<String>) -> Result<Training, Error> {
         let folder = self.root.join(folder);
         fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         Ok(Training {
             binary: self.binary.clone(),
-            arguments: vec!["train".into(), format!("../{}.toml", recipe.name)],
+            arguments,
             out: folder.join("out"),
             cwd: folder.clone(),
             folder,
@@ -148,18 +153,23 @@ const WORDS: &[&str] = &[
 pub(crate) fn write_code(folder: &Path, num_files: usize, random: &mut Random) -> Result<(), Error> {
     fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     for i in 0..num_files {
-        let mut text = format!("//! Module {i}.\n\n");
-        for j in 0..6 {
-            let (a, b, c) = (random.choose(WORDS), random.choose(WORDS), random.choose(WORDS));
-            let number = random.below(1000);
-            // Writing to a String cannot fail.
-            let _ = write!(
-                text,
-                "/// The {a} of {b} {j}.\npub fn {a}_{b}_{i}_{j}({c}: &mut Vec<u64>) -> usize {{\n    for {a} in \
-                 {c}.iter_mut() {{\n        *{a} += {number};\n    }}\n    {c}.len()\n}}\n\n"
-            );
-        }
-        write(&folder.join(format!("file_{i}.rs")), text.as_bytes())?;
+        write(&folder.join(format!("file_{i}.rs")), code(i, 6, random).as_bytes())?;
     }
     Ok(())
+}
+
+/// The file of number `i`, with so many functions.
+pub(crate) fn code(i: usize, num_functions: usize, random: &mut Random) -> String {
+    let mut text = format!("//! Module {i}.\n\n");
+    for j in 0..num_functions {
+        let (a, b, c) = (random.choose(WORDS), random.choose(WORDS), random.choose(WORDS));
+        let number = random.below(1000);
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "/// The {a} of {b} {j}.\npub fn {a}_{b}_{i}_{j}({c}: &mut Vec<u64>) -> usize {{\n    for {a} in \
+             {c}.iter_mut() {{\n        *{a} += {number};\n    }}\n    {c}.len()\n}}\n\n"
+        );
+    }
+    text
 }

@@ -11,7 +11,10 @@ use crate::format;
 use crate::output::{Output, note};
 use crate::progress::Progress;
 use clap::ValueEnum;
-use eyas_data::{Fim, Mode, PrepareOptions, PrepareReport, Shards, SourceOptions, prepare};
+use eyas_data::{
+    DURABLE_TOKENS, Fim, Mode, PrepareOptions, PrepareProgress, PrepareReport, Shards, SourceOptions,
+    prepare_durably,
+};
 use eyas_token::Tokenizer;
 pub(crate) use page::num_bytes_below;
 use std::path::{Path, PathBuf};
@@ -106,6 +109,10 @@ pub(crate) struct PrepareArgs {
     #[arg(long)]
     json: bool,
 
+    /// Make what was done durable after so many tokens: few, where kills are to be tried on a small source
+    #[arg(long, value_name = "N", default_value_t = DURABLE_TOKENS, hide = true)]
+    durable_tokens: u64,
+
     #[command(flatten)]
     source: SourceArgs,
 }
@@ -141,7 +148,7 @@ fn run_prepare(args: &PrepareArgs) -> Outcome {
     let options = args.options()?;
     let begun = Instant::now();
     let mut bar = Progress::new("prepare");
-    let report = prepare(&args.data, &tokenizer, &options, &args.out, &mut |progress| {
+    let mut tell = |progress: &PrepareProgress| {
         let (documents, bytes) = (format::count(progress.num_documents), format::bytes(progress.num_bytes));
         match progress.is_seeking_duplicates {
             true => bar.tick(&format_args!("{documents} documents, {bytes} read for near duplicates")),
@@ -150,7 +157,9 @@ fn run_prepare(args: &PrepareArgs) -> Outcome {
                 format::count(progress.num_tokens)
             )),
         }
-    })?;
+    };
+    let report =
+        prepare_durably(&args.data, &tokenizer, &options, &args.out, args.durable_tokens, &mut tell)?;
     drop(bar);
     let elapsed = begun.elapsed();
     let mut output = Output::new();

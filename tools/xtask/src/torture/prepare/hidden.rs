@@ -40,6 +40,11 @@ impl Hidden {
         self.0.join("replaced").exists()
     }
 
+    /// Whether the shards are in it, not in their place yet.
+    pub(super) fn has_shards(&self) -> bool {
+        self.0.join("shards").exists()
+    }
+
     /// Whether a journal is being written, or was when the process died.
     pub(super) fn is_replacing(&self) -> bool {
         self.journal_begun().is_some()
@@ -75,8 +80,7 @@ impl Hidden {
         let number =
             |journal: &Value, place: &str| journal.pointer(place).and_then(Value::as_u64).unwrap_or(0);
         // Once the shards are in their place, a journal that is still there tells of nothing.
-        let has_shards = self.0.join("shards").exists();
-        let journal = if has_shards { read(JOURNALS[1]) } else { Value::Null };
+        let journal = if self.has_shards() { read(JOURNALS[1]) } else { Value::Null };
         let position = Position {
             num_signatures: number(&read(JOURNALS[0]), "/journal/num_signatures"),
             num_documents: number(&journal, "/journal/done/num_documents"),

@@ -6,7 +6,7 @@ use crate::torture::error::Error;
 use crate::torture::process::{Ended, Running, spin};
 use crate::torture::random::Random;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Where the time of an uninterrupted preparation goes.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +19,8 @@ pub(super) struct Pace {
     pub(super) replacing: Duration,
     /// From the first look at the index of the shards to the end.
     pub(super) placing: Duration,
+    /// And from the first at the shards in their place.
+    pub(super) renaming: Duration,
     /// What had become durable by when.
     pub(super) durable: Vec<(Position, Duration)>,
 }
@@ -49,6 +51,9 @@ pub(super) enum Moment {
     Replacing,
     /// Ending the shards, putting them in their place, and removing what is left.
     Placing,
+    /// Only the last two of that, which begin with a rename. Where older shards are to be replaced, another one follows
+    /// within microseconds.
+    Renaming,
 }
 
 /// One instant.
@@ -70,31 +75,42 @@ impl fmt::Display for Aim {
             Moment::Beginning => write!(f, "at {at:.2} ms of any"),
             Moment::Replacing => write!(f, "{delay} us into the first journal after {at:.2} ms"),
             Moment::Placing => write!(f, "{delay} us after the index was begun"),
+            Moment::Renaming => write!(f, "{delay} us after the first rename of shards"),
         }
     }
 }
 
 /// Shares of the instants that are aimed at something; the rest is uniform. Some of those miss it.
-const REPLACING: f64 = 0.35;
-const PLACING: f64 = 0.15;
+const REPLACING: f64 = 0.3;
+const PLACING: f64 = 0.1;
+const RENAMING: f64 = 0.15;
 const BEGINNING: f64 = 0.1;
+/// Of those at a rename, so many come at once, to be before the next one.
+const AT_ONCE: f64 = 0.6;
 
 /// Draws `num` instants of a run. They ascend, but for those at the beginning, which every process goes through anew.
 pub(super) fn draw(random: &mut Random, pace: &Pace, num: u64) -> Vec<Aim> {
     let aims = (0..num).map(|_| {
         let what = random.unit();
-        // A little longer than it takes, so that what follows is met too.
-        let (moment, within, limit) = if what < REPLACING {
-            (Moment::Replacing, pace.whole, pace.replacing.mul_f64(1.1))
-        } else if what < REPLACING + PLACING {
-            (Moment::Placing, Duration::ZERO, pace.placing.mul_f64(1.1))
-        } else if what < REPLACING + PLACING + BEGINNING {
-            (Moment::Beginning, 2 * pace.loading, Duration::ZERO)
-        } else {
-            (Moment::Any, pace.whole, Duration::ZERO)
+        let mut edge = 0.0;
+        let mut is_below = |share: f64| {
+            edge += share;
+            what < edge
         };
-        let at = if moment == Moment::Placing { pace.whole } else { random.duration(within) };
-        Aim { at, moment, delay: random.duration(limit) }
+        let (moment, at, lasts) = if is_below(REPLACING) {
+            (Moment::Replacing, random.duration(pace.whole), pace.replacing)
+        } else if is_below(PLACING) {
+            (Moment::Placing, pace.whole, pace.placing)
+        } else if is_below(RENAMING) {
+            let lasts = if random.happens(AT_ONCE) { Duration::ZERO } else { pace.renaming };
+            (Moment::Renaming, pace.whole, lasts)
+        } else if is_below(BEGINNING) {
+            (Moment::Beginning, random.duration(2 * pace.loading), Duration::ZERO)
+        } else {
+            (Moment::Any, random.duration(pace.whole), Duration::ZERO)
+        };
+        // A little longer than it lasts, so that what follows is met too.
+        Aim { at, moment, delay: random.duration(lasts.mul_f64(1.1)) }
     });
     let aims: Vec<Aim> = aims.collect();
     in_order(random, aims, |aim| aim.at, |aim| aim.moment == Moment::Beginning)
@@ -114,18 +130,26 @@ impl Aim {
         let index = hidden.index_begun();
         let at = match self.moment {
             Moment::Beginning => self.at,
-            Moment::Placing => Duration::ZERO,
+            Moment::Placing | Moment::Renaming => Duration::ZERO,
             _ => pace.loading + self.at.saturating_sub(pace.time_of(durable)),
         };
         if let Some(ended) = running.wait_until(&mut |now| now >= at)? {
             return Ok(Some(ended));
         }
         let journal = hidden.journal_begun();
-        let is_other = |now: Option<std::time::SystemTime>, before| now.is_some() && now != before;
+        let is_other = |now: Option<SystemTime>, before| now.is_some() && now != before;
         let ended = match self.moment {
             Moment::Any | Moment::Beginning => None,
             Moment::Replacing => running.wait_until(&mut |_| is_other(hidden.journal_begun(), journal))?,
             Moment::Placing => running.wait_until(&mut |_| is_other(hidden.index_begun(), index))?,
+            Moment::Renaming => match running.wait_until(&mut |_| is_other(hidden.index_begun(), index))? {
+                Some(ended) => Some(ended),
+                None => {
+                    // A sleep would be longer than the time between two renames.
+                    running.glance = Duration::ZERO;
+                    running.wait_until(&mut |_| hidden.holds_older() || !hidden.has_shards())?
+                }
+            },
         };
         if ended.is_none() {
             spin(self.delay);
@@ -143,7 +167,7 @@ mod tests {
         let position = |num_signatures, num_documents| Position { num_signatures, num_documents };
         let durable =
             vec![(position(10, 0), ms(200)), (position(10, 8), ms(500)), (position(10, 12), ms(700))];
-        Pace { loading: ms(50), whole: ms(1000), replacing: ms(2), placing: ms(20), durable }
+        Pace { loading: ms(50), whole: ms(1000), replacing: ms(2), placing: ms(20), renaming: ms(5), durable }
     }
 
     #[test]
@@ -163,8 +187,9 @@ mod tests {
         assert_eq!(format!("{a:?}"), format!("{b:?}"));
         let count = |moment| a.iter().filter(|aim| aim.moment == moment).count();
         assert!((25..45).contains(&count(Moment::Replacing)));
-        assert!((6..25).contains(&count(Moment::Placing)));
-        assert!((3..20).contains(&count(Moment::Beginning)));
+        for moment in [Moment::Placing, Moment::Renaming, Moment::Beginning] {
+            assert!((3..25).contains(&count(moment)), "{moment:?}");
+        }
         let late = a.iter().filter(|aim| aim.moment != Moment::Beginning).map(|aim| aim.at);
         assert!(late.is_sorted());
     }

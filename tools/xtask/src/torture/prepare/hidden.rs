@@ -35,14 +35,24 @@ impl Hidden {
         self.0.exists()
     }
 
-    /// Whether older shards lie in it, which others are to replace.
+    /// Where older shards lie while others take their place.
+    pub(super) fn aside(&self) -> PathBuf {
+        self.0.join("replaced")
+    }
+
+    /// Whether older shards lie in it.
     pub(super) fn holds_older(&self) -> bool {
-        self.0.join("replaced").exists()
+        self.aside().exists()
+    }
+
+    /// Where shards grow.
+    pub(super) fn shards(&self) -> PathBuf {
+        self.0.join("shards")
     }
 
     /// Whether the shards are in it, not in their place yet.
     pub(super) fn has_shards(&self) -> bool {
-        self.0.join("shards").exists()
+        self.shards().exists()
     }
 
     /// Whether a journal is being written, or was when the process died.

@@ -5,8 +5,9 @@
 //! that makes it durable after every batch. What a process went on behind it tells itself, at its end or in its journal; it
 //! must be what the journal said that the process before had left.
 //!
-//! Half of the runs are to replace older shards. Whatever the instant, these or the new ones are there, whole, but for one
-//! between two renames, when the older ones are in the hidden folder.
+//! Half of the runs are to replace older shards. Whatever the instant, these or the new ones are there, whole, but for a few
+//! microseconds between two renames, when the older ones are in the hidden folder. No signal from outside is as fast: where
+//! a process was killed just before, the first rename is done for it.
 
 mod hidden;
 mod moment;
@@ -23,7 +24,7 @@ use super::report::Failure;
 use super::world::{Training, World};
 use super::{Figures, MAX_BROKEN_RUNS, Options, Part, figures, in_parallel, ms};
 use hidden::{Hidden, Position};
-use moment::{Aim, Pace, draw};
+use moment::{Aim, Moment, Pace, draw};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -86,7 +87,7 @@ struct Tally {
     kills: u64,
     in_journals: u64,
     in_places: u64,
-    between_renames: u64,
+    moved_aside: u64,
     /// Processes that told what they went on behind.
     went_on: u64,
     /// Processes that found nothing to go on from.
@@ -103,7 +104,7 @@ impl Tally {
             kills: self.kills + other.kills,
             in_journals: self.in_journals + other.in_journals,
             in_places: self.in_places + other.in_places,
-            between_renames: self.between_renames + other.between_renames,
+            moved_aside: self.moved_aside + other.moved_aside,
             went_on: self.went_on + other.went_on,
             from_nothing: self.from_nothing + other.from_nothing,
             untold: self.untold + other.untold,
@@ -164,7 +165,7 @@ pub(crate) fn run(world: &World, options: &Options) -> Result<(Figures, Vec<Fail
         ("kills", tally.kills.into()),
         ("of them while a journal was replaced", tally.in_journals.into()),
         ("while the shards took their place", tally.in_places.into()),
-        ("of them between two renames", tally.between_renames.into()),
+        ("before it, with the older ones moved aside", tally.moved_aside.into()),
         ("runs", runs.into()),
         ("of them byte for byte like the uninterrupted one", tally.same.into()),
         ("processes that went on", tally.went_on.into()),
@@ -291,7 +292,7 @@ fn watch(training: &Training) -> Result<Pace, Error> {
         whole,
         replacing: replacing.median(),
         placing: whole.saturating_sub(index.unwrap_or(whole)),
-        renaming: whole.saturating_sub(placed.unwrap_or(whole)),
+        removing: whole.saturating_sub(placed.unwrap_or(whole)),
         durable,
     })
 }
@@ -333,10 +334,14 @@ fn strike(case: &mut Case<'_>, reference: &Reference, random: &mut Random) -> Re
         case.note(describe(&aim, at, num_threads, &after));
         tally.in_journals += u64::from(hidden.is_replacing());
         tally.in_places += u64::from(after.is_placing && !before.is_placing);
-        let is_between = |state: &State| state.place == Place::Aside;
-        tally.between_renames += u64::from(is_between(&after) && !is_between(&before));
         judge(case, &before, &after, &mut tally);
         before = after;
+        if aim.moment == Moment::Placing && before.place == Place::Older && is_ready(reference, &hidden)? {
+            fs::rename(&training.out, hidden.aside()).map_err(Error::io("rename", &training.out))?;
+            case.note("the older shards were moved aside, as that process was about to do".into());
+            tally.moved_aside += 1;
+            (before.place, before.is_placing) = (Place::Aside, true);
+        }
     }
     let ended = match by_itself {
         Some(ended) => Some(ended),
@@ -348,6 +353,12 @@ fn strike(case: &mut Case<'_>, reference: &Reference, random: &mut Random) -> Re
     };
     finish(case, reference, &before, ended, &mut tally)?;
     Ok(tally)
+}
+
+/// Whether the shards are whole, but not in their place, and nothing lies where older ones would go.
+fn is_ready(reference: &Reference, hidden: &Hidden) -> Result<bool, Error> {
+    let grown = Left::read(&hidden.shards())?;
+    Ok(!hidden.holds_older() && reference.left.differences(&grown).is_empty())
 }
 
 fn describe(aim: &Aim, at: f64, num_threads: u64, after: &State) -> String {

@@ -20,7 +20,7 @@ pub(super) struct Pace {
     /// From the first look at the index of the shards to the end.
     pub(super) placing: Duration,
     /// And from the first at the shards in their place.
-    pub(super) renaming: Duration,
+    pub(super) removing: Duration,
     /// What had become durable by when.
     pub(super) durable: Vec<(Position, Duration)>,
 }
@@ -51,9 +51,8 @@ pub(super) enum Moment {
     Replacing,
     /// Ending the shards, putting them in their place, and removing what is left.
     Placing,
-    /// Only the last two of that, which begin with a rename. Where older shards are to be replaced, another one follows
-    /// within microseconds.
-    Renaming,
+    /// Only the last of that.
+    Removing,
 }
 
 /// One instant.
@@ -75,18 +74,16 @@ impl fmt::Display for Aim {
             Moment::Beginning => write!(f, "at {at:.2} ms of any"),
             Moment::Replacing => write!(f, "{delay} us into the first journal after {at:.2} ms"),
             Moment::Placing => write!(f, "{delay} us after the index was begun"),
-            Moment::Renaming => write!(f, "{delay} us after the first rename of shards"),
+            Moment::Removing => write!(f, "{delay} us after the shards were in their place"),
         }
     }
 }
 
 /// Shares of the instants that are aimed at something; the rest is uniform. Some of those miss it.
 const REPLACING: f64 = 0.3;
-const PLACING: f64 = 0.1;
-const RENAMING: f64 = 0.15;
+const PLACING: f64 = 0.15;
+const REMOVING: f64 = 0.1;
 const BEGINNING: f64 = 0.1;
-/// Of those at a rename, so many come at once, to be before the next one.
-const AT_ONCE: f64 = 0.6;
 
 /// Draws `num` instants of a run. They ascend, but for those at the beginning, which every process goes through anew.
 pub(super) fn draw(random: &mut Random, pace: &Pace, num: u64) -> Vec<Aim> {
@@ -101,9 +98,8 @@ pub(super) fn draw(random: &mut Random, pace: &Pace, num: u64) -> Vec<Aim> {
             (Moment::Replacing, random.duration(pace.whole), pace.replacing)
         } else if is_below(PLACING) {
             (Moment::Placing, pace.whole, pace.placing)
-        } else if is_below(RENAMING) {
-            let lasts = if random.happens(AT_ONCE) { Duration::ZERO } else { pace.renaming };
-            (Moment::Renaming, pace.whole, lasts)
+        } else if is_below(REMOVING) {
+            (Moment::Removing, pace.whole, pace.removing)
         } else if is_below(BEGINNING) {
             (Moment::Beginning, random.duration(2 * pace.loading), Duration::ZERO)
         } else {
@@ -130,7 +126,7 @@ impl Aim {
         let index = hidden.index_begun();
         let at = match self.moment {
             Moment::Beginning => self.at,
-            Moment::Placing | Moment::Renaming => Duration::ZERO,
+            Moment::Placing | Moment::Removing => Duration::ZERO,
             _ => pace.loading + self.at.saturating_sub(pace.time_of(durable)),
         };
         if let Some(ended) = running.wait_until(&mut |now| now >= at)? {
@@ -142,14 +138,13 @@ impl Aim {
             Moment::Any | Moment::Beginning => None,
             Moment::Replacing => running.wait_until(&mut |_| is_other(hidden.journal_begun(), journal))?,
             Moment::Placing => running.wait_until(&mut |_| is_other(hidden.index_begun(), index))?,
-            Moment::Renaming => match running.wait_until(&mut |_| is_other(hidden.index_begun(), index))? {
-                Some(ended) => Some(ended),
-                None => {
-                    // A sleep would be longer than the time between two renames.
-                    running.glance = Duration::ZERO;
-                    running.wait_until(&mut |_| hidden.holds_older() || !hidden.has_shards())?
-                }
-            },
+            Moment::Removing => {
+                let mut is_whole = false;
+                running.wait_until(&mut |_| {
+                    is_whole |= is_other(hidden.index_begun(), index);
+                    is_whole && !hidden.has_shards()
+                })?
+            }
         };
         if ended.is_none() {
             spin(self.delay);
@@ -167,7 +162,7 @@ mod tests {
         let position = |num_signatures, num_documents| Position { num_signatures, num_documents };
         let durable =
             vec![(position(10, 0), ms(200)), (position(10, 8), ms(500)), (position(10, 12), ms(700))];
-        Pace { loading: ms(50), whole: ms(1000), replacing: ms(2), placing: ms(20), renaming: ms(5), durable }
+        Pace { loading: ms(50), whole: ms(1000), replacing: ms(2), placing: ms(20), removing: ms(5), durable }
     }
 
     #[test]
@@ -187,7 +182,7 @@ mod tests {
         assert_eq!(format!("{a:?}"), format!("{b:?}"));
         let count = |moment| a.iter().filter(|aim| aim.moment == moment).count();
         assert!((25..45).contains(&count(Moment::Replacing)));
-        for moment in [Moment::Placing, Moment::Renaming, Moment::Beginning] {
+        for moment in [Moment::Placing, Moment::Removing, Moment::Beginning] {
             assert!((3..25).contains(&count(moment)), "{moment:?}");
         }
         let late = a.iter().filter(|aim| aim.moment != Moment::Beginning).map(|aim| aim.at);

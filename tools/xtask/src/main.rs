@@ -29,9 +29,10 @@ enum Task {
 #[command(after_help = "\
 Examples:
   cargo xtask torture                           all parts in full size
-  cargo xtask torture --small                   all parts in under a minute
+  cargo xtask torture --small                   all parts in a minute or two
   cargo xtask torture --only kill --kills 1000  a third of the kills are within a save
   cargo xtask torture --only kill --run 7       run 7 alone, as a failure says
+  cargo xtask torture --only prepare            preparation of data alone
   cargo xtask torture --long --minutes 30       one long run twice, once killed ten times
   TMPDIR=/dev/shm cargo xtask torture           in memory, where a checkpoint is written faster")]
 struct Torture {

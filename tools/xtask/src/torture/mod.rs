@@ -85,7 +85,7 @@ impl Sizes {
         prepare_kills: 100,
         pairs: 5,
     };
-    /// What every change is tried with: under a minute on two cores.
+    /// What every change is tried with: a minute or two on two cores.
     pub const SMALL: Sizes = Sizes {
         kills: 24,
         kills_in_saves: 8,

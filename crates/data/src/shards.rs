@@ -89,8 +89,8 @@ pub struct SourceTokens {
 }
 
 impl SourceTokens {
-    fn none(name: &String) -> Self {
-        SourceTokens { name: name.clone(), num_documents: 0, num_tokens: 0 }
+    fn none(name: &str) -> Self {
+        SourceTokens { name: name.to_owned(), num_documents: 0, num_tokens: 0 }
     }
 }
 

@@ -64,7 +64,7 @@ impl ShardsWriter {
                 num_bytes: 0,
                 tokenizer: hex(&tokenizer),
                 source: origins.join(" "),
-                sources: origins.iter().map(SourceTokens::none).collect(),
+                sources: origins.iter().map(|name| SourceTokens::none(name)).collect(),
                 shards: Vec::new(),
                 documents: empty(DOCUMENTS),
                 names: None,
@@ -114,7 +114,7 @@ impl ShardsWriter {
     /// # Errors
     /// If writing fails.
     pub(crate) fn begin_document(&mut self, document: &Document) -> Result<(), Error> {
-        self.argument = document.argument;
+        self.argument = document.argument as usize;
         self.index.sources[self.argument].num_documents += 1;
         self.index.num_documents += 1;
         self.index.num_bytes += document.text.len() as u64;

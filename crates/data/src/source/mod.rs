@@ -52,7 +52,7 @@ pub struct Document {
     /// The licence, an SPDX expression or what a dataset's row says, where it is known and was asked for.
     pub license: Option<String>,
     /// The argument that it came from, counted from 0.
-    pub argument: usize,
+    pub argument: u32,
 }
 
 impl Document {
@@ -326,15 +326,15 @@ impl Documents {
         }
         let begun = Instant::now();
         let (options, judge) = (&self.options, &self.judge);
-        let look_at = |(argument, raw): (usize, Raw)| (argument, raw.look_at(options, judge));
-        let outcomes: Vec<(usize, Outcome)> = raw.into_par_iter().map(look_at).collect();
+        let look_at = |(argument, raw): (u32, Raw)| (argument, raw.look_at(options, judge));
+        let outcomes: Vec<(u32, Outcome)> = raw.into_par_iter().map(look_at).collect();
         outcomes.into_iter().try_for_each(|(argument, outcome)| self.take(argument, outcome))?;
         self.seconds.filter += begun.elapsed().as_secs_f64();
         Ok(true)
     }
 
     /// Raw items, each with the argument that it is of.
-    fn read_batch(&mut self) -> Vec<(usize, Raw)> {
+    fn read_batch(&mut self) -> Vec<(u32, Raw)> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while bytes < BATCH_BYTES && batch.len() < BATCH_ITEMS {
             let raw = match &mut self.open {
@@ -362,10 +362,10 @@ impl Documents {
     }
 
     /// The argument of the source that was begun last.
-    fn argument(&self) -> usize {
+    fn argument(&self) -> u32 {
         match self.ends.partition_point(|end| *end < self.num_sources) {
             past if past == self.ends.len() => 0,
-            argument => argument,
+            argument => argument as u32,
         }
     }
 
@@ -397,7 +397,7 @@ impl Documents {
     }
 
     /// Counts an outcome, and keeps a document that is new.
-    fn take(&mut self, argument: usize, outcome: Outcome) -> Result<(), Error> {
+    fn take(&mut self, argument: u32, outcome: Outcome) -> Result<(), Error> {
         let report = &mut self.report;
         let fail = self.options.on_error == OnError::Fail;
         match outcome {

@@ -65,7 +65,7 @@ pub fn corpus_page(corpus: &Corpus<'_>) -> String {
     document(&corpus.name(), |html| corpus.body(html))
 }
 
-/// Writes [`corpus_page`] to `path`, as [`write`] does.
+/// Writes [`corpus_page`] to `path`, as [`write()`] does.
 ///
 /// # Errors
 /// The operating system's.

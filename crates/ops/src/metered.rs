@@ -345,15 +345,16 @@ impl<D: Attention> Attention for Metered<D> {
         out: &mut Act<Self>,
         lse: &mut Buf<Self, f32>,
         qkv: &Act<Self>,
+        starts: Option<&Buf<Self, u32>>,
         dropout: Dropout,
         dims: AttentionDims,
     ) {
         let row = dims.heads * dims.head_size;
         let tokens = dims.batch * dims.time;
-        // Two products over half of the square.
+        // Two products over half of the square: with starts more than is done.
         let (flops, bytes) = (2 * tokens * dims.time * row, 4 * tokens * row * size_of::<D::Element>());
         self.note("attention_forward".into(), flops, bytes, |device| {
-            device.attention_forward(out, lse, qkv, dropout, dims);
+            device.attention_forward(out, lse, qkv, starts, dropout, dims);
         });
     }
 
@@ -364,6 +365,7 @@ impl<D: Attention> Attention for Metered<D> {
         out: &Act<Self>,
         lse: &Buf<Self, f32>,
         qkv: &Act<Self>,
+        starts: Option<&Buf<Self, u32>>,
         dropout: Dropout,
         dims: AttentionDims,
     ) {
@@ -372,7 +374,7 @@ impl<D: Attention> Attention for Metered<D> {
         // Four products, without that of the scores, which are only made again.
         let (flops, bytes) = (4 * tokens * dims.time * row, 8 * tokens * row * size_of::<D::Element>());
         self.note("attention_backward".into(), flops, bytes, |device| {
-            device.attention_backward(dqkv, dout, out, lse, qkv, dropout, dims);
+            device.attention_backward(dqkv, dout, out, lse, qkv, starts, dropout, dims);
         });
     }
 

@@ -76,11 +76,22 @@ __device__ __forceinline__ void store_weighted(E* matrix, u64 stride, int first,
     }
 }
 
-// Attention of GENERIC_ROWS queries from `first` on; query i sees keys 0 ..= offset + i. `lse` may be null.
+// e to the `x` - `top`, where both may be minus infinity: no key was seen.
+__device__ __forceinline__ float below_top(float x, float top) {
+    return x == __int_as_float(0xff800000) ? 0.0f : expf(x - top);
+}
+
+// The first key that query `i` of `count` sees: 0 for all where `starts` is null.
+__device__ __forceinline__ int start_of(const u32* starts, int i, int count) {
+    return starts && i < count ? (int)starts[i] : 0;
+}
+
+// Attention of GENERIC_ROWS queries from `first` on; query i sees keys starts[i] ..= offset + i, from 0 where there are no
+// starts. `lse` and `starts` may be null.
 template <int CHUNKS>
 __device__ __forceinline__ void generic_forward(E* out, float* lse, const E* q, const E* k, const E* v, u64 out_stride,
-                                                u64 q_stride, u64 kv_stride, int queries, int offset, int first, int HS,
-                                                u64 key, int threshold, float scale_of_kept) {
+                                                u64 q_stride, u64 kv_stride, const u32* starts, int queries, int offset,
+                                                int first, int HS, u64 key, int threshold, float scale_of_kept) {
     extern __shared__ __align__(1024) char tiles[];
     int pitch = padded(HS), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     float *q_tile = (float*)tiles, *k_tile = q_tile + GENERIC_ROWS * pitch, *v_tile = k_tile + GENERIC_ROWS * pitch;
@@ -90,10 +101,16 @@ __device__ __forceinline__ void generic_forward(E* out, float* lse, const E* q, 
     int last_key = offset + min(first + GENERIC_ROWS, queries) - 1;
     load_rows(q_tile, q, q_stride, first, queries, HS);
     float o[ROWS_OF_WARP][CHUNKS] = {}, row_max[ROWS_OF_WARP], row_sum[ROWS_OF_WARP] = {};
+    int start[ROWS_OF_WARP];
 #pragma unroll
-    for (int r = 0; r < ROWS_OF_WARP; r++) row_max[r] = __int_as_float(0xff800000);
+    for (int r = 0; r < ROWS_OF_WARP; r++) {
+        row_max[r] = __int_as_float(0xff800000);
+        start[r] = start_of(starts, warp_first + r, queries);
+    }
 
-    for (int first_key = 0; first_key <= last_key; first_key += GENERIC_ROWS) {
+    // Starts do not descend, so no query of the block sees a key before what its first one sees.
+    int begin = start_of(starts, first, queries) / GENERIC_ROWS * GENERIC_ROWS;
+    for (int first_key = begin; first_key <= last_key; first_key += GENERIC_ROWS) {
         __syncthreads();
         load_rows(k_tile, k, kv_stride, first_key, keys, HS);
         load_rows(v_tile, v, kv_stride, first_key, keys, HS);
@@ -101,13 +118,12 @@ __device__ __forceinline__ void generic_forward(E* out, float* lse, const E* q, 
         if (first_key > offset + warp_first + ROWS_OF_WARP - 1) continue;
         float s[ROWS_OF_WARP];
         dot_rows(s, q_tile + warp * ROWS_OF_WARP * pitch, k_tile + lane * pitch, HS);
-        // Key 0 is in the past of every query, so the maximum is finite from the first tile on.
 #pragma unroll
         for (int r = 0; r < ROWS_OF_WARP; r++) {
-            int row = offset + warp_first + r;
-            s[r] = first_key + lane <= row ? s[r] * scale : __int_as_float(0xff800000);
+            int row = offset + warp_first + r, key_seen = first_key + lane;
+            s[r] = start[r] <= key_seen && key_seen <= row ? s[r] * scale : __int_as_float(0xff800000);
             float top = fmaxf(row_max[r], warp_max(s[r]));
-            float shrink = expf(row_max[r] - top), p = expf(s[r] - top);
+            float shrink = below_top(row_max[r], top), p = below_top(s[r], top);
             row_max[r] = top;
             row_sum[r] = row_sum[r] * shrink + p;
 #pragma unroll
@@ -149,17 +165,18 @@ __device__ __forceinline__ int known(int HS) {
     else                                                                                                               \
         name<8>(__VA_ARGS__)
 
-// Sets out (B, T, C) and lse (B, NH, T). Grid (B NH, ceil(T / GENERIC_ROWS)), GENERIC_THREADS threads.
+// Sets out (B, T, C) and lse (B, NH, T); starts (B, T) may be null.
+// Grid (B NH, ceil(T / GENERIC_ROWS)), GENERIC_THREADS threads.
 extern "C" __global__ void __launch_bounds__(GENERIC_THREADS, 2)
-    attention_forward(E* out, float* lse, const E* qkv, int T, int NH, int HS, u64 key, int threshold,
-                      float scale_of_kept) {
+    attention_forward(E* out, float* lse, const E* qkv, const u32* starts, int T, int NH, int HS, u64 key,
+                      int threshold, float scale_of_kept) {
     HS = known(HS);
     int first = (gridDim.y - 1 - blockIdx.y) * GENERIC_ROWS;
     u64 channels = (u64)NH * HS, row = (u64)(blockIdx.x / NH) * T, column = (u64)(blockIdx.x % NH) * HS;
     const E* q = qkv + row * 3 * channels + column;
     FOR_CHUNKS(generic_forward, out + row * channels + column, lse + (u64)blockIdx.x * T, q, q + channels,
-               q + 2 * channels, channels, 3 * channels, 3 * channels, T, 0, first, HS, slice_key(key, blockIdx.x),
-               threshold, scale_of_kept);
+               q + 2 * channels, channels, 3 * channels, 3 * channels, starts ? starts + row : nullptr, T, 0, first, HS,
+               slice_key(key, blockIdx.x), threshold, scale_of_kept);
 }
 
 // Sets delta (B, NH, T), the products of out and dout (B, T, C) row by row and head by head. Eight lanes take a row of
@@ -195,8 +212,8 @@ extern "C" __global__ void __launch_bounds__(256)
 // which keys stream past.
 template <int CHUNKS, bool OWNS_KEYS>
 __device__ __forceinline__ void generic_backward(E* dqkv, const E* dout, const float* lse, const float* delta,
-                                                 const E* qkv, u64 channels, int T, int HS, int first, u64 dropout_key,
-                                                 int threshold, float scale_of_kept) {
+                                                 const E* qkv, const u32* starts, u64 channels, int T, int HS,
+                                                 int first, u64 dropout_key, int threshold, float scale_of_kept) {
     extern __shared__ __align__(1024) char tiles[];
     int pitch = padded(HS), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     // Owners of keys have k, v in `own`, and q, dout stream; owners of queries the other way around.
@@ -211,8 +228,12 @@ __device__ __forceinline__ void generic_backward(E* dqkv, const E* dout, const f
     load_rows(own[1], OWNS_KEYS ? v : dout, OWNS_KEYS ? 3 * channels : channels, first, T, HS);
     float dk_or_dq[ROWS_OF_WARP][CHUNKS] = {}, dv[ROWS_OF_WARP][OWNS_KEYS ? CHUNKS : 1] = {};
 
-    int begin = OWNS_KEYS ? first : 0, end = OWNS_KEYS ? T : min(first + GENERIC_ROWS, T);
+    // Starts do not descend: no owned query sees a key before what the first of them sees, and after a query that sees no
+    // owned key none does.
+    int begin = OWNS_KEYS ? first : start_of(starts, first, T) / GENERIC_ROWS * GENERIC_ROWS;
+    int end = OWNS_KEYS ? T : min(first + GENERIC_ROWS, T);
     for (int other = begin; other < end; other += GENERIC_ROWS) {
+        if (OWNS_KEYS && start_of(starts, other, T) >= first + GENERIC_ROWS) break;
         __syncthreads();
         load_rows(streamed[0], OWNS_KEYS ? q : k, 3 * channels, other, T, HS);
         load_rows(streamed[1], OWNS_KEYS ? dout : v, OWNS_KEYS ? channels : 3 * channels, other, T, HS);
@@ -225,7 +246,7 @@ __device__ __forceinline__ void generic_backward(E* dqkv, const E* dout, const f
             int query = OWNS_KEYS ? other + lane : warp_first + r;
             int key = OWNS_KEYS ? warp_first + r : other + lane;
             float p = 0.0f, ds = 0.0f;
-            if (key <= query && query < T) {
+            if (start_of(starts, query, T) <= key && key <= query && query < T) {
                 p = expf(s[r] * scale - lse[query]);
                 float factor =
                     threshold ? dropout_factor(dropout_key, threshold, scale_of_kept, (u32)query * T + key) : 1.0f;
@@ -248,28 +269,28 @@ __device__ __forceinline__ void generic_backward(E* dqkv, const E* dout, const f
 
 template <int CHUNKS>
 __device__ __forceinline__ void generic_backward_either(E* dqkv, const E* dout, const float* lse, const float* delta,
-                                                        const E* qkv, u64 channels, int T, int HS, u64 key,
-                                                        int threshold, float scale_of_kept) {
+                                                        const E* qkv, const u32* starts, u64 channels, int T, int HS,
+                                                        u64 key, int threshold, float scale_of_kept) {
     // The first keys meet the most queries, and the last queries the most keys: those go first.
     int rank = blockIdx.y / 2, tiles = gridDim.y / 2;
     if (blockIdx.y % 2 == 0)
-        generic_backward<CHUNKS, true>(dqkv, dout, lse, delta, qkv, channels, T, HS, rank * GENERIC_ROWS, key,
+        generic_backward<CHUNKS, true>(dqkv, dout, lse, delta, qkv, starts, channels, T, HS, rank * GENERIC_ROWS, key,
                                        threshold, scale_of_kept);
     else
-        generic_backward<CHUNKS, false>(dqkv, dout, lse, delta, qkv, channels, T, HS, (tiles - 1 - rank) * GENERIC_ROWS,
-                                        key, threshold, scale_of_kept);
+        generic_backward<CHUNKS, false>(dqkv, dout, lse, delta, qkv, starts, channels, T, HS,
+                                        (tiles - 1 - rank) * GENERIC_ROWS, key, threshold, scale_of_kept);
 }
 
-// Sets dqkv (B, T, 3C). Grid (B NH, 2 ceil(T / GENERIC_ROWS)), GENERIC_THREADS threads.
+// Sets dqkv (B, T, 3C); starts (B, T) may be null. Grid (B NH, 2 ceil(T / GENERIC_ROWS)), GENERIC_THREADS threads.
 extern "C" __global__ void __launch_bounds__(GENERIC_THREADS, 2)
-    attention_backward(E* dqkv, const E* dout, const float* lse, const float* delta, const E* qkv, int T, int NH,
-                       int HS, u64 key, int threshold, float scale_of_kept) {
+    attention_backward(E* dqkv, const E* dout, const float* lse, const float* delta, const E* qkv, const u32* starts,
+                       int T, int NH, int HS, u64 key, int threshold, float scale_of_kept) {
     HS = known(HS);
     u64 channels = (u64)NH * HS, row = (u64)(blockIdx.x / NH) * T, column = (u64)(blockIdx.x % NH) * HS;
     u64 saved = (u64)blockIdx.x * T;
     FOR_CHUNKS(generic_backward_either, dqkv + row * 3 * channels + column, dout + row * channels + column, lse + saved,
-               delta + saved, qkv + row * 3 * channels + column, channels, T, HS, slice_key(key, blockIdx.x), threshold,
-               scale_of_kept);
+               delta + saved, qkv + row * 3 * channels + column, starts ? starts + row : nullptr, channels, T, HS,
+               slice_key(key, blockIdx.x), threshold, scale_of_kept);
 }
 
 // Copies the keys and values of qkv (B, fresh, 3C) to positions cached .. cached + fresh of the caches
@@ -296,7 +317,7 @@ extern "C" __global__ void __launch_bounds__(GENERIC_THREADS, 2)
     u64 channels = (u64)NH * HS, row = (u64)(blockIdx.x / NH) * fresh, column = (u64)(blockIdx.x % NH) * HS;
     u64 cache = (u64)blockIdx.x * capacity * HS;
     FOR_CHUNKS(generic_forward, out + row * channels + column, nullptr, qkv + row * 3 * channels + column, keys + cache,
-               values + cache, channels, 3 * channels, (u64)HS, fresh, cached, first, HS, 0, 0, 1.0f);
+               values + cache, channels, 3 * channels, (u64)HS, nullptr, fresh, cached, first, HS, 0, 0, 1.0f);
 }
 
 // ---- one token at a time -------------------------------------------------------------------------------------------
@@ -320,11 +341,6 @@ template <int N>
 struct Partial {
     float top, sum, o[N];
 };
-
-// e to the `x` - `top`, where both may be minus infinity: no key was seen.
-__device__ __forceinline__ float below_top(float x, float top) {
-    return x == __int_as_float(0xff800000) ? 0.0f : expf(x - top);
-}
 
 // LANES lanes share a key, each with PIECES pieces of WIDTH elements of a row; the groups of lanes of a block share out
 // the keys. Keys of the fresh tokens come from qkv, so that appending them needs no launch of its own.

@@ -1,8 +1,8 @@
 //! Attention on a GPU: which kernel a shape goes to.
 //!
 //! Heads of 32, 64 or 128 channels in 16 bits have kernels on tensor cores (FlashAttention-2), and those of 64 channels
-//! others that need Hopper; everything else goes to kernels that take any head size and element type. All are compiled
-//! for the head size when it is first met.
+//! others that need Hopper; everything else goes to kernels that take any head size and element type, and so do rows that
+//! several documents share (`starts`), which the others cannot mask. All are compiled for the head size when it is first met.
 
 use super::{Attention, AttentionDims, CachedAttentionDims};
 use crate::cuda::{CudaBuf, CudaElement, Shape, Source, arguments};
@@ -91,6 +91,11 @@ impl Head {
         Head { size, variant, is_flash: is_flash(size, E::IS_F32) && fits }
     }
 
+    /// The same for rows that are masked by `starts`, if they are: tensor cores have no kernels for that.
+    fn masked(self, is_masked: bool) -> Self {
+        Head { is_flash: self.is_flash && !is_masked, ..self }
+    }
+
     /// A launch on tensor cores: `tiles` blocks a head, with `rows` rows of tiles in shared memory.
     fn flash(self, heads: usize, tiles: usize, rows: usize, extra_bytes: usize) -> Shape {
         let block = if self.size == 128 { 256 } else { 128 };
@@ -126,11 +131,12 @@ impl<E: CudaElement> Attention for Cuda<E> {
         out: &mut CudaBuf<E>,
         lse: &mut CudaBuf<f32>,
         qkv: &CudaBuf<E>,
+        starts: Option<&CudaBuf<u32>>,
         dropout: Dropout,
         dims: AttentionDims,
     ) {
         let AttentionDims { batch, time, heads, head_size } = dims;
-        let head = Head::new::<E>(head_size, self.context.max_shared_bytes());
+        let head = Head::new::<E>(head_size, self.context.max_shared_bytes()).masked(starts.is_some());
         let [key, threshold, scale] = self.dropout_arguments(dropout);
         if self.has_hopper_kernels(head) {
             let shape = Shape::new(batch * heads * time.div_ceil(OWNED), 256).shared(5 * 128 * OWNED);
@@ -142,7 +148,8 @@ impl<E: CudaElement> Attention for Cuda<E> {
             self.launch_for_head("flash_forward", head.variant, shape, arguments);
         } else {
             let shape = head.generic(batch * heads, time.div_ceil(GENERIC_ROWS), 96, 1024);
-            let arguments = arguments![out, lse, qkv, time, heads, head_size, key, threshold, scale];
+            let starts = starts.map_or(0, |starts| starts.pointer());
+            let arguments = arguments![out, lse, qkv, starts, time, heads, head_size, key, threshold, scale];
             self.launch_for_head("attention_forward", head.variant, shape, arguments);
         }
     }
@@ -154,11 +161,12 @@ impl<E: CudaElement> Attention for Cuda<E> {
         out: &CudaBuf<E>,
         lse: &CudaBuf<f32>,
         qkv: &CudaBuf<E>,
+        starts: Option<&CudaBuf<u32>>,
         dropout: Dropout,
         dims: AttentionDims,
     ) {
         let AttentionDims { batch, time, heads, head_size } = dims;
-        let head = Head::new::<E>(head_size, self.context.max_shared_bytes());
+        let head = Head::new::<E>(head_size, self.context.max_shared_bytes()).masked(starts.is_some());
         let [key, threshold, scale] = self.dropout_arguments(dropout);
         if head.is_flash && time <= OWNED {
             let shape = head.flash(batch * heads, 1, 640, 1024);
@@ -200,8 +208,10 @@ impl<E: CudaElement> Attention for Cuda<E> {
             self.launch_for_head("flash_backward", head.variant, shape, arguments);
         } else {
             let shape = head.generic(batch * heads, 2 * time.div_ceil(GENERIC_ROWS), 128, 2048);
-            let arguments =
-                arguments![dqkv, dout, lse, delta, qkv, time, heads, head_size, key, threshold, scale];
+            let starts = starts.map_or(0, |starts| starts.pointer());
+            let arguments = arguments![
+                dqkv, dout, lse, delta, qkv, starts, time, heads, head_size, key, threshold, scale
+            ];
             self.launch_for_head("attention_backward", head.variant, shape, arguments);
         }
     }

@@ -2,9 +2,32 @@
 
 use super::*;
 use crate::testing::*;
-use crate::{Element, Rng};
+use crate::Rng;
 
-fn check<D: Attention>(device: &D, dims: AttentionDims, dropout: Dropout) -> Vec<f32> {
+/// The starts of documents that share rows: of one token, of many, with borders on the edges of tiles and off them.
+fn documents(dims: AttentionDims) -> Vec<u32> {
+    const BORDERS: [&[u32]; 2] = [&[1, 4, 64, 65, 66, 112, 128, 129, 168], &[14, 56, 63, 127, 192]];
+    let start = |b: usize, i: usize| {
+        let before = BORDERS[b % 2].iter().filter(|&&border| border as usize <= i);
+        before.max().copied().unwrap_or(0)
+    };
+    (0..dims.batch).flat_map(|b| (0..dims.time).map(move |i| start(b, i))).collect()
+}
+
+fn upload_starts<D: Device>(device: &D, starts: Option<&[u32]>) -> Option<Buf<D, u32>> {
+    starts.map(|starts| {
+        let mut buffer = device.zeros(starts.len());
+        device.write(&mut buffer, starts);
+        buffer
+    })
+}
+
+fn check<D: Attention>(
+    device: &D,
+    dims: AttentionDims,
+    starts: Option<&[u32]>,
+    dropout: Dropout,
+) -> Vec<f32> {
     let AttentionDims { batch, time, heads, head_size } = dims;
     let (rows, channels) = (batch * time, heads * head_size);
     let mut rng = Rng::new((rows * channels) as u64);
@@ -14,27 +37,30 @@ fn check<D: Attention>(device: &D, dims: AttentionDims, dropout: Dropout) -> Vec
         .map(|i| factor(dropout.slice((i / (time * time)) as u64), i % (time * time)))
         .collect();
     let (qkv_d, dout_d) = (upload_act(device, &qkv), upload_act(device, &dout));
+    let starts_d = upload_starts(device, starts);
     let (mut out_d, mut lse_d) = (device.zeros(rows * channels), device.zeros(batch * heads * time));
-    device.attention_forward(&mut out_d, &mut lse_d, &qkv_d, dropout, dims);
+    device.attention_forward(&mut out_d, &mut lse_d, &qkv_d, starts_d.as_ref(), dropout, dims);
+    let all = vec![0; rows];
+    let seen = starts.unwrap_or(&all);
     let want: Vec<f32> =
-        reference::<f64>(&constants(&qkv), &factors, dims).iter().map(|x| *x as f32).collect();
+        reference::<f64>(&constants(&qkv), seen, &factors, dims).iter().map(|x| *x as f32).collect();
     let out = download_act(device, &out_d, rows * channels);
     let error = relative_error(&out, &want);
     assert!(error < forward_tolerance::<D>(), "{dims:?}: {error:e}");
 
     let mut dqkv_d = device.zeros(rows * 3 * channels);
-    device.attention_backward(&mut dqkv_d, &dout_d, &out_d, &lse_d, &qkv_d, dropout, dims);
+    device.attention_backward(&mut dqkv_d, &dout_d, &out_d, &lse_d, &qkv_d, starts_d.as_ref(), dropout, dims);
     let dqkv = download_act(device, &dqkv_d, rows * 3 * channels);
     for (third, name) in ["dq", "dk", "dv"].into_iter().enumerate() {
         let mut direction = random::<f32>(&mut rng, dqkv.len());
         for (i, d) in direction.iter_mut().enumerate() {
             *d *= f32::from(u8::from(i / channels % 3 == third));
         }
-        let moved = reference(&moving(&qkv, &direction), &factors, dims);
+        let moved = reference(&moving(&qkv, &direction), seen, &factors, dims);
         let (got, want) = (inner(&dqkv, &direction), slope(&dout, &moved));
         assert_slope(name, got, want, size(&dqkv, &direction), gradient_tolerance::<D>());
     }
-    if !dropout.is_active() {
+    if !dropout.is_active() && starts.is_none() {
         check_cached(device, &qkv, &out, dims);
     }
     [out, dqkv].concat()
@@ -71,13 +97,24 @@ fn check_cached<D: Attention>(device: &D, qkv: &[f32], want: &[f32], dims: Atten
 fn equals_the_reference_with_the_same_bits_for_any_threads() {
     let mut results = std::collections::HashMap::new();
     on_every_device!(|device| {
-        let shapes =
-            [(1, 1, 1, 1), (2, 3, 3, 12), (1, 65, 2, 64), (1, 130, 1, 3), (2, 20, 1, 80), (1, 70, 3, 17)];
+        let shapes = [
+            (1, 1, 1, 1),
+            (2, 3, 3, 12),
+            (1, 65, 2, 64),
+            (1, 130, 1, 3),
+            (2, 20, 1, 80),
+            (1, 70, 3, 17),
+            (2, 200, 1, 4),
+        ];
         for (batch, time, heads, head_size) in shapes {
-            for dropout in [Dropout::NONE, Dropout::new(0.2, 5, 2)] {
-                let dims = AttentionDims { batch, time, heads, head_size };
-                let result = check(device, dims, dropout);
-                let key = (any_threads(device), time, head_size, dropout.is_active());
+            let dims = AttentionDims { batch, time, heads, head_size };
+            let documents = documents(dims);
+            for (starts, dropout) in [None, Some(&*documents)]
+                .into_iter()
+                .flat_map(|starts| [Dropout::NONE, Dropout::new(0.2, 5, 2)].map(|dropout| (starts, dropout)))
+            {
+                let result = check(device, dims, starts, dropout);
+                let key = (any_threads(device), time, head_size, starts.is_some(), dropout.is_active());
                 let first = results.entry(key).or_insert_with(|| result.clone());
                 assert_eq!(*first, result, "threads change no bit");
             }
@@ -85,17 +122,58 @@ fn equals_the_reference_with_the_same_bits_for_any_threads() {
     });
 }
 
-/// Output and gradient of random inputs, which `E` holds exactly whatever the device computes in.
-fn run<E: Element, D: Attention>(device: &D, dims: AttentionDims, dropout: Dropout) -> [Vec<f32>; 2] {
+#[test]
+fn starts_of_zero_change_no_bit() {
+    on_every_cpu!(|device| {
+        let dims = AttentionDims { batch: 2, time: 130, heads: 1, head_size: 17 };
+        let zeros = vec![0; dims.batch * dims.time];
+        assert!(check(device, dims, Some(&zeros), Dropout::NONE) == check(device, dims, None, Dropout::NONE));
+    });
+}
+
+#[test]
+fn what_lies_before_the_start_changes_no_bit() {
+    on_every_device!(|device| {
+        // The last document of a row begins at 112, off the edges of tiles; the token before it is another's.
+        let dims = AttentionDims { batch: 1, time: 120, heads: 2, head_size: 64 };
+        let channels = dims.heads * dims.head_size;
+        let starts = documents(dims);
+        let mut rng = Rng::new(7);
+        let mut qkv = random::<crate::F16>(&mut rng, dims.time * 3 * channels);
+        let dout = random::<crate::F16>(&mut rng, dims.time * channels);
+        let [out, dqkv] = run(device, &qkv, &dout, Some(&starts), Dropout::NONE, dims);
+        qkv[..112 * 3 * channels].iter_mut().for_each(|x| *x = 3.0 - *x);
+        let [other_out, other_dqkv] = run(device, &qkv, &dout, Some(&starts), Dropout::NONE, dims);
+        assert!(out[112 * channels..] == other_out[112 * channels..]);
+        assert!(dqkv[112 * 3 * channels..] == other_dqkv[112 * 3 * channels..]);
+        assert!(out[..112 * channels] != other_out[..112 * channels]);
+    });
+}
+
+#[test]
+#[should_panic(expected = "starts of row 1 descend")]
+fn starts_that_descend_are_refused() {
+    let dims = AttentionDims { batch: 2, time: 3, heads: 1, head_size: 1 };
+    run(&crate::Cpu::<f32>::new(), &[0.0; 18], &[0.0; 6], Some(&[0, 0, 2, 0, 1, 0]), Dropout::NONE, dims);
+}
+
+/// Output and gradient of the input.
+fn run<D: Attention>(
+    device: &D,
+    qkv: &[f32],
+    dout: &[f32],
+    starts: Option<&[u32]>,
+    dropout: Dropout,
+    dims: AttentionDims,
+) -> [Vec<f32>; 2] {
     let AttentionDims { batch, time, heads, head_size } = dims;
     let (rows, channels) = (batch * time, heads * head_size);
-    let mut rng = Rng::new(1);
-    let qkv = upload_act(device, &random::<E>(&mut rng, rows * 3 * channels));
-    let dout = upload_act(device, &random::<E>(&mut rng, rows * channels));
+    let (qkv, dout) = (upload_act(device, qkv), upload_act(device, dout));
+    let starts = upload_starts(device, starts);
     let (mut out, mut lse) = (device.zeros(rows * channels), device.zeros(batch * heads * time));
-    device.attention_forward(&mut out, &mut lse, &qkv, dropout, dims);
+    device.attention_forward(&mut out, &mut lse, &qkv, starts.as_ref(), dropout, dims);
     let mut dqkv = device.zeros(rows * 3 * channels);
-    device.attention_backward(&mut dqkv, &dout, &out, &lse, &qkv, dropout, dims);
+    device.attention_backward(&mut dqkv, &dout, &out, &lse, &qkv, starts.as_ref(), dropout, dims);
     [download_act(device, &out, rows * channels), download_act(device, &dqkv, rows * 3 * channels)]
 }
 
@@ -105,11 +183,24 @@ fn run<E: Element, D: Attention>(device: &D, dims: AttentionDims, dropout: Dropo
 fn a_gpu_equals_the_cpu_where_it_has_many_heads_with_the_same_bits_each_time() {
     fn check<E: crate::CudaElement>(device: &crate::Cuda<E>) {
         for (batch, time) in [(6, 300), (12, 128), (7, 513)] {
-            for dropout in [Dropout::NONE, Dropout::new(0.2, 5, 2)] {
-                let dims = AttentionDims { batch, time, heads: 12, head_size: 64 };
-                let got = run::<E, _>(device, dims, dropout);
-                assert!(got == run::<E, _>(device, dims, dropout), "{} {dims:?}: the same bits", E::NAME);
-                let want = run::<E, _>(&crate::Cpu::<f32>::new(), dims, dropout);
+            let dims = AttentionDims { batch, time, heads: 12, head_size: 64 };
+            let (rows, channels) = (batch * time, dims.heads * dims.head_size);
+            let mut rng = Rng::new(1);
+            // Inputs that `E` holds exactly whatever the device computes in.
+            let qkv = random::<E>(&mut rng, rows * 3 * channels);
+            let dout = random::<E>(&mut rng, rows * channels);
+            let documents = documents(dims);
+            let dropped = Dropout::new(0.2, 5, 2);
+            for (starts, dropout) in [
+                (None, Dropout::NONE),
+                (None, dropped),
+                (Some(&*documents), Dropout::NONE),
+                (Some(&*documents), dropped),
+            ] {
+                let got = run(device, &qkv, &dout, starts, dropout, dims);
+                let again = run(device, &qkv, &dout, starts, dropout, dims);
+                assert!(got == again, "{} {dims:?}: the same bits", E::NAME);
+                let want = run(&crate::Cpu::<f32>::new(), &qkv, &dout, starts, dropout, dims);
                 let [out, dqkv] = [0, 1].map(|i| relative_error(&got[i], &want[i]));
                 assert!(out < forward_tolerance::<crate::Cuda<E>>(), "{} {dims:?}: {out:e}", E::NAME);
                 assert!(dqkv < gradient_tolerance::<crate::Cuda<E>>(), "{} {dims:?}: {dqkv:e}", E::NAME);

@@ -1,10 +1,11 @@
 //! Attention backward for one head: probabilities again from scores and lse, then the three gradients.
 
-use super::tiles::{KEYS, Left, Rows, RowsMut, Tiles, cut, cut_floats, load_scores, store_words};
+use super::tiles::{KEYS, Left, Rows, RowsMut, Starts, Tiles, cut, cut_floats, load_scores, store_words};
 use crate::cpu::math::{LANES, exp, sum_lanes};
 use crate::cpu::{Simd, Task};
 use crate::gemm::Word;
 use crate::random::Dropout;
+use std::ops::Range;
 
 /// Rows of a head packed both ways, a tile of queries at a time.
 struct PackedQueries<'a> {
@@ -58,6 +59,7 @@ pub(super) struct Backward<'a, E> {
     pub(super) q: Rows<'a, E>,
     pub(super) k: Rows<'a, E>,
     pub(super) v: Rows<'a, E>,
+    pub(super) starts: Starts<'a>,
     pub(super) dropout: Dropout,
     pub(super) time: usize,
     pub(super) tiles: Tiles<E>,
@@ -68,7 +70,7 @@ impl<E: Word> Task for Backward<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let Backward { tiles, time, mut scratch, .. } = self;
+        let Backward { starts, tiles, time, mut scratch, .. } = self;
         let (tile, wide, words) = (tiles.queries, tiles.wide(), tiles.words);
         let dq = cut_floats(&mut scratch, time.next_multiple_of(tile) * wide);
         let delta = cut_floats(&mut scratch, time);
@@ -96,7 +98,8 @@ impl<E: Word> Task for Backward<'_, E> {
             tiles.pack_interleaved(k, self.k, key, keys, KEYS);
             dk.fill(0.0);
             dv.fill(0.0);
-            for first in (key / tile * tile..time).step_by(tile) {
+            let end = starts.num_before(key + keys, time);
+            for first in (key / tile * tile..end).step_by(tile) {
                 let queries = tile.min(time - first);
                 let (q, q_panels) = q.tile(first / tile);
                 let (dout, dout_panels) = dout.tile(first / tile);
@@ -111,10 +114,10 @@ impl<E: Word> Task for Backward<'_, E> {
                         if row < queries {
                             let (p, dp) =
                                 (load_scores(scores, tile, row, scale), load_scores(dp, tile, row, 1.0));
-                            let visible = (position + 1).saturating_sub(key).min(KEYS);
+                            let seen = starts.seen(position, position, key);
                             let index = position * time + key;
                             let (lse, delta) = (self.lse[position], delta[position]);
-                            *pair = scores_backward::<S>(p, dp, visible, lse, delta, self.dropout, index);
+                            *pair = scores_backward::<S>(p, dp, seen, lse, delta, self.dropout, index);
                         }
                         store_words::<E>(&mut ds[row * row_steps..], &pair.1);
                     }
@@ -165,14 +168,14 @@ fn dot<S: Simd, E: Word>(x: &[E], y: &[E]) -> f32 {
 fn scores_backward<S: Simd>(
     mut p: [f32; KEYS],
     mut dp: [f32; KEYS],
-    visible: usize,
+    seen: Range<usize>,
     lse: f32,
     delta: f32,
     dropout: Dropout,
     index: usize,
 ) -> ([f32; KEYS], [f32; KEYS]) {
     for (j, (p, dp)) in p.iter_mut().zip(dp.iter_mut()).enumerate() {
-        let probability = if j < visible { exp::<S>(*p - lse) } else { 0.0 };
+        let probability = if seen.contains(&j) { exp::<S>(*p - lse) } else { 0.0 };
         let factor = if dropout.is_active() { dropout.factor((index + j) as u32) } else { 1.0 };
         *dp = probability * (factor * *dp - delta);
         *p = factor * probability;

@@ -1,10 +1,13 @@
 //! Attention forward for one head: an online softmax over tiles of keys.
 
-use super::tiles::{HEIGHTS, KEYS, Left, Rows, RowsMut, Tiles, cut, cut_floats, load_scores, store_words};
+use super::tiles::{
+    HEIGHTS, KEYS, Left, Rows, RowsMut, Starts, Tiles, cut, cut_floats, load_scores, store_words,
+};
 use crate::cpu::math::{LANES, exp, max_lanes, sum_lanes};
 use crate::cpu::{Simd, Task};
 use crate::gemm::{MAX_HEIGHT, PANEL, Word};
 use crate::random::Dropout;
+use std::ops::Range;
 
 /// Forward for one head: `time` queries, the first of which is at position `past` of the keys.
 pub(super) struct Forward<'a, E> {
@@ -13,6 +16,8 @@ pub(super) struct Forward<'a, E> {
     pub(super) q: Rows<'a, E>,
     pub(super) k: Rows<'a, E>,
     pub(super) v: Rows<'a, E>,
+    /// Of the queries, in keys.
+    pub(super) starts: Starts<'a>,
     pub(super) dropout: Dropout,
     pub(super) past: usize,
     pub(super) time: usize,
@@ -24,7 +29,7 @@ impl<E: Word> Task for Forward<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let Forward { tiles, time, past, mut scratch, .. } = self;
+        let Forward { starts, tiles, time, past, mut scratch, .. } = self;
         let (num_keys, tile) = (past + time, tiles.queries);
         let k = cut(&mut scratch, num_keys.div_ceil(KEYS) * tiles.transposed());
         let v = cut(&mut scratch, num_keys.div_ceil(KEYS) * tiles.interleaved(KEYS));
@@ -46,15 +51,16 @@ impl<E: Word> Task for Forward<'_, E> {
             out.fill(0.0);
             max.fill(f32::NEG_INFINITY);
             sum.fill(0.0);
-            for key in (0..past + first + queries).step_by(KEYS) {
+            let first_key = starts.of(first) / KEYS * KEYS;
+            for key in (first_key..past + first + queries).step_by(KEYS) {
                 let (k, v) =
                     (&k[key / KEYS * tiles.transposed()..], &v[key / KEYS * tiles.interleaved(KEYS)..]);
                 let left = Left { words: q, row_step: tiles.words, k_step: 1 };
                 tiles.multiply(scores, tile, left, &k[..tiles.transposed()], queries, tiles.words, false);
                 for i in 0..queries {
-                    let visible = (past + first + i + 1).saturating_sub(key).min(KEYS);
+                    let seen = starts.seen(first + i, past + first + i, key);
                     let mut row = load_scores(scores, tile, i, scale);
-                    let correction = soften::<S>(&mut row, visible, &mut max[i], &mut sum[i]);
+                    let correction = soften::<S>(&mut row, seen, &mut max[i], &mut sum[i]);
                     for out in out.chunks_exact_mut(tile * PANEL) {
                         out[i * PANEL..][..PANEL].iter_mut().for_each(|o| *o *= correction);
                     }
@@ -73,16 +79,16 @@ impl<E: Word> Task for Forward<'_, E> {
     }
 }
 
-/// Turns the first `visible` scores of a row to exp(score - max), the others to 0, and updates the running maximum and
+/// Turns the scores of a row that are `seen` to exp(score - max), the others to 0, and updates the running maximum and
 /// sum. Returns the factor by which what was summed before must shrink.
 #[inline(always)]
-fn soften<S: Simd>(row: &mut [f32; KEYS], visible: usize, max: &mut f32, sum: &mut f32) -> f32 {
-    if visible == 0 {
+fn soften<S: Simd>(row: &mut [f32; KEYS], seen: Range<usize>, max: &mut f32, sum: &mut f32) -> f32 {
+    if seen.is_empty() {
         row.fill(0.0);
         return 1.0;
     }
     for (j, score) in row.iter_mut().enumerate() {
-        *score = if j < visible { *score } else { f32::NEG_INFINITY };
+        *score = if seen.contains(&j) { *score } else { f32::NEG_INFINITY };
     }
     let mut lanes = [f32::NEG_INFINITY; LANES];
     for chunk in row.as_chunks::<LANES>().0 {

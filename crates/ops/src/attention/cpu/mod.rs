@@ -16,7 +16,7 @@ use crate::random::Dropout;
 use backward::Backward;
 use decode::Decode;
 use forward::Forward;
-use tiles::{Rows, RowsMut, Tiles};
+use tiles::{Rows, RowsMut, Starts, Tiles};
 
 impl<E: Word> Attention for Cpu<E> {
     fn attention_forward(
@@ -24,12 +24,14 @@ impl<E: Word> Attention for Cpu<E> {
         out: &mut AlignedBuf<E>,
         lse: &mut AlignedBuf<f32>,
         qkv: &AlignedBuf<E>,
+        starts: Option<&AlignedBuf<u32>>,
         dropout: Dropout,
         dims: AttentionDims,
     ) {
         let AttentionDims { batch, time, heads, head_size } = dims;
         let channels = heads * head_size;
         let qkv = &qkv[..batch * time * 3 * channels];
+        let starts = Starts::new(starts.map(|starts| &starts[..batch * time]), time);
         let (out, lse) = (SharedMut::new(&mut out[..batch * time * channels]), SharedMut::new(lse));
         let tiles = Tiles::<E>::new(self, head_size);
         self.parallel(batch * heads, |task| {
@@ -40,7 +42,8 @@ impl<E: Word> Attention for Cpu<E> {
             let lse = unsafe { lse.slice(task * time, time) };
             let dropout = dropout.slice(task as u64);
             self.with_scratch(tiles.forward_scratch(time), |scratch| {
-                self.isa().run(Forward { out, lse, q, k, v, dropout, past: 0, time, tiles, scratch });
+                let starts = starts.row(task / heads, time);
+                self.isa().run(Forward { out, lse, q, k, v, starts, dropout, past: 0, time, tiles, scratch });
             });
         });
     }
@@ -52,12 +55,14 @@ impl<E: Word> Attention for Cpu<E> {
         out: &AlignedBuf<E>,
         lse: &AlignedBuf<f32>,
         qkv: &AlignedBuf<E>,
+        starts: Option<&AlignedBuf<u32>>,
         dropout: Dropout,
         dims: AttentionDims,
     ) {
         let AttentionDims { batch, time, heads, head_size } = dims;
         let channels = heads * head_size;
         let qkv = &qkv[..batch * time * 3 * channels];
+        let starts = Starts::new(starts.map(|starts| &starts[..batch * time]), time);
         let dqkv = SharedMut::new(&mut dqkv[..qkv.len()]);
         let tiles = Tiles::<E>::new(self, head_size);
         self.parallel(batch * heads, |task| {
@@ -73,6 +78,7 @@ impl<E: Word> Attention for Cpu<E> {
                 Rows { elements: &out[first..], stride: channels, head_size },
             );
             let (lse, dropout) = (&lse[task * time..][..time], dropout.slice(task as u64));
+            let starts = starts.row(task / heads, time);
             self.with_scratch(tiles.backward_scratch(time), |scratch| {
                 self.isa().run(Backward {
                     dq,
@@ -84,6 +90,7 @@ impl<E: Word> Attention for Cpu<E> {
                     q,
                     k,
                     v,
+                    starts,
                     dropout,
                     time,
                     tiles,
@@ -130,10 +137,11 @@ impl<E: Word> Attention for Cpu<E> {
             let out = RowsMut { elements: out, start: first, stride: channels };
             let cache = |elements| Rows { elements, stride: head_size, head_size };
             let (k, v, past, dropout) = (cache(keys), cache(values), cached, Dropout::NONE);
+            let starts = Starts::NONE;
             self.with_scratch(tiles.forward_scratch(cached + time) + time, |scratch| {
                 let (lse, scratch) = scratch.split_at_mut(time);
                 let lse = bytemuck::cast_slice_mut(lse);
-                self.isa().run(Forward { out, lse, q, k, v, dropout, past, time, tiles, scratch });
+                self.isa().run(Forward { out, lse, q, k, v, starts, dropout, past, time, tiles, scratch });
             });
         });
     }

@@ -3,6 +3,7 @@
 use crate::cpu::{Cpu, SharedMut};
 use crate::gemm::{Kernel, MAX_HEIGHT, PANEL, Word};
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// Keys of a tile: two panels.
 pub(super) const KEYS: usize = 64;
@@ -30,6 +31,48 @@ pub(super) struct RowsMut<'a, E> {
     pub(super) elements: SharedMut<'a, E>,
     pub(super) start: usize,
     pub(super) stride: usize,
+}
+
+/// The first key that each query sees, which does not descend along a row; 0 for all where there are none.
+#[derive(Clone, Copy)]
+pub(super) struct Starts<'a>(Option<&'a [u32]>);
+
+impl<'a> Starts<'a> {
+    pub(super) const NONE: Self = Starts(None);
+
+    /// Those of rows of `time` queries. Panics if a query would see nothing, or something before what the last one sees.
+    pub(super) fn new(starts: Option<&'a [u32]>, time: usize) -> Self {
+        for (b, row) in starts.iter().flat_map(|starts| starts.chunks_exact(time)).enumerate() {
+            let is_past = |(i, &start): (usize, &u32)| start as usize > i;
+            assert!(row.is_sorted(), "starts of row {b} descend");
+            assert!(!row.iter().enumerate().any(is_past), "a start of row {b} is past its query");
+        }
+        Starts(starts)
+    }
+
+    /// Those of row `b`.
+    pub(super) fn row(&self, b: usize, time: usize) -> Self {
+        Starts(self.0.map(|starts| &starts[b * time..][..time]))
+    }
+
+    /// The first key that query `i` sees.
+    #[inline(always)]
+    pub(super) fn of(&self, i: usize) -> usize {
+        self.0.map_or(0, |starts| starts[i] as usize)
+    }
+
+    /// How many of a row's `time` queries may see a key before `key`: those that follow start there or later.
+    #[inline(always)]
+    pub(super) fn num_before(&self, key: usize, time: usize) -> usize {
+        self.0.map_or(time, |starts| starts.partition_point(|&start| (start as usize) < key))
+    }
+
+    /// The keys that query `i`, at `position`, sees of the tile that begins at `key`.
+    #[inline(always)]
+    pub(super) fn seen(&self, i: usize, position: usize, key: usize) -> Range<usize> {
+        let end = (position + 1).saturating_sub(key).min(KEYS);
+        self.of(i).saturating_sub(key).min(end)..end
+    }
 }
 
 /// The sizes of tiles, and the kernel that multiplies them.

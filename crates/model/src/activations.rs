@@ -107,6 +107,9 @@ pub struct Activations<D: Device> {
     /// Whether no backward pass has followed: if blocks share a set, it is still the last block's.
     pub(crate) is_fresh: bool,
     pub(crate) tokens: Buf<D, u32>, // (B, T)
+    /// The first token that each sees, where the last forward pass kept documents apart.
+    pub(crate) starts: Buf<D, u32>, // (B, T)
+    pub(crate) has_starts: bool,
     /// The residual stream below the first block and after each; two that take turns when nothing is saved.
     pub(crate) stream: Vec<Act<D>>, // each (B, T, C)
     /// One set for each block, or one that they take turns with.
@@ -120,6 +123,7 @@ pub struct Activations<D: Device> {
     /// Forward without dropout, forward with it, and backward, where the device records them. They are of these buffers
     /// alone, so that their signatures need not say whether blocks share a set.
     pub(crate) recordings: [D::Recording; 3],
+    pub(crate) host_starts: Vec<u32>,      // (B, T)
     pub(crate) host_losses: Vec<f32>,      // (B, T)
     pub(crate) host_predictions: Vec<u32>, // (B, T)
 }
@@ -163,6 +167,8 @@ impl<D: Device> Activations<D> {
             step: None,
             is_fresh: false,
             tokens: device.zeros(rows),
+            starts: device.zeros(rows),
+            has_starts: false,
             stream: (0..num_streams).map(|_| act(channels)).collect(),
             blocks: (0..num_blocks).map(|_| block()).collect(),
             ln_f: normed(),
@@ -172,6 +178,7 @@ impl<D: Device> Activations<D> {
             predictions: device.zeros(rows),
             gradients: (keep != Keep::Nothing).then(gradients),
             recordings: Default::default(),
+            host_starts: vec![0; rows],
             host_losses: vec![0.0; rows],
             host_predictions: vec![0; rows],
         }

@@ -127,7 +127,7 @@ impl<D: Backend> Gpt<D> {
         let (stream, tokens) = (&mut acts.stream[0], &acts.tokens);
         device.embedding_forward(stream, tokens, &weights.wte, &weights.wpe, Dropout::NONE, dims.embedding);
         for (layer, (keys, values)) in cache.keys.iter_mut().zip(&mut cache.values).enumerate() {
-            let (x, out, saved) = acts.around(layer);
+            let (x, out, saved, _) = acts.around(layer);
             self.block_forward(layer, out, saved, x, None, dims, |atty, _, qkv| {
                 device.attention_cached(atty, keys, values, qkv, cached);
             });

@@ -32,6 +32,7 @@
 mod activations;
 mod cache;
 mod config;
+mod documents;
 mod error;
 mod files;
 mod generate;

@@ -132,7 +132,7 @@ mod tests {
                 + words(&[&s.ln_1.mean, &s.ln_1.rstd, &s.lse, &s.ln_2.mean, &s.ln_2.rstd])
         });
         let gradients = acts.gradients.iter().map(|d| wide(&[&d.dstream, &d.dbranch, &d.dnorm, &d.dwide]));
-        let ids = [&acts.tokens, &acts.targets, &acts.predictions].map(|ids| 4 * ids.len());
+        let ids = [&acts.tokens, &acts.starts, &acts.targets, &acts.predictions].map(|ids| 4 * ids.len());
         wide(&acts.stream.iter().collect::<Vec<_>>())
             + blocks.chain(gradients).chain(ids).sum::<usize>()
             + wide(&[&acts.ln_f.out])

@@ -21,6 +21,7 @@ pub struct Gpt<D: Backend> {
     config: Config,
     purpose: Use,
     gradient_checkpointing: bool,
+    pub(crate) document_end: Option<u32>,
     pub(crate) identity: u64,
     declarations: Parameters<Declaration>,
     pub(crate) weights: Parameters<Buf<D, f32>>,
@@ -65,6 +66,7 @@ impl<D: Backend> Gpt<D> {
             config,
             purpose,
             gradient_checkpointing: false,
+            document_end: None,
             identity: new_identity(),
             declarations,
             weights,
@@ -180,6 +182,13 @@ impl<D: Backend> Gpt<D> {
     /// as at first, they keep everything.
     pub fn set_gradient_checkpointing(&mut self, gradient_checkpointing: bool) {
         self.gradient_checkpointing = gradient_checkpointing;
+    }
+
+    /// With the token `id` that ends a document, attention in training and evaluation stays within documents: what stands
+    /// before the last such token before it, that one included, a token does not see. Positions stay those of the row. `None`,
+    /// as at first: a row is one document, as what is read through a [`KvCache`](crate::KvCache) always is.
+    pub fn set_document_end(&mut self, id: Option<u32>) {
+        self.document_end = id;
     }
 
     pub(crate) fn keep(&self) -> Keep {

@@ -15,9 +15,12 @@
 //!
 //! Because x is only added to, its gradient is one buffer that runs backward through the blocks, and is only added to.
 //!
+//! Where several documents share a row, attention can be kept within each: see [`Gpt::set_document_end`].
+//!
 //! With gradient checkpointing forward leaves x before every block, and backward has a block save what it did again.
 
 use crate::activations::{ActivationGradients, Activations, BlockActivations, Dims, Gradients};
+use crate::documents::document_starts;
 use crate::model::Gpt;
 use crate::parameters::{Block, Parameters};
 use eyas_ops::{Act, Backend, Buf, Dropout, IGNORE, LinearDims};
@@ -48,9 +51,15 @@ impl<D: Backend> Gpt<D> {
     /// are checked when they are read.
     pub fn forward(&self, acts: &mut Activations<D>, inputs: &[u32], time: usize, dropout_key: Option<u64>) {
         let dims = self.begin(acts, inputs, time, dropout_key);
+        acts.has_starts = self.document_end.is_some();
+        if let Some(end) = self.document_end {
+            let starts = &mut acts.host_starts[..inputs.len()];
+            document_starts(starts, inputs, time, end);
+            self.device().write(&mut acts.starts, starts);
+        }
         let which = usize::from(dropout_key.is_some());
         let mut recording = std::mem::take(&mut acts.recordings[which]);
-        let signature = self.signature(dims, dropout_key, 0);
+        let signature = self.signature(dims, acts.has_starts, dropout_key, 0);
         self.device().replay(&mut recording, signature, dropout_key, || self.queue_forward(acts, dims, dropout_key));
         acts.recordings[which] = recording;
     }
@@ -62,8 +71,9 @@ impl<D: Backend> Gpt<D> {
             &mut acts.stream[0], &acts.tokens, &weights.wte, &weights.wpe, dropout, dims.embedding,
         );
         for layer in 0..self.config().n_layer {
-            let (x, out, saved) = acts.around(layer);
-            self.block_forward(layer, out, saved, x, dropout_key, dims, self.attend(layer, dropout_key, dims));
+            let (x, out, saved, starts) = acts.around(layer);
+            let attend = self.attend(layer, starts, dropout_key, dims);
+            self.block_forward(layer, out, saved, x, dropout_key, dims, attend);
         }
         self.ln_f_forward(acts, dims);
     }
@@ -87,7 +97,7 @@ impl<D: Backend> Gpt<D> {
         assert!(is_whole, "what forward left was used up by a backward pass");
         self.device().write(&mut acts.loss_weights, weights);
         let mut recording = std::mem::take(&mut acts.recordings[2]);
-        let signature = self.signature(dims, dropout_key, grads.identity);
+        let signature = self.signature(dims, acts.has_starts, dropout_key, grads.identity);
         self.device().replay(&mut recording, signature, dropout_key, || {
             self.queue_backward(acts, &mut grads.table, dims, dropout_key);
         });
@@ -118,17 +128,20 @@ impl<D: Backend> Gpt<D> {
             &self.weights.ln_f.weight, dims.norm,
         );
         let num_saved = acts.blocks.len();
+        let starts = acts.has_starts.then_some(&acts.starts);
         for layer in (0..self.config().n_layer).rev() {
             let (x, saved) = (&acts.stream[layer], &mut acts.blocks[layer % num_saved]);
             // Where blocks take turns, what is there is the last one's.
             if num_saved == 1 && layer < last {
-                self.block_inside(layer, saved, x, dropout_key, dims, self.attend(layer, dropout_key, dims));
+                self.block_inside(layer, saved, x, dropout_key, dims, self.attend(layer, starts, dropout_key, dims));
             }
             let (below, block) = grads.blocks.split_at_mut(layer);
             let of_below = below.last_mut().and_then(|below| {
                 self.undropped(Site::MlpProjection(layer - 1), dropout_key, &mut below.mlp.c_proj.bias)
             });
-            has_bias = self.block_backward(layer, d, &mut block[0], has_bias, of_below, saved, x, dropout_key, dims);
+            has_bias = self.block_backward(
+                layer, d, &mut block[0], has_bias, of_below, saved, x, starts, dropout_key, dims,
+            );
         }
         let dropout = self.dropout(Site::Embedding, dropout_key);
         device.embedding_backward(
@@ -240,6 +253,7 @@ impl<D: Backend> Gpt<D> {
         of_below: Option<&mut Buf<D, f32>>,
         saved: &BlockActivations<D>,
         x: &Act<D>,
+        starts: Option<&Buf<D, u32>>,
         dropout_key: Option<u64>,
         dims: Dims,
     ) -> bool {
@@ -272,7 +286,7 @@ impl<D: Backend> Gpt<D> {
             dbranch, &s.atty, &matrices.attn_proj, dims.attn_proj,
         );
         let dropout = self.dropout(Site::Attention(layer), dropout_key);
-        device.attention_backward(&mut d.dwide, datty, &s.atty, &s.lse, &s.qkv, dropout, dims.attention);
+        device.attention_backward(&mut d.dwide, datty, &s.atty, &s.lse, &s.qkv, starts, dropout, dims.attention);
         device.linear_backward(
             &mut d.dnorm, &mut grads.attn.c_attn.weight, Some(&mut grads.attn.c_attn.bias),
             &d.dwide, &s.ln_1.out, &matrices.c_attn, dims.c_attn,
@@ -283,16 +297,17 @@ impl<D: Backend> Gpt<D> {
         )
     }
 
-    /// Attention over the whole causal square of a block: what [`block_forward`](Self::block_forward) is given but in
-    /// generation.
+    /// Attention over the whole causal square of a block, or what `starts` leave of it: what
+    /// [`block_forward`](Self::block_forward) is given but in generation.
     fn attend(
         &self,
         layer: usize,
+        starts: Option<&Buf<D, u32>>,
         dropout_key: Option<u64>,
         dims: Dims,
     ) -> impl FnOnce(&mut Act<D>, &mut Buf<D, f32>, &Act<D>) {
         let dropout = self.dropout(Site::Attention(layer), dropout_key);
-        move |atty, lse, qkv| self.device().attention_forward(atty, lse, qkv, dropout, dims.attention)
+        move |atty, lse, qkv| self.device().attention_forward(atty, lse, qkv, starts, dropout, dims.attention)
     }
 
     /// The gradient of a branch's bias, where nothing is dropped between the branch and the stream: only then is the sum of the
@@ -326,13 +341,14 @@ impl<D: Backend> Gpt<D> {
     }
 
     /// A number for everything that the operations of a pass depend on but the dropouts' keys: FNV-1a over it.
-    fn signature(&self, dims: Dims, dropout_key: Option<u64>, gradients: u64) -> u64 {
+    fn signature(&self, dims: Dims, has_starts: bool, dropout_key: Option<u64>, gradients: u64) -> u64 {
         let config = self.config();
         let probabilities = [config.embd_pdrop, config.attn_pdrop, config.resid_pdrop];
         let [embd, attn, resid] = probabilities.map(|p| if dropout_key.is_some() { u64::from(p.to_bits()) } else { 0 });
         let shape = [dims.attention.batch as u64, dims.attention.time as u64];
         let epsilon = u64::from(dims.norm.epsilon.to_bits());
-        let parts = [self.identity, gradients, shape[0], shape[1], embd, attn, resid, epsilon];
+        let has_starts = u64::from(has_starts);
+        let parts = [self.identity, gradients, shape[0], shape[1], has_starts, embd, attn, resid, epsilon];
         let bytes = parts.iter().flat_map(|part| part.to_le_bytes());
         bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
     }
@@ -389,11 +405,15 @@ impl<D: Backend> Activations<D> {
         self.step.expect("forward was run")
     }
 
-    /// What block `layer` reads, what it writes, and what it saves. Buffers take turns where they are not kept.
-    pub(crate) fn around(&mut self, layer: usize) -> (&Act<D>, &mut Act<D>, &mut BlockActivations<D>) {
+    /// What block `layer` reads, what it writes, what it saves, and the starts of its attention. Buffers take turns where
+    /// they are not kept.
+    pub(crate) fn around(
+        &mut self,
+        layer: usize,
+    ) -> (&Act<D>, &mut Act<D>, &mut BlockActivations<D>, Option<&Buf<D, u32>>) {
         let (num_streams, num_blocks) = (self.stream.len(), self.blocks.len());
         let around = [layer % num_streams, (layer + 1) % num_streams];
         let [x, out] = self.stream.get_disjoint_mut(around).expect("there are two streams at least");
-        (x, out, &mut self.blocks[layer % num_blocks])
+        (x, out, &mut self.blocks[layer % num_blocks], self.has_starts.then_some(&self.starts))
     }
 }

@@ -14,10 +14,18 @@ fn config() -> Config {
 
 const TIME: usize = 133;
 
-/// Losses and gradients of two micro-batches of `batch` rows, with dropout or without, then of others after updates of AdamW.
-fn learn<D: Backend>(device: Arc<D>, batch: usize, has_dropout: bool, checkpointing: bool) -> Vec<Vec<f32>> {
+/// Losses and gradients of two micro-batches of `batch` rows, with dropout or without, of documents kept apart or not, then of
+/// others after updates of AdamW.
+fn learn<D: Backend>(
+    device: Arc<D>,
+    batch: usize,
+    has_dropout: bool,
+    document_end: Option<u32>,
+    checkpointing: bool,
+) -> Vec<Vec<f32>> {
     let mut gpt = Gpt::new(device.clone(), config(), Use::Training).unwrap();
     gpt.set_gradient_checkpointing(checkpointing);
+    gpt.set_document_end(document_end);
     gpt.init(1);
     let (mut acts, mut grads) = (Activations::new(&gpt, batch, TIME), Gradients::new(&gpt));
     let num_tokens = batch * TIME;
@@ -55,17 +63,17 @@ fn learn<D: Backend>(device: Arc<D>, batch: usize, has_dropout: bool, checkpoint
 fn check<E: CudaElement>(tolerance: f64) {
     let Some(device) = gpu::<E>() else { return };
     // Without dropout, kernels have the sums of biases on the way; from 1,024 rows on those of products with GELU may.
-    for (batch, has_dropout) in [(3, true), (8, false)] {
-        let learn_once = |checkpointing| learn(device.clone(), batch, has_dropout, checkpointing);
+    for (batch, has_dropout, end) in [(3, true, None), (8, false, None), (3, true, Some(0))] {
+        let learn_once = |checkpointing| learn(device.clone(), batch, has_dropout, end, checkpointing);
         let once = learn_once(false);
         assert!(once == learn_once(false), "{}: the same bits from run to run", E::NAME);
         assert!(once == learn_once(true), "{}: the same bits with gradient checkpointing", E::NAME);
-        let expected = learn(cpu(2), batch, has_dropout, false);
+        let expected = learn(cpu(2), batch, has_dropout, end, false);
         // What follows an update amplifies rounding: AdamW's first step has the gradient's sign alone.
         let first = config().parameters().iter().count() + 1;
         for (i, (got, want)) in once.iter().zip(&expected).enumerate().take(first) {
             let error = relative_error(got, want);
-            assert!(error < tolerance, "{} tensor {i}, dropout {has_dropout}: {error:e}", E::NAME);
+            assert!(error < tolerance, "{} tensor {i}, dropout {has_dropout}, {end:?}: {error:e}", E::NAME);
         }
     }
 }

@@ -47,6 +47,10 @@ pub(crate) fn model_card(
     ] {
         row(key, settings[key].to_string().replace('"', ""));
     }
+    // Who measures the model has to know.
+    if config.mask_documents {
+        row("mask_documents", "true".into());
+    }
     if let Some(line) = evaluation {
         card.push_str("\n## Evaluation\n\n");
         for (name, key) in [

@@ -3,6 +3,7 @@
 //! A stream is cut into windows of `context_length` targets, the last one shorter; every token but the first is a target
 //! once. Bits per byte = summed loss / (ln 2 x UTF-8 bytes), of the documents for a stream, of the scored tokens for
 //! chunks, whose cutting drops the rest of a document. The mean is over all targets, and depends on no batch size.
+//! A network that keeps documents apart does so in the windows of a stream, prepared or not; a chunk is of one document.
 
 use crate::error::Error;
 use eyas_data::{EvalStream, Loader, Mode, Shards};

@@ -12,7 +12,7 @@ use crate::output::OutputDir;
 use crate::plan::{Epochs, Plan};
 use crate::settings::{OptimizerKind, SaveStrategy, TrainConfig, refuse_hub};
 use crate::storage::Disk;
-use eyas_data::Loader;
+use eyas_data::{Loader, Mode, Shards};
 use eyas_model::{Config, Gpt, Parameters, memory_plan};
 use eyas_ops::{Backend, Use};
 use eyas_token::Tokenizer;
@@ -26,6 +26,8 @@ pub(crate) struct Setup {
     pub(crate) model: Config,
     pub(crate) loader: Loader,
     pub(crate) eval_data: Option<EvalData>,
+    /// The token that ends a document, where those of a sample are kept apart.
+    pub(crate) document_end: Option<u32>,
     pub(crate) checkpoint: Option<Checkpoint>,
     pub(crate) plan: Plan,
 }
@@ -39,6 +41,7 @@ impl Setup {
         let tokenizer = open_tokenizer(config)?;
         let ready = prepared("train_data", &config.train_data)?;
         prepared("eval_data", &config.eval_data)?;
+        let document_end = document_end(config, &tokenizer, ready.as_deref())?;
         let given = config.context_length.or(ready.as_ref().map(|shards| shards.context_length()));
         let model = model_config(config, &tokenizer, given)?;
         let context_length = given.unwrap_or(model.n_positions);
@@ -86,7 +89,7 @@ impl Setup {
             on_event(Event::Warning(warning));
         }
         on_event(Event::Plan(&plan));
-        Ok(Setup { output, tokenizer, model, loader, eval_data, checkpoint, plan })
+        Ok(Setup { output, tokenizer, model, loader, eval_data, document_end, checkpoint, plan })
     }
 
     /// The network: the checkpoint's, that of `model_name_or_path`, or a new one.
@@ -103,6 +106,7 @@ impl Setup {
         // Dropouts and special tokens are the settings'; shapes are known to be the same.
         *gpt.config_mut() = self.model.clone();
         gpt.set_gradient_checkpointing(config.gradient_checkpointing);
+        gpt.set_document_end(self.document_end);
         Ok(gpt)
     }
 }
@@ -117,6 +121,36 @@ fn open_tokenizer(config: &TrainConfig) -> Result<Tokenizer, Error> {
     let path = config.tokenizer.as_ref().or(config.model_name_or_path.as_ref());
     let missing = Error::MissingSetting { name: "tokenizer", hint: "a tokenizer folder" };
     Ok(Tokenizer::load(path.ok_or(missing)?)?)
+}
+
+/// The token that ends a document, where mask_documents keeps those of a sample apart.
+///
+/// # Errors
+/// Data in chunks: each is of one document, so that who asks for it means other data.
+fn document_end(
+    config: &TrainConfig,
+    tokenizer: &Tokenizer,
+    ready: Option<&Shards>,
+) -> Result<Option<u32>, Error> {
+    if !config.mask_documents {
+        return Ok(None);
+    }
+    match (ready.map_or(config.mode, Shards::mode), ready) {
+        (Mode::Pack, _) => Ok(Some(tokenizer.end_of_text().ok_or(eyas_data::Error::NoEndOfText)?)),
+        (Mode::Chunk, Some(shards)) => Err(Error::Data {
+            name: "train_data",
+            path: shards.dir().into(),
+            expected: "data of mode pack, since mask_documents is true".into(),
+            got: "chunks, each of one document; prepare the data with `--mode pack`, or leave mask_documents out"
+                .into(),
+        }),
+        (Mode::Chunk, None) => Err(Error::Setting {
+            name: "mask_documents".into(),
+            line: None,
+            expected: "false, since a sample of mode chunk is of one document, or mode = \"pack\"".into(),
+            got: "true".into(),
+        }),
+    }
 }
 
 /// The network's configuration: a built-in shape or a file, then the tokenizer's ids, then the settings.

@@ -91,6 +91,7 @@ settings! {
         mode: Mode = "chunk", "How documents become samples: `chunk`, each document cut alone, as in the course; `pack`, one stream";
         fim_rate: f64 = "0", "Share of documents that are turned round for fill-in-the-middle, in mode pack";
         fim_spm_rate: f64 = "0.5", "Share of those that have the suffix before the prefix";
+        mask_documents: bool = "false", "Let a token attend to its own document alone, not to those before it in the sample, in training and in evaluations; in mode pack only. Positions stay those of the sample. On a GPU attention then does without tensor cores";
         context_length: Option<usize> = "", "T: tokens of a sample; by default that of prepared data, else n_positions";
         shuffle: bool = "true", "Take samples in a random order, another one each epoch; otherwise as they lie in the data";
         dataloader_drop_last: bool = "false", "Leave out the last batch of an epoch if it is short";

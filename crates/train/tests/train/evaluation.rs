@@ -73,11 +73,11 @@ fn a_stream_is_scored_once_in_windows() {
 fn shards_of_a_stream_are_scored_like_the_stream() {
     let world = World::new();
     let tokenizer = Tokenizer::load(&world.path("tokenizer")).expect("a tokenizer");
-    let gpt = gpt(tokenizer.vocab_size());
+    let mut gpt = gpt(tokenizer.vocab_size());
     let data = [world.path("valid").to_string_lossy().into_owned()];
     let stream = eval_stream(&data, &tokenizer, &SourceOptions::default()).expect("a stream");
     let expected = score(&gpt, &EvalData::Stream(stream), 16, 4).expect("scored");
-    let open = |mode: Mode| {
+    let make = |mode: Mode| {
         let options = PrepareOptions {
             mode,
             context_length: 16,
@@ -87,14 +87,26 @@ fn shards_of_a_stream_are_scored_like_the_stream() {
         };
         let out = world.path(&format!("{mode:?}"));
         prepare(&data, &tokenizer, &options, &out, &mut |_| {}).expect("prepared");
-        EvalData::shards(Arc::new(Shards::open(&out).expect("shards")), &tokenizer)
     };
-    assert_eq!(score(&gpt, &open(Mode::Pack), 16, 3).expect("scored"), expected);
+    let shards = |mode: Mode| {
+        let shards = Shards::open(&world.path(&format!("{mode:?}"))).expect("shards");
+        EvalData::shards(Arc::new(shards), &tokenizer)
+    };
+    [Mode::Pack, Mode::Chunk].into_iter().for_each(make);
+    assert_eq!(score(&gpt, &shards(Mode::Pack), 16, 3).expect("scored"), expected);
     // A chunk's last token has no target, and what does not fill a chunk is not scored.
-    let chunks = score(&gpt, &open(Mode::Chunk), 16, 3).expect("scored");
+    let chunks = score(&gpt, &shards(Mode::Chunk), 16, 3).expect("scored");
     assert!(chunks.num_targets.is_multiple_of(15) && chunks.num_targets < expected.num_targets);
     assert!(chunks.num_bytes < expected.num_bytes);
     assert!((chunks.bits_per_byte - expected.bits_per_byte).abs() < 0.2, "{chunks:?} {expected:?}");
+
+    // Kept apart, documents are scored otherwise, prepared or not, but for chunks, which are of one each.
+    gpt.set_document_end(tokenizer.end_of_text());
+    let stream = eval_stream(&data, &tokenizer, &SourceOptions::default()).expect("a stream");
+    let masked = score(&gpt, &EvalData::Stream(stream), 16, 4).expect("scored");
+    assert_ne!(masked.loss, expected.loss);
+    assert_eq!(score(&gpt, &shards(Mode::Pack), 16, 3).expect("scored"), masked);
+    assert_eq!(score(&gpt, &shards(Mode::Chunk), 16, 3).expect("scored"), chunks);
 }
 
 #[test]

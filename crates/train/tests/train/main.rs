@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod common;
+mod documents;
 mod durability;
 mod evaluation;
 mod golden;

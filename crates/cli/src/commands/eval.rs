@@ -49,6 +49,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "B")]
     batch_size: Option<usize>,
 
+    /// Let a token attend to its own document alone: for models that were trained with mask_documents
+    #[arg(long)]
+    mask_documents: bool,
+
     /// Tokenizer folder, if it is not the model's own
     #[arg(long, value_name = "DIR")]
     tokenizer: Option<PathBuf>,
@@ -81,7 +85,11 @@ pub(crate) fn run(args: Args) -> Outcome {
     }
     let data = open(&args, &tokenizer, context_length)?;
     let wanted = args.device.wanted()?;
-    let result = wanted.run(Score { args: &args, data: &data, context_length })?;
+    let document_end = match args.mask_documents {
+        true => Some(tokenizer.end_of_text().ok_or(eyas_data::Error::NoEndOfText)?),
+        false => None,
+    };
+    let result = wanted.run(Score { args: &args, data: &data, context_length, document_end })?;
     let mut output = Output::new();
     match args.json {
         true => output.json(&result)?,
@@ -132,18 +140,21 @@ struct Score<'a> {
     args: &'a Args,
     data: &'a EvalData,
     context_length: usize,
+    document_end: Option<u32>,
 }
 
 impl OnDevice for Score<'_> {
     type Output = EvalResult;
 
     fn run<D: Backend>(self, device: D, _: Place) -> Outcome<EvalResult> {
-        score(device, self.args, self.data, self.context_length)
+        score(device, self)
     }
 }
 
-fn score<D: Backend>(device: D, args: &Args, data: &EvalData, context_length: usize) -> Outcome<EvalResult> {
-    let gpt = Gpt::load(Arc::new(device), &args.model, args.device.precision().purpose())?;
+fn score<D: Backend>(device: D, wanted: Score<'_>) -> Outcome<EvalResult> {
+    let Score { args, data, context_length, document_end } = wanted;
+    let mut gpt = Gpt::load(Arc::new(device), &args.model, args.device.precision().purpose())?;
+    gpt.set_document_end(document_end);
     // No more rows than there are windows, whatever was asked for.
     let windows = data.num_targets(context_length).div_ceil(context_length as u64).max(1) as usize;
     let batch = args.batch_size.unwrap_or((BATCH_TOKENS / context_length).max(1)).min(windows);

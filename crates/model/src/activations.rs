@@ -90,6 +90,14 @@ pub(crate) struct BlockActivations<D: Device> {
     pub(crate) act: Act<D>, // (B, T, inner), after it
 }
 
+/// What a block reads, what it writes, what it saves, and the starts of its attention.
+pub(crate) struct Around<'a, D: Device> {
+    pub(crate) x: &'a Act<D>,       // (B, T, C)
+    pub(crate) out: &'a mut Act<D>, // (B, T, C)
+    pub(crate) saved: &'a mut BlockActivations<D>,
+    pub(crate) starts: Option<&'a Buf<D, u32>>, // (B, T)
+}
+
 /// Gradients of activations, shared by all blocks.
 pub(crate) struct ActivationGradients<D: Device> {
     pub(crate) dstream: Act<D>, // (B, T, C), of the residual stream

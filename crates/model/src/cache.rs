@@ -3,7 +3,7 @@
 //! Blocks are those of `network.rs`; only attention differs, which reads the cache instead of the whole square. The trick:
 //! the last token of a prompt always goes alone, so that the rows whose logits are wanted are the whole of a buffer.
 
-use crate::activations::{Activations, Dims, Keep};
+use crate::activations::{Activations, Around, Dims, Keep};
 use crate::model::Gpt;
 use eyas_ops::{Act, Backend, Buf, Buffer, CachedAttentionDims, Dropout, Element};
 
@@ -127,7 +127,7 @@ impl<D: Backend> Gpt<D> {
         let (stream, tokens) = (&mut acts.stream[0], &acts.tokens);
         device.embedding_forward(stream, tokens, &weights.wte, &weights.wpe, Dropout::NONE, dims.embedding);
         for (layer, (keys, values)) in cache.keys.iter_mut().zip(&mut cache.values).enumerate() {
-            let (x, out, saved, _) = acts.around(layer);
+            let Around { x, out, saved, .. } = acts.around(layer);
             self.block_forward(layer, out, saved, x, None, dims, |atty, _, qkv| {
                 device.attention_cached(atty, keys, values, qkv, cached);
             });

@@ -19,7 +19,7 @@
 //!
 //! With gradient checkpointing forward leaves x before every block, and backward has a block save what it did again.
 
-use crate::activations::{ActivationGradients, Activations, BlockActivations, Dims, Gradients};
+use crate::activations::{ActivationGradients, Activations, Around, BlockActivations, Dims, Gradients};
 use crate::documents::document_starts;
 use crate::model::Gpt;
 use crate::parameters::{Block, Parameters};
@@ -71,7 +71,7 @@ impl<D: Backend> Gpt<D> {
             &mut acts.stream[0], &acts.tokens, &weights.wte, &weights.wpe, dropout, dims.embedding,
         );
         for layer in 0..self.config().n_layer {
-            let (x, out, saved, starts) = acts.around(layer);
+            let Around { x, out, saved, starts } = acts.around(layer);
             let attend = self.attend(layer, starts, dropout_key, dims);
             self.block_forward(layer, out, saved, x, dropout_key, dims, attend);
         }
@@ -405,15 +405,12 @@ impl<D: Backend> Activations<D> {
         self.step.expect("forward was run")
     }
 
-    /// What block `layer` reads, what it writes, what it saves, and the starts of its attention. Buffers take turns where
-    /// they are not kept.
-    pub(crate) fn around(
-        &mut self,
-        layer: usize,
-    ) -> (&Act<D>, &mut Act<D>, &mut BlockActivations<D>, Option<&Buf<D, u32>>) {
+    /// The buffers of block `layer`, which take turns where they are not kept.
+    pub(crate) fn around(&mut self, layer: usize) -> Around<'_, D> {
         let (num_streams, num_blocks) = (self.stream.len(), self.blocks.len());
         let around = [layer % num_streams, (layer + 1) % num_streams];
         let [x, out] = self.stream.get_disjoint_mut(around).expect("there are two streams at least");
-        (x, out, &mut self.blocks[layer % num_blocks], self.has_starts.then_some(&self.starts))
+        let (saved, starts) = (&mut self.blocks[layer % num_blocks], self.has_starts.then_some(&self.starts));
+        Around { x, out, saved, starts }
     }
 }

@@ -1,8 +1,8 @@
 //! Attention, its backward pass and its cached form against the reference.
 
 use super::*;
-use crate::testing::*;
 use crate::Rng;
+use crate::testing::*;
 
 /// The starts of documents that share rows: of one token, of many, with borders on the edges of tiles and off them.
 fn documents(dims: AttentionDims) -> Vec<u32> {

@@ -10,7 +10,7 @@
 //!            dq[i] = sum_j ds[i,j] k[j];   dk[j] = sum_i ds[i,j] q[i]
 //! ```
 //!
-//! starts[b,i] is the first token of row b that token i sees: the first of its document, where documents share a row and
+//! `starts[b,i]` is the first token of row b that token i sees: the first of its document, where documents share a row and
 //! are not to see each other. Without starts it is 0. What lies before it weighs nothing, not even by rounding: other
 //! tokens there change no bit. Starts do not descend, so what a tile of queries sees is one range of tiles of keys, and
 //! what sees a tile of keys one range of tiles of queries.

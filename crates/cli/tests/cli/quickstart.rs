@@ -50,7 +50,7 @@ fn from_a_folder_of_code_to_a_model_that_completes_it() {
     ).ok();
 
     // A second run may replace the first, and does not learn from what the first wrote.
-    let again = world.run("quickstart code --device cpu --minutes 0.15 --out code/runs/quick").ok();
+    let again = world.run("quickstart code --device cpu --minutes 0.25 --out code/runs/quick").ok();
     let learned = |text: &str| text.lines().find(|line| line.starts_with("to learn from")).map(String::from);
     assert_eq!(learned(&again.stderr), learned(&run.stderr));
 }

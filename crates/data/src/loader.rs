@@ -85,7 +85,8 @@ impl Loader {
             return refuse(found, "one for each source, in their order");
         }
         let is_weight = |weight: &f64| weight.is_finite() && *weight >= 0.0;
-        if !weights.iter().all(is_weight) || weights.iter().sum::<f64>() <= 0.0 {
+        let sum: f64 = weights.iter().sum();
+        if !weights.iter().all(is_weight) || sum <= 0.0 || !sum.is_finite() {
             return refuse(format!("{weights:?}"), "positive numbers, or 0 for a source that is not read");
         }
         let length = self.context_length as u64;

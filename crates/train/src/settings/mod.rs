@@ -229,7 +229,8 @@ impl TrainConfig {
         if weights.is_empty() {
             return Ok(());
         }
-        if weights.iter().any(|weight| *weight < 0.0) || weights.iter().sum::<f64>() <= 0.0 {
+        let sum: f64 = weights.iter().sum();
+        if weights.iter().any(|weight| *weight < 0.0) || sum <= 0.0 || !sum.is_finite() {
             return refuse(
                 "data_weights",
                 "positive numbers, or 0 for data that are not read",

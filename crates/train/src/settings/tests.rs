@@ -115,6 +115,7 @@ fn impossible_numbers_are_refused() {
         ("per_device_train_batch_size = 99999999999", "per_device_train_batch_size"),
         ("data_weights = [1, -1]", "data_weights"),
         ("data_weights = [0, 0]", "data_weights"),
+        ("data_weights = [1e308, 1e308]", "data_weights"),
         ("data_weights = ['x']", "data_weights"),
         ("data_weights = [1, 1]\nshuffle = false", "data_weights"),
     ] {

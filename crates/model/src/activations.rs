@@ -1,7 +1,7 @@
 //! The buffers of a training step or an evaluation: what forward saves, and the gradients that backward passes down.
 //!
 //! All of them are allocated once, for the largest batch; a smaller batch uses the start of each. For training every block
-//! has buffers of its own, because backward reads them again; otherwise the blocks take turns with one set. With gradient
+//! has buffers of its own, because backward reads them again (but for what the device can make again); otherwise the blocks take turns with one set. With gradient
 //! checkpointing (Chen et al., 2016, "Training deep nets with sublinear memory cost") they take turns in training too: only
 //! the residual stream between them is kept, from which backward makes a block's again. The gradients of activations are
 //! shared by all blocks: only one block is in backward at a time.
@@ -87,7 +87,6 @@ pub(crate) struct BlockActivations<D: Device> {
     pub(crate) middle: Act<D>,   // (B, T, C), the residual stream between attention and MLP
     pub(crate) ln_2: Normed<D>,
     pub(crate) pre: Act<D>, // (B, T, inner), before the GELU
-    pub(crate) act: Act<D>, // (B, T, inner), after it
 }
 
 /// What a block reads, what it writes, what it saves, and the starts of its attention.
@@ -95,6 +94,7 @@ pub(crate) struct Around<'a, D: Device> {
     pub(crate) x: &'a Act<D>,       // (B, T, C)
     pub(crate) out: &'a mut Act<D>, // (B, T, C)
     pub(crate) saved: &'a mut BlockActivations<D>,
+    pub(crate) act: &'a mut Act<D>,             // (B, T, inner)
     pub(crate) starts: Option<&'a Buf<D, u32>>, // (B, T)
 }
 
@@ -122,6 +122,8 @@ pub struct Activations<D: Device> {
     pub(crate) stream: Vec<Act<D>>, // each (B, T, C)
     /// One set for each block, or one that they take turns with.
     pub(crate) blocks: Vec<BlockActivations<D>>,
+    /// After the GELU: one for each block where backward reads it, else one that they take turns with.
+    pub(crate) act: Vec<Act<D>>, // each (B, T, inner)
     pub(crate) ln_f: Normed<D>,
     pub(crate) targets: Buf<D, u32>,      // (B, T)
     pub(crate) loss_weights: Buf<D, f32>, // (B, T)
@@ -140,12 +142,20 @@ impl<D: Backend> Activations<D> {
     /// Allocates for `batch` rows of `time` tokens; for training if the network is, with gradient checkpointing if it was
     /// told so.
     pub fn new(gpt: &Gpt<D>, batch: usize, time: usize) -> Self {
-        Self::allocate(&**gpt.device(), gpt.config(), batch, time, gpt.keep())
+        Self::allocate(&**gpt.device(), gpt.config(), batch, time, gpt.keep(), D::KEEPS_GELU)
     }
 }
 
 impl<D: Device> Activations<D> {
-    pub(crate) fn allocate(device: &D, config: &Config, batch: usize, time: usize, keep: Keep) -> Self {
+    /// `keeps_gelu` as the device's constant.
+    pub(crate) fn allocate(
+        device: &D,
+        config: &Config,
+        batch: usize,
+        time: usize,
+        keep: Keep,
+        keeps_gelu: bool,
+    ) -> Self {
         let (rows, channels, inner) = (batch * time, config.n_embd, config.inner());
         let act = |width: usize| device.zeros::<D::Element>(rows * width);
         let normed = || Normed { out: act(channels), mean: device.zeros(rows), rstd: device.zeros(rows) };
@@ -157,7 +167,6 @@ impl<D: Device> Activations<D> {
             middle: act(channels),
             ln_2: normed(),
             pre: act(inner),
-            act: act(inner),
         };
         let gradients = || ActivationGradients {
             dstream: act(channels),
@@ -170,6 +179,7 @@ impl<D: Device> Activations<D> {
             Keep::Streams => (config.n_layer + 1, 1),
             Keep::Everything => (config.n_layer + 1, config.n_layer),
         };
+        let num_acts = if keeps_gelu { num_blocks } else { 1 };
         Activations {
             capacity: rows,
             step: None,
@@ -179,6 +189,7 @@ impl<D: Device> Activations<D> {
             has_starts: false,
             stream: (0..num_streams).map(|_| act(channels)).collect(),
             blocks: (0..num_blocks).map(|_| block()).collect(),
+            act: (0..num_acts).map(|_| act(inner)).collect(),
             ln_f: normed(),
             targets: device.zeros(rows),
             loss_weights: device.zeros(rows),

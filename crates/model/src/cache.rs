@@ -43,7 +43,7 @@ impl<D: Backend> KvCache<D> {
             len: 0,
             keys: layers(),
             values: layers(),
-            acts: Activations::allocate(device, config, batch, piece.min(capacity), Keep::Nothing),
+            acts: Activations::allocate(device, config, batch, piece.min(capacity), Keep::Nothing, false),
             logits: device.zeros(num_logits),
             host_logits: vec![0.0; num_logits],
         }
@@ -127,8 +127,8 @@ impl<D: Backend> Gpt<D> {
         let (stream, tokens) = (&mut acts.stream[0], &acts.tokens);
         device.embedding_forward(stream, tokens, &weights.wte, &weights.wpe, Dropout::NONE, dims.embedding);
         for (layer, (keys, values)) in cache.keys.iter_mut().zip(&mut cache.values).enumerate() {
-            let Around { x, out, saved, .. } = acts.around(layer);
-            self.block_forward(layer, out, saved, x, None, dims, |atty, _, qkv| {
+            let Around { x, out, saved, act, .. } = acts.around(layer);
+            self.block_forward(layer, out, saved, act, x, None, dims, |atty, _, qkv| {
                 device.attention_cached(atty, keys, values, qkv, cached);
             });
         }

@@ -37,7 +37,14 @@ pub fn memory_plan<D: Backend>(
 ) -> MemoryPlan {
     let parameters = 4 * num_parameters(config);
     let meter = Meter::<D::Element> { bytes: AtomicUsize::new(0), element: PhantomData };
-    Activations::allocate(&meter, config, batch, time, Keep::new(purpose, gradient_checkpointing));
+    Activations::allocate(
+        &meter,
+        config,
+        batch,
+        time,
+        Keep::new(purpose, gradient_checkpointing),
+        D::KEEPS_GELU,
+    );
     let dims = Dims::new(config, batch, time);
     let mut items = vec![
         ("parameters", parameters),
@@ -128,13 +135,14 @@ mod tests {
         let wide = |acts: &[&Act<D>]| acts.iter().map(|x| x.len() * size_of::<D::Element>()).sum::<usize>();
         let words = |bufs: &[&Buf<D, f32>]| bufs.iter().map(|x| 4 * x.len()).sum::<usize>();
         let blocks = acts.blocks.iter().map(|s| {
-            wide(&[&s.ln_1.out, &s.qkv, &s.atty, &s.middle, &s.ln_2.out, &s.pre, &s.act])
+            wide(&[&s.ln_1.out, &s.qkv, &s.atty, &s.middle, &s.ln_2.out, &s.pre])
                 + words(&[&s.ln_1.mean, &s.ln_1.rstd, &s.lse, &s.ln_2.mean, &s.ln_2.rstd])
         });
         let gradients = acts.gradients.iter().map(|d| wide(&[&d.dstream, &d.dbranch, &d.dnorm, &d.dwide]));
         let ids = [&acts.tokens, &acts.starts, &acts.targets, &acts.predictions].map(|ids| 4 * ids.len());
         wide(&acts.stream.iter().collect::<Vec<_>>())
             + blocks.chain(gradients).chain(ids).sum::<usize>()
+            + wide(&acts.act.iter().collect::<Vec<_>>())
             + wide(&[&acts.ln_f.out])
             + words(&[&acts.ln_f.mean, &acts.ln_f.rstd, &acts.loss_weights, &acts.losses])
     }

@@ -71,9 +71,9 @@ impl<D: Backend> Gpt<D> {
             &mut acts.stream[0], &acts.tokens, &weights.wte, &weights.wpe, dropout, dims.embedding,
         );
         for layer in 0..self.config().n_layer {
-            let Around { x, out, saved, starts } = acts.around(layer);
+            let Around { x, out, saved, act, starts } = acts.around(layer);
             let attend = self.attend(layer, starts, dropout_key, dims);
-            self.block_forward(layer, out, saved, x, dropout_key, dims, attend);
+            self.block_forward(layer, out, saved, act, x, dropout_key, dims, attend);
         }
         self.ln_f_forward(acts, dims);
     }
@@ -130,17 +130,18 @@ impl<D: Backend> Gpt<D> {
         let num_saved = acts.blocks.len();
         let starts = acts.has_starts.then_some(&acts.starts);
         for layer in (0..self.config().n_layer).rev() {
-            let (x, saved) = (&acts.stream[layer], &mut acts.blocks[layer % num_saved]);
+            let num_acts = acts.act.len();
+            let (x, saved, act) = (&acts.stream[layer], &mut acts.blocks[layer % num_saved], &mut acts.act[layer % num_acts]);
             // Where blocks take turns, what is there is the last one's.
             if num_saved == 1 && layer < last {
-                self.block_inside(layer, saved, x, dropout_key, dims, self.attend(layer, starts, dropout_key, dims));
+                self.block_inside(layer, saved, act, x, dropout_key, dims, self.attend(layer, starts, dropout_key, dims));
             }
             let (below, block) = grads.blocks.split_at_mut(layer);
             let of_below = below.last_mut().and_then(|below| {
                 self.undropped(Site::MlpProjection(layer - 1), dropout_key, &mut below.mlp.c_proj.bias)
             });
             has_bias = self.block_backward(
-                layer, d, &mut block[0], has_bias, of_below, saved, x, starts, dropout_key, dims,
+                layer, d, &mut block[0], has_bias, of_below, saved, act, x, starts, dropout_key, dims,
             );
         }
         let dropout = self.dropout(Site::Embedding, dropout_key);
@@ -195,16 +196,17 @@ impl<D: Backend> Gpt<D> {
         layer: usize,
         out: &mut Act<D>,
         saved: &mut BlockActivations<D>,
+        act: &mut Act<D>,
         x: &Act<D>,
         dropout_key: Option<u64>,
         dims: Dims,
         attend: impl FnOnce(&mut Act<D>, &mut Buf<D, f32>, &Act<D>),
     ) {
-        self.block_inside(layer, saved, x, dropout_key, dims, attend);
+        self.block_inside(layer, saved, act, x, dropout_key, dims, attend);
         let (weights, matrices) = (&self.weights.blocks[layer], &self.matrices.blocks[layer]);
         let dropout = self.dropout(Site::MlpProjection(layer), dropout_key);
         self.device().linear_residual_forward(
-            out, &saved.middle, &saved.act, &matrices.mlp_proj, &weights.mlp.c_proj.bias, dropout, dims.mlp_proj,
+            out, &saved.middle, act, &matrices.mlp_proj, &weights.mlp.c_proj.bias, dropout, dims.mlp_proj,
         );
     }
 
@@ -213,6 +215,7 @@ impl<D: Backend> Gpt<D> {
         &self,
         layer: usize,
         saved: &mut BlockActivations<D>,
+        act: &mut Act<D>,
         x: &Act<D>,
         dropout_key: Option<u64>,
         dims: Dims,
@@ -237,7 +240,7 @@ impl<D: Backend> Gpt<D> {
             &s.middle, &weights.ln_2.weight, &weights.ln_2.bias, dims.norm,
         );
         device.linear_gelu_forward(
-            &mut s.pre, &mut s.act, &s.ln_2.out, &matrices.c_fc, &weights.mlp.c_fc.bias, dims.c_fc,
+            &mut s.pre, act, &s.ln_2.out, &matrices.c_fc, &weights.mlp.c_fc.bias, dims.c_fc,
         );
     }
 
@@ -252,6 +255,7 @@ impl<D: Backend> Gpt<D> {
         has_bias: bool,
         of_below: Option<&mut Buf<D, f32>>,
         saved: &BlockActivations<D>,
+        act: &Act<D>,
         x: &Act<D>,
         starts: Option<&Buf<D, u32>>,
         dropout_key: Option<u64>,
@@ -265,7 +269,7 @@ impl<D: Backend> Gpt<D> {
         let (c_fc, c_proj) = (&mut grads.mlp.c_fc, &mut grads.mlp.c_proj);
         let has_bias = device.linear_gelu_backward(
             &mut d.dwide, &mut c_fc.bias, &mut c_proj.weight, (!has_bias).then_some(&mut c_proj.bias),
-            dbranch, &s.pre, &s.act, &matrices.mlp_proj, dims.mlp_proj,
+            dbranch, &s.pre, act, &matrices.mlp_proj, dims.mlp_proj,
         );
         device.linear_backward(
             &mut d.dnorm, &mut c_fc.weight, (!has_bias).then_some(&mut c_fc.bias),
@@ -411,6 +415,8 @@ impl<D: Backend> Activations<D> {
         let around = [layer % num_streams, (layer + 1) % num_streams];
         let [x, out] = self.stream.get_disjoint_mut(around).expect("there are two streams at least");
         let (saved, starts) = (&mut self.blocks[layer % num_blocks], self.has_starts.then_some(&self.starts));
-        Around { x, out, saved, starts }
+        let num_acts = self.act.len();
+        let act = &mut self.act[layer % num_acts];
+        Around { x, out, saved, act, starts }
     }
 }

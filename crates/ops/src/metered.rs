@@ -227,6 +227,7 @@ impl<D: LayerNorm> LayerNorm for Metered<D> {
 
 impl<D: Linear> Linear for Metered<D> {
     type Weights = D::Weights;
+    const KEEPS_GELU: bool = D::KEEPS_GELU;
 
     fn weights(&self, inputs: usize, outputs: usize, storage: Storage, purpose: Use) -> D::Weights {
         self.device.weights(inputs, outputs, storage, purpose)

@@ -4,6 +4,8 @@
 //! instruction set, so that the compiler vectorizes the same source once for each. Kernels that need particular
 //! instructions (matrix multiplication) are written with intrinsics instead, in `gemm`.
 
+use super::math::{LANES, lanes};
+use crate::element::{Bf16, Element};
 use std::fmt;
 
 /// An instruction set that kernels are compiled for.
@@ -54,7 +56,10 @@ impl Isa {
         match self {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: kernels run with the instruction set of a `Cpu`, whose constructor checked that it is available.
-            Isa::Avx512 | Isa::Avx512Bf16 => unsafe { run_avx512(task) },
+            Isa::Avx512Bf16 => unsafe { run_avx512bf16(task) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Isa::Avx512 => unsafe { run_avx512(task) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx2 => unsafe { run_avx2(task) },
@@ -97,6 +102,18 @@ pub(crate) trait Task {
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// a b + c, rounded once where the machine can do that in one instruction, else twice.
     fn fma(a: f32, b: f32, c: f32) -> f32;
+
+    /// Rounds to nearest even.
+    #[inline(always)]
+    fn round(values: &[f32; LANES]) -> [Bf16; LANES] {
+        lanes(|j| <Bf16 as Element>::from_f32(values[j]))
+    }
+
+    /// Exchanges rows and columns. The compiler makes scalar moves of such loops, so each instruction set says how.
+    #[inline(always)]
+    fn transpose(block: &[[u32; 16]; 16]) -> [[u32; 16]; 16] {
+        std::array::from_fn(|i| std::array::from_fn(|j| block[j][i]))
+    }
 }
 
 /// No instruction set beyond the compiler's baseline.
@@ -121,14 +138,88 @@ impl Simd for Fused {
     }
 }
 
+/// A machine with AVX-512.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(crate) struct Wide;
+
+#[cfg(target_arch = "x86_64")]
+impl Simd for Wide {
+    #[inline(always)]
+    fn fma(a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+
+    #[inline(always)]
+    fn transpose(block: &[[u32; 16]; 16]) -> [[u32; 16]; 16] {
+        // SAFETY: `Isa::run` gives this type to tasks only where AVX-512 is available.
+        unsafe { super::transpose::avx512(block) }
+    }
+}
+
+/// A machine with AVX-512 and its instructions for bf16, which take denormal numbers for zeros.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(crate) struct WideBf16;
+
+#[cfg(target_arch = "x86_64")]
+impl Simd for WideBf16 {
+    #[inline(always)]
+    fn fma(a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+
+    #[inline(always)]
+    fn round(values: &[f32; LANES]) -> [Bf16; LANES] {
+        use std::arch::x86_64::{_mm512_cvtneps_pbh, _mm512_loadu_ps};
+        // SAFETY: `Isa::run` gives this type to tasks only where the instruction is available; 16 bf16 are 256 bits.
+        unsafe { std::mem::transmute(_mm512_cvtneps_pbh(_mm512_loadu_ps(values.as_ptr()))) }
+    }
+
+    #[inline(always)]
+    fn transpose(block: &[[u32; 16]; 16]) -> [[u32; 16]; 16] {
+        Wide::transpose(block)
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2,bmi1,lzcnt,popcnt")]
 unsafe fn run_avx512<T: Task>(task: T) -> T::Output {
-    task.run::<Fused>()
+    task.run::<Wide>()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,bmi2,bmi1,lzcnt,popcnt")]
+unsafe fn run_avx512bf16<T: Task>(task: T) -> T::Output {
+    task.run::<WideBf16>()
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,bmi2,bmi1,lzcnt,popcnt")]
 unsafe fn run_avx2<T: Task>(task: T) -> T::Output {
     task.run::<Fused>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Transpose([[u32; 16]; 16]);
+
+    impl Task for Transpose {
+        type Output = [[u32; 16]; 16];
+        #[inline(always)]
+        fn run<S: Simd>(self) -> [[u32; 16]; 16] {
+            S::transpose(&self.0)
+        }
+    }
+
+    #[test]
+    fn transposes_alike() {
+        let block = std::array::from_fn(|i| std::array::from_fn(|j| (16 * i + j) as u32));
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            let columns = isa.run(Transpose(block));
+            assert!((0..256).all(|i| columns[i % 16][i / 16] == i as u32), "{isa}: {columns:?}");
+        }
+    }
 }

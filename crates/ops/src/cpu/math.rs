@@ -1,53 +1,74 @@
 //! Elementary functions that vectorize, and sums with a fixed order.
 
 use super::Simd;
+use bytemuck::Zeroable;
 
 /// Lanes of the fixed-order sums: one vector of 512 bits.
 pub(crate) const LANES: usize = 16;
 
-/// e^x, within 2 units in the last place; 0 below -87.3, where the result would be denormal; saturates above 88.
-///
-/// Range reduction to |r| <= ln 2 / 2 with ln 2 in two parts, then a polynomial of degree 6 (Cephes `expf`).
+/// `[f(0), f(1), ..]`. What `std::array::from_fn` and `map` of an array call may be left out of line by the compiler, and is
+/// then not compiled for the instruction set of the kernel that it is called in.
 #[inline(always)]
-#[expect(clippy::excessive_precision, reason = "the constants are exact in f32")]
-pub(crate) fn exp<S: Simd>(x: f32) -> f32 {
-    // Adding 1.5 x 2^23 rounds to an integer and leaves it in the low bits.
-    const ROUND: f32 = 12_582_912.0;
-    let clamped = x.clamp(-87.3, 88.0);
-    let shifted = S::fma(clamped, std::f32::consts::LOG2_E, ROUND);
-    let n = shifted - ROUND;
-    let r = S::fma(n, -0.693_359_375, clamped);
-    let r = S::fma(n, 2.121_944_4e-4, r);
-    let mut p = 1.987_569_15e-4;
-    p = S::fma(p, r, 1.398_199_95e-3);
-    p = S::fma(p, r, 8.333_451_9e-3);
-    p = S::fma(p, r, 4.166_579_6e-2);
-    p = S::fma(p, r, 1.666_666_55e-1);
-    p = S::fma(p, r, 5.000_000_1e-1);
-    let y = S::fma(p * r, r, r) + 1.0;
-    let scale = f32::from_bits(shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23);
-    if x < -87.3 { 0.0 } else { y * scale }
+pub(crate) fn lanes<T: Copy + Zeroable, const N: usize>(f: impl Fn(usize) -> T) -> [T; N] {
+    let mut out = [T::zeroed(); N];
+    for (i, o) in out.iter_mut().enumerate() {
+        *o = f(i);
+    }
+    out
 }
 
-/// 2 sqrt(2/pi): gelu_new(x) = x sigmoid(GELU_SCALE (x + 0.044715 x^3)).
-const GELU_SCALE: f32 = 1.595_769;
-const GELU_CUBIC: f32 = 0.044_715;
+/// 2^x, within 1.7e-7 of its value; 0 below -126.5, where the result would be denormal; saturates above 127.
+///
+/// x = n + r with |r| <= 1/2, then a polynomial of degree 5 for 2^r, of least relative error (Lawson's iteration).
+#[inline(always)]
+pub(crate) fn exp2<S: Simd>(x: f32) -> f32 {
+    // Adding 1.5 x 2^23 rounds to an integer and leaves it in the low bits: here with the bias of an exponent.
+    const ROUND: f32 = 12_582_912.0 + 127.0;
+    // Where an exact ln 2 would leave a larger error elsewhere.
+    const NEARLY_LN_2: f32 = f32::from_bits(0x3f31_7215);
+    let x = x.clamp(-127.0, 127.0);
+    let shifted = x + ROUND;
+    let r = x - (shifted - ROUND);
+    let mut p = 1.326_472_7e-3;
+    p = S::fma(p, r, 9.671_513e-3);
+    p = S::fma(p, r, 5.550_733_6e-2);
+    p = S::fma(p, r, 2.402_224_2e-1);
+    p = S::fma(p, r, NEARLY_LN_2);
+    p = S::fma(p, r, 1.0);
+    p * f32::from_bits(shifted.to_bits() << 23)
+}
+
+/// e^x as 2^(x log2 e): the product's rounding makes an error of |x| units in the last place at most, which softmax and the
+/// logistic function never see, since e^x is then small or its reciprocal is.
+#[inline(always)]
+pub(crate) fn exp<S: Simd>(x: f32) -> f32 {
+    exp2::<S>(x * std::f32::consts::LOG2_E)
+}
+
+/// gelu_new(x) = x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)) = x / (1 + 2^-u), u = GELU_LINEAR x + GELU_CUBIC x^3.
+const GELU_LINEAR: f32 = 1.595_769_2 * std::f32::consts::LOG2_E;
+const GELU_CUBIC: f32 = 0.044_715 * GELU_LINEAR;
+
+/// sigmoid of x's argument.
+#[inline(always)]
+fn gelu_sigmoid<S: Simd>(x: f32, square: f32) -> f32 {
+    1.0 / (1.0 + exp2::<S>(x * S::fma(-GELU_CUBIC, square, -GELU_LINEAR)))
+}
 
 /// GPT-2's GELU.
 #[inline(always)]
 pub(crate) fn gelu<S: Simd>(x: f32) -> f32 {
-    let u = GELU_SCALE * S::fma(GELU_CUBIC * x * x, x, x);
-    x / (1.0 + exp::<S>(-u))
+    x * gelu_sigmoid::<S>(x, x * x)
 }
 
-/// Derivative of [`gelu`]: s + x s (1 - s) u', s = sigmoid(u), u' = GELU_SCALE (1 + 3 x 0.044715 x^2).
+/// Derivative of [`gelu`]: s + s (1 - s) (x u' ln 2), s = sigmoid.
 #[inline(always)]
 pub(crate) fn gelu_grad<S: Simd>(x: f32) -> f32 {
+    const LINEAR: f32 = GELU_LINEAR * std::f32::consts::LN_2;
+    const CUBIC: f32 = 3.0 * GELU_CUBIC * std::f32::consts::LN_2;
     let square = x * x;
-    let u = GELU_SCALE * S::fma(GELU_CUBIC * square, x, x);
-    let du = GELU_SCALE * S::fma(3.0 * GELU_CUBIC, square, 1.0);
-    let s = 1.0 / (1.0 + exp::<S>(-u));
-    S::fma(x * s * (1.0 - s), du, s)
+    let s = gelu_sigmoid::<S>(x, square);
+    S::fma(s * (1.0 - s), x * S::fma(CUBIC, square, LINEAR), s)
 }
 
 /// The sum of lanes as a balanced tree.
@@ -82,14 +103,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exp_is_within_two_ulp() {
-        for i in -87_000..88_000 {
+    fn powers_are_within_their_errors() {
+        let epsilon = f64::from(f32::EPSILON);
+        for i in -126_000..127_000 {
             let x = i as f32 / 1000.0;
-            let (got, want) = (f64::from(exp::<Fused>(x)), f64::from(x).exp());
-            assert!((got - want).abs() <= 2.0 * f64::from(f32::EPSILON) * want, "{x}: {got} {want}");
+            let (got, want) = (f64::from(exp2::<Fused>(x)), f64::from(x).exp2());
+            assert!((got - want).abs() <= 1.5 * epsilon * want, "2^{x}: {got} {want}");
+            let (got, want) = (f64::from(exp::<Fused>(x / 2.0)), f64::from(x / 2.0).exp());
+            assert!(
+                (got - want).abs() <= (2.0 + f64::from(x.abs())) * epsilon * want,
+                "e^({x}/2): {got} {want}"
+            );
         }
         assert_eq!(exp::<Fused>(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp2::<Fused>(-127.0), 0.0);
         assert_eq!(exp::<Fused>(0.0), 1.0);
+        assert!(exp::<Fused>(f32::NAN).is_nan());
     }
 
     #[test]

@@ -9,9 +9,11 @@ mod cache;
 mod isa;
 pub(crate) mod math;
 mod peak;
+#[cfg(target_arch = "x86_64")]
+mod transpose;
 
 pub use buffer::AlignedBuf;
-pub(crate) use buffer::SharedMut;
+pub(crate) use buffer::{SharedMut, prefetch};
 pub use isa::Isa;
 pub(crate) use isa::{Simd, Task};
 

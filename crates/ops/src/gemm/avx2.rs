@@ -13,7 +13,7 @@
 //! registers, four instructions for 24 multiply-adds. To widen A there too would take another 12, so a stretch of its
 //! words is widened into the first-level cache before, once for both halves of the panel.
 
-use super::{Kernel, PANEL, avx2_row};
+use super::{Kernel, PANEL, Strided, avx2_row};
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -41,43 +41,37 @@ macro_rules! for_rows {
     };
 }
 
-/// The f32 kernel: see `Kernel::tile`.
+/// The f32 kernel: see `Kernel::run`.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile_f32(
-    rows: usize,
-    k: usize,
-    a: *const u32,
-    a_row: usize,
-    a_step: usize,
-    b: *const u32,
-    c: *mut f32,
-) {
+unsafe fn tile_f32(rows: usize, k: usize, a: Strided, b: *const u32, c: *mut f32, add: bool) {
     if rows == 1 {
         // SAFETY: passed on from the caller.
-        return unsafe { avx2_row::f32(k, a, a_step, b, c) };
+        return unsafe { avx2_row::f32(k, a, b, c, add) };
     }
     for half in [0, PANEL / 2] {
         // SAFETY: passed on from the caller; both halves lie within the panel.
-        unsafe { for_rows!(rows, fixed_f32(k, a.cast(), a_row, a_step, b.add(half).cast(), c.add(half))) }
+        unsafe { for_rows!(rows, fixed_f32(k, a, b.add(half).cast(), c.add(half), add)) }
     }
 }
 
 /// `R` rows and 16 columns of f32.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn fixed_f32<const R: usize>(
-    k: usize,
-    a: *const f32,
-    a_row: usize,
-    a_step: usize,
-    b: *const f32,
-    c: *mut f32,
-) {
+unsafe fn fixed_f32<const R: usize>(k: usize, a: Strided, b: *const f32, c: *mut f32, add: bool) {
     let mut acc = [[_mm256_setzero_ps(); 2]; R];
+    if add {
+        // SAFETY: the caller promises R rows of 32.
+        unsafe { load(&mut acc, c) };
+    }
     for i in 0..k {
         // SAFETY: the caller promises k words in each row of A and k x 32 words of B.
         unsafe {
             let b = b.add(i * PANEL);
-            step(&mut acc, a.byte_add(i * a_step), a_row, [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))]);
+            step(
+                &mut acc,
+                a.words.byte_add(i * a.step).cast(),
+                a.row,
+                [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))],
+            );
         }
     }
     // SAFETY: the caller promises room for R rows of 32.
@@ -115,6 +109,22 @@ unsafe fn load_again(b: *const __m256i) -> __m256i {
     words
 }
 
+/// Reads the sums from rows of `c`, 32 apart.
+///
+/// # Safety
+/// They are there.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn load<const R: usize>(acc: &mut [[__m256; 2]; R], c: *const f32) {
+    for (r, [left, right]) in acc.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe {
+            *left = _mm256_loadu_ps(c.add(r * PANEL));
+            *right = _mm256_loadu_ps(c.add(r * PANEL + 8));
+        }
+    }
+}
+
 /// Writes the sums to rows of `c`, 32 apart.
 ///
 /// # Safety
@@ -131,37 +141,22 @@ unsafe fn store<const R: usize>(acc: &[[__m256; 2]; R], c: *mut f32) {
     }
 }
 
-/// The bf16 kernel: see `Kernel::tile`.
+/// The bf16 kernel: see `Kernel::run`.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile_bf16(
-    rows: usize,
-    k: usize,
-    a: *const u32,
-    a_row: usize,
-    a_step: usize,
-    b: *const u32,
-    c: *mut f32,
-) {
+unsafe fn tile_bf16(rows: usize, k: usize, a: Strided, b: *const u32, c: *mut f32, add: bool) {
     if rows == 1 {
         // SAFETY: passed on from the caller.
-        return unsafe { avx2_row::bf16(k, a, a_step, b, c) };
+        return unsafe { avx2_row::bf16(k, a, b, c, add) };
     }
     // SAFETY: passed on from the caller.
-    unsafe { for_rows!(rows, fixed_bf16(k, a, a_row, a_step, b, c)) }
+    unsafe { for_rows!(rows, fixed_bf16(k, a, b, c, add)) }
 }
 
 /// `R` rows and 32 columns of bf16 pairs, a stretch of K after the other; between two, the sums wait in `c`.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn fixed_bf16<const R: usize>(
-    k: usize,
-    a: *const u32,
-    a_row: usize,
-    a_step: usize,
-    b: *const u32,
-    c: *mut f32,
-) {
+unsafe fn fixed_bf16<const R: usize>(k: usize, a: Strided, b: *const u32, c: *mut f32, add: bool) {
     let mut wide = [const { MaybeUninit::<[f32; R]>::uninit() }; 2 * STRETCH];
-    for r in 0..R {
+    for r in 0..if add { 0 } else { R } {
         // SAFETY: the caller promises room for R rows of 32.
         unsafe { c.add(r * PANEL).cast::<[f32; PANEL]>().write([0.0; PANEL]) };
     }
@@ -170,7 +165,7 @@ unsafe fn fixed_bf16<const R: usize>(
         // SAFETY: the caller promises k words in each row of A and k x 32 words of B; `widen` writes the 2 x `words`
         // columns that `stretch_bf16` reads.
         unsafe {
-            widen::<R>(wide.as_mut_ptr().cast(), words, a.byte_add(start * a_step), a_row, a_step);
+            widen::<R>(wide.as_mut_ptr().cast(), words, a, start);
             for half in [0, PANEL / 2] {
                 stretch_bf16::<R>(words, wide.as_ptr().cast(), b.add(start * PANEL + half), c.add(half));
             }
@@ -178,21 +173,15 @@ unsafe fn fixed_bf16<const R: usize>(
     }
 }
 
-/// Sets `wide[2 words][R]`: low halves of a word of each row, then the high halves.
+/// Sets `wide[2 words][R]` from the `words` words of A from `start` on: low halves of a word of each row, then the high halves.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn widen<const R: usize>(
-    wide: *mut [f32; R],
-    words: usize,
-    a: *const u32,
-    a_row: usize,
-    a_step: usize,
-) {
+unsafe fn widen<const R: usize>(wide: *mut [f32; R], words: usize, a: Strided, start: usize) {
     for i in 0..words {
         let (mut low, mut high) = ([0.0; R], [0.0; R]);
         for r in 0..R {
             // SAFETY: the caller promises that A has R rows of `words` words. They may start at any even address.
-            let word = unsafe { a.byte_add(i * a_step + r * a_row).read_unaligned() };
+            let word = unsafe { a.words.byte_add((start + i) * a.step + r * a.row).read_unaligned() };
             low[r] = f32::from_bits(word << 16);
             high[r] = f32::from_bits(word & 0xffff_0000);
         }
@@ -208,13 +197,8 @@ unsafe fn widen<const R: usize>(
 #[target_feature(enable = "avx2,fma")]
 unsafe fn stretch_bf16<const R: usize>(words: usize, wide: *const [f32; R], b: *const u32, c: *mut f32) {
     let mut acc = [[_mm256_setzero_ps(); 2]; R];
-    for (r, [left, right]) in acc.iter_mut().enumerate() {
-        // SAFETY: the caller promises R rows of 32.
-        unsafe {
-            *left = _mm256_loadu_ps(c.add(r * PANEL));
-            *right = _mm256_loadu_ps(c.add(r * PANEL + 8));
-        }
-    }
+    // SAFETY: the caller promises R rows of 32.
+    unsafe { load(&mut acc, c) };
     let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
     for i in 0..words {
         // SAFETY: the caller promises 2 x `words` widened columns and `words` x 32 words of B.

@@ -3,7 +3,7 @@
 //! Register plan, 10 of 16: 4 sums of 8 columns, 4 vectors of B, 2 broadcast numbers of A. There is nothing to keep from
 //! one column to the next, so B is read once, in the order in which it lies. Each sum has the order of the taller kernels, and their bits.
 
-use super::PANEL;
+use super::{PANEL, Strided};
 use std::arch::x86_64::*;
 
 const WIDTH: usize = 8;
@@ -12,15 +12,21 @@ const VECTORS: usize = PANEL / WIDTH;
 /// estimate; trials on a noisy machine did not settle it.
 const AHEAD: usize = 512;
 
-/// Defines the kernel for one way to multiply words; strides and lengths as `Kernel::tile` has them.
+/// Defines the kernel for one way to multiply words; strides and lengths as `Kernel::run` has them.
 macro_rules! kernel {
     ($name:ident, |$acc:ident, $a:ident, $b:ident| $dot:expr) => {
         #[target_feature(enable = "avx2,fma")]
-        pub(super) unsafe fn $name(k: usize, a: *const u32, a_step: usize, b: *const u32, c: *mut f32) {
+        pub(super) unsafe fn $name(k: usize, a: Strided, b: *const u32, c: *mut f32, add: bool) {
             let mut acc = [_mm256_setzero_ps(); VECTORS];
+            if add {
+                for (j, sum) in acc.iter_mut().enumerate() {
+                    // SAFETY: the caller promises a row of 32.
+                    *sum = unsafe { _mm256_loadu_ps(c.add(j * WIDTH)) };
+                }
+            }
             for i in 0..k {
                 // SAFETY: the caller promises k words of A. Rows of bf16 may start at any even address.
-                let $a = _mm256_set1_epi32(unsafe { a.byte_add(i * a_step).read_unaligned() } as i32);
+                let $a = _mm256_set1_epi32(unsafe { a.words.byte_add(i * a.step).read_unaligned() } as i32);
                 let row = b.wrapping_add(i * PANEL);
                 #[expect(unused_unsafe, reason = "it is unsafe in older versions of Rust")]
                 // SAFETY: a wish, which any address may be given to.

@@ -9,13 +9,19 @@
 //!   a[13] ->  acc[13][0]        acc[13][1]         and multiplies it with both: 28 sums, 2 + 1 operands
 //! ```
 
-use super::{Kernel, PANEL};
+use super::{Kernel, PANEL, Strided};
 use std::arch::x86_64::*;
 
 /// bf16 pairs by `vdpbf16ps`.
-pub(super) const BF16: Kernel = Kernel { height: 14, tile: bf16::tile };
+pub(super) const BF16: Kernel = Kernel { height: HEIGHT, tile: bf16::tile };
 /// f32 by fused multiply-add.
-pub(super) const F32: Kernel = Kernel { height: 14, tile: f32::tile };
+pub(super) const F32: Kernel = Kernel { height: HEIGHT, tile: f32::tile };
+
+const HEIGHT: usize = 14;
+/// Bytes of a cache line: what a step of K asks for of the next rows, a little more than the 14 words that it uses of these.
+const LINE: usize = 64;
+/// Words of B that a single row asks for ahead.
+const AHEAD: usize = 4096;
 
 /// Defines a module with the kernel for one way to multiply words and the instruction set that has it.
 macro_rules! kernel {
@@ -23,34 +29,33 @@ macro_rules! kernel {
         mod $name {
             use super::*;
 
-            /// The kernel for any number of rows up to 14: see `Kernel::tile`.
+            /// The kernel for any number of rows up to 14: see `Kernel::run`.
             #[target_feature(enable = $features)]
             pub(super) unsafe fn tile(
                 rows: usize,
                 k: usize,
-                a: *const u32,
-                a_row: usize,
-                a_step: usize,
+                a: Strided,
                 b: *const u32,
                 c: *mut f32,
+                add: bool,
             ) {
                 // SAFETY: passed on from the caller.
                 unsafe {
                     match rows {
-                        14 => fixed::<14>(k, a, a_row, a_step, b, c),
-                        13 => fixed::<13>(k, a, a_row, a_step, b, c),
-                        12 => fixed::<12>(k, a, a_row, a_step, b, c),
-                        11 => fixed::<11>(k, a, a_row, a_step, b, c),
-                        10 => fixed::<10>(k, a, a_row, a_step, b, c),
-                        9 => fixed::<9>(k, a, a_row, a_step, b, c),
-                        8 => fixed::<8>(k, a, a_row, a_step, b, c),
-                        7 => fixed::<7>(k, a, a_row, a_step, b, c),
-                        6 => fixed::<6>(k, a, a_row, a_step, b, c),
-                        5 => fixed::<5>(k, a, a_row, a_step, b, c),
-                        4 => fixed::<4>(k, a, a_row, a_step, b, c),
-                        3 => fixed::<3>(k, a, a_row, a_step, b, c),
-                        2 => fixed::<2>(k, a, a_row, a_step, b, c),
-                        1 => fixed::<1>(k, a, a_row, a_step, b, c),
+                        14 => fixed::<14>(k, a, b, c, add),
+                        13 => fixed::<13>(k, a, b, c, add),
+                        12 => fixed::<12>(k, a, b, c, add),
+                        11 => fixed::<11>(k, a, b, c, add),
+                        10 => fixed::<10>(k, a, b, c, add),
+                        9 => fixed::<9>(k, a, b, c, add),
+                        8 => fixed::<8>(k, a, b, c, add),
+                        7 => fixed::<7>(k, a, b, c, add),
+                        6 => fixed::<6>(k, a, b, c, add),
+                        5 => fixed::<5>(k, a, b, c, add),
+                        4 => fixed::<4>(k, a, b, c, add),
+                        3 => fixed::<3>(k, a, b, c, add),
+                        2 => fixed::<2>(k, a, b, c, add),
+                        1 => fixed::<1>(k, a, b, c, add),
                         _ => unreachable!("a tile has 1 to 14 rows, not {rows}"),
                     }
                 }
@@ -58,28 +63,38 @@ macro_rules! kernel {
 
             /// The kernel for exactly `R` rows: the loops over rows unroll and the sums stay in registers.
             #[target_feature(enable = $features)]
-            unsafe fn fixed<const R: usize>(
-                k: usize,
-                a: *const u32,
-                a_row: usize,
-                a_step: usize,
-                b: *const u32,
-                c: *mut f32,
-            ) {
+            unsafe fn fixed<const R: usize>(k: usize, a: Strided, b: *const u32, c: *mut f32, add: bool) {
                 let mut acc = [[_mm512_setzero_ps(); 2]; R];
+                if add {
+                    for (r, [left, right]) in acc.iter_mut().enumerate() {
+                        // SAFETY: the caller promises R rows of 32.
+                        unsafe {
+                            *left = _mm512_loadu_ps(c.add(r * PANEL));
+                            *right = _mm512_loadu_ps(c.add(r * PANEL + 16));
+                        }
+                    }
+                }
                 for i in 0..k {
+                    // One row waits for memory to give B, many share what is in the cache: then A is what comes from afar.
+                    if R == 1 {
+                        let ahead = b.wrapping_add(i * PANEL + AHEAD);
+                        _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                        _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(PANEL / 2).cast());
+                    } else if R == HEIGHT {
+                        _mm_prefetch::<_MM_HINT_T0>(a.next.wrapping_byte_add(i * LINE).cast());
+                    }
                     // SAFETY: the caller promises k words in each row of A and k x 32 words of B.
                     let (b0, b1, row) = unsafe {
                         let b = b.add(i * PANEL);
                         (
                             _mm512_loadu_si512(b.cast()),
                             _mm512_loadu_si512(b.add(16).cast()),
-                            a.byte_add(i * a_step),
+                            a.words.byte_add(i * a.step),
                         )
                     };
                     for r in 0..R {
                         // SAFETY: as above. Rows of bf16 may start at any even address.
-                        let word = unsafe { row.byte_add(r * a_row).read_unaligned() };
+                        let word = unsafe { row.byte_add(r * a.row).read_unaligned() };
                         let $a = _mm512_set1_epi32(word as i32);
                         for (sum, $b) in acc[r].iter_mut().zip([b0, b1]) {
                             let $acc = *sum;

@@ -19,13 +19,15 @@ mod avx2_row;
 mod avx512;
 mod pack;
 mod portable;
+mod word;
 
-pub(crate) use pack::{LhsPanels, Packed, pack_lhs_transposed, pack_rhs_columns, pack_rhs_rows};
+pub(crate) use pack::{Change, LhsPanels, Packed, SIDE, Unchanged, words_of};
+pub(crate) use pack::{pack_lhs_transposed, pack_rhs_both, pack_rhs_columns, pack_rhs_rows};
+pub use word::Word;
+pub(crate) use word::{narrow, padded, store};
 
-use crate::cpu::{Cpu, Isa, Simd, Task};
+use crate::cpu::{Cpu, Simd, Task};
 use crate::device::Device;
-use crate::element::{Bf16, Element};
-use std::any::TypeId;
 use std::ops::Range;
 
 /// Columns of a panel of B.
@@ -37,101 +39,50 @@ const GROUP_SHARE: usize = 2;
 /// Rows of A in a task, about.
 const TASK_ROWS: usize = 224;
 
-/// One tile of C in registers: see [`Kernel::tile`].
-type TileFn =
-    unsafe fn(rows: usize, k: usize, a: *const u32, a_row: usize, a_step: usize, b: *const u32, c: *mut f32);
+/// One tile of C in registers: see [`Kernel::run`].
+type TileFn = unsafe fn(rows: usize, k: usize, a: Strided, b: *const u32, c: *mut f32, add: bool);
 
 /// A micro-kernel and its height.
 #[derive(Clone, Copy)]
 pub(crate) struct Kernel {
     /// Rows of a full tile.
     pub(crate) height: usize,
-    /// Sets `c[row][32]` for `rows` <= height rows, from `k` words of A (word `i` of row `r` lies at
-    /// `a + r a_row + i a_step`, strides in bytes) and a panel of B.
     tile: TileFn,
 }
 
+/// Some rows of A, as a kernel reads them.
+#[derive(Clone, Copy)]
+pub(crate) struct Strided {
+    /// Word 0 of row 0.
+    pub(crate) words: *const u32,
+    /// From a row to the next, in bytes.
+    pub(crate) row: usize,
+    /// From a word along K to the next, in bytes.
+    pub(crate) step: usize,
+    /// Where the words of the next rows begin, if they follow each other: tall kernels ask for them while they sum. The
+    /// hardware would only see the first of them coming, and stops at the end of each page. Any address will do.
+    pub(crate) next: *const u32,
+}
+
 impl Kernel {
-    /// One tile: sets `c[row][32]`; see the field `tile`. Strides of A are in bytes.
+    /// One tile: sets `c[row][32]` for `rows` <= height rows, from `k` words of each row of A and a panel of B; with `add`
+    /// adds to it.
     ///
     /// # Safety
     /// The machine has the kernel's instruction set, A holds `k` words in each of `rows` <= `height` rows, B a panel of
-    /// `k` x 32 words, and `c` room for the rows.
+    /// `k` x 32 words, and `c` room for the rows, which hold numbers if they are added to.
     #[inline(always)]
     pub(crate) unsafe fn run(
         &self,
         rows: usize,
         k: usize,
-        a: *const u32,
-        a_row: usize,
-        a_step: usize,
+        a: Strided,
         b: *const u32,
         c: *mut f32,
+        add: bool,
     ) {
         // SAFETY: the caller's promise.
-        unsafe { (self.tile)(rows, k, a, a_row, a_step, b, c) }
-    }
-}
-
-/// An element type that matrices can be multiplied in.
-pub trait Word: Element {
-    /// Elements in one 32-bit word.
-    #[doc(hidden)]
-    const PER_WORD: usize;
-    /// Makes a word of its elements; an f32 word takes only the first.
-    #[doc(hidden)]
-    fn word(first: f32, second: f32) -> u32;
-    /// The same from elements of any type: their bits as they are where the type is the same.
-    #[doc(hidden)]
-    #[inline(always)]
-    fn join<T: Element>(first: T, second: T) -> u32 {
-        if TypeId::of::<T>() != TypeId::of::<Self>() {
-            Self::word(first.to_f32(), second.to_f32())
-        } else if Self::PER_WORD == 2 {
-            first.bits() | second.bits() << 16
-        } else {
-            first.bits()
-        }
-    }
-    #[doc(hidden)]
-    #[expect(private_interfaces, reason = "the trait is public only as a bound")]
-    fn kernel(isa: Isa) -> Kernel;
-}
-
-impl Word for f32 {
-    const PER_WORD: usize = 1;
-    #[inline(always)]
-    fn word(first: f32, _: f32) -> u32 {
-        first.to_bits()
-    }
-    #[expect(private_interfaces, reason = "the trait is public only as a bound")]
-    fn kernel(isa: Isa) -> Kernel {
-        match isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 => avx512::F32,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::F32,
-            _ => portable::F32,
-        }
-    }
-}
-
-impl Word for Bf16 {
-    const PER_WORD: usize = 2;
-    #[inline(always)]
-    fn word(first: f32, second: f32) -> u32 {
-        let bits = |x| u32::from(<Bf16 as Element>::from_f32(x).to_bits());
-        bits(first) | bits(second) << 16
-    }
-    #[expect(private_interfaces, reason = "the trait is public only as a bound")]
-    fn kernel(isa: Isa) -> Kernel {
-        match isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => avx512::BF16,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx2 => avx2::BF16,
-            _ => portable::BF16,
-        }
+        unsafe { (self.tile)(rows, k, a, b, c, add) }
     }
 }
 
@@ -160,6 +111,13 @@ pub(crate) struct Tile<'a> {
 pub(crate) trait Epilogue: Sync {
     /// Takes one tile; must be `#[inline(always)]`.
     fn tile<S: Simd>(&self, tile: &Tile<'_>);
+
+    /// Asks for the memory that the tile at `rows` and column `col` will be written to, before it is summed: the caches
+    /// fetch it meanwhile.
+    #[inline(always)]
+    fn prefetch(&self, rows: Range<usize>, col: usize) {
+        let _ = (rows, col);
+    }
 
     /// Takes one tile in code compiled for the instruction set of `cpu`.
     fn run<E: Word>(&self, cpu: &Cpu<E>, tile: Tile<'_>)
@@ -226,14 +184,13 @@ impl Block {
         let mut tile = [[0.0f32; PANEL]; MAX_HEIGHT];
         for row in rows.clone().step_by(kernel.height) {
             let height = kernel.height.min(rows.end - row);
-            let (a, a_row, a_step) = lhs_address(&kernel, &lhs, row, k.start);
+            let a = strided(&kernel, &lhs, row, k.start);
             for panel in panels.clone() {
+                epilogue.prefetch(row..row + height, panel * PANEL);
                 let b = &rhs.words[(panel * rhs.k_words + k.start) * PANEL..];
                 // SAFETY: `check_operands` showed that rows and panels hold the words that the strides reach; the
                 // instruction set is there because `cpu` was made with it; the tile has room for `height` rows.
-                unsafe {
-                    kernel.run(height, k.len(), a, a_row, a_step, b.as_ptr(), tile.as_mut_ptr().cast());
-                };
+                unsafe { kernel.run(height, k.len(), a, b.as_ptr(), tile.as_mut_ptr().cast(), false) };
                 let col = panel * PANEL;
                 let cols = PANEL.min(rhs.columns - col);
                 epilogue.run(cpu, Tile { row, col, cols, values: &tile[..height] });
@@ -259,21 +216,18 @@ fn task_shape<E: Word>(cpu: &Cpu<E>, rows: usize, num_panels: usize, k: usize) -
     (group, task_rows)
 }
 
-/// Where word `start` of row `row` (a multiple of the kernel's height) lies, and the strides in bytes.
-fn lhs_address<E: Word>(
-    kernel: &Kernel,
-    lhs: &Lhs<'_, E>,
-    row: usize,
-    start: usize,
-) -> (*const u32, usize, usize) {
+/// The rows from `row` (a multiple of the kernel's height) on, from word `start` of K.
+fn strided<E: Word>(kernel: &Kernel, lhs: &Lhs<'_, E>, row: usize, start: usize) -> Strided {
     match *lhs {
         Lhs::Rows { elements, stride } => {
-            let first = &elements[row * stride + start * E::PER_WORD..];
-            (first.as_ptr().cast(), stride * size_of::<E>(), 4)
+            let words: *const u32 = elements[row * stride + start * E::PER_WORD..].as_ptr().cast();
+            let row = stride * size_of::<E>();
+            Strided { words, row, step: 4, next: words.wrapping_byte_add(kernel.height * row) }
         }
         Lhs::Panels(panels) => {
-            let first = &panels.words[(row / kernel.height * panels.k_words + start) * kernel.height..];
-            (first.as_ptr(), 4, kernel.height * 4)
+            let size = panels.k_words * kernel.height;
+            let words = panels.words[row / kernel.height * size + start * kernel.height..].as_ptr();
+            Strided { words, row: 4, step: kernel.height * 4, next: words.wrapping_add(size) }
         }
     }
 }

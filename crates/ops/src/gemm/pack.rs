@@ -4,9 +4,10 @@
 //! columns, a word is two neighbouring elements of a row. Missing columns and the missing half of a last word are zero.
 
 use super::{MAX_HEIGHT, PANEL, Word};
+use crate::cpu::math::{LANES, lanes};
 use crate::cpu::{Cpu, SharedMut, Simd, Task};
-use crate::element::Element;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// A packed right operand of `columns` columns: `words[panel][k_words][32]`.
 #[derive(Clone, Copy)]
@@ -44,7 +45,7 @@ impl LhsPanels<'_> {
 
 /// Packs B = `source` (k, columns), row-major. With `column_sums`, adds the sum of each column to it, summed in f32 in
 /// the order of the rows: a bias gradient for free.
-pub(crate) fn pack_rhs_rows<'a, E: Word, T: Element>(
+pub(crate) fn pack_rhs_rows<'a, E: Word, T: Word>(
     cpu: &Cpu<E>,
     words: &'a mut [u32],
     source: &[T],
@@ -52,55 +53,81 @@ pub(crate) fn pack_rhs_rows<'a, E: Word, T: Element>(
     columns: usize,
     column_sums: Option<&mut [f32]>,
 ) -> Packed<'a> {
-    assert!(source.len() >= k * columns, "source holds {} of {k} x {columns}", source.len());
-    let k_words = k.div_ceil(E::PER_WORD);
+    /// Panels of a task: four cache lines of a row of bf16, and enough tasks for a few threads in 768 columns.
+    const GROUP: usize = 4;
+    let (k_words, num_panels) = (k.div_ceil(E::PER_WORD), columns.div_ceil(PANEL));
     let words = &mut words[..Packed::num_words::<E>(k, columns)];
     let mut no_sums = [];
     let with_sums = column_sums.is_some();
     let sums = SharedMut::new(column_sums.unwrap_or(&mut no_sums));
-    let panels = SharedMut::new(words);
-    cpu.parallel(columns.div_ceil(PANEL), |panel| {
-        let (first, size) = (panel * PANEL, k_words * PANEL);
-        let cols = PANEL.min(columns - first);
-        // SAFETY: each task has its own panel, and its own columns of the sums.
-        let out = unsafe { panels.slice(panel * size, size) };
-        let mut added = [0.0; PANEL];
-        let sums_of = with_sums.then_some(&mut added);
-        let piece = Piece { source, k, columns, first, cols };
-        cpu.isa().run(Interleave::<E, T, PANEL> { out, piece, sums: sums_of, word: PhantomData });
+    let source = Source { elements: source, k, columns, stride: columns };
+    source.check();
+    let out = SharedMut::new(words);
+    cpu.parallel(num_panels.div_ceil(GROUP), |task| {
+        let panels = task * GROUP..num_panels.min((task + 1) * GROUP);
+        let mut added = [[0.0; PANEL]; GROUP];
+        let into = with_sums.then_some(&mut added[..]);
+        let first = panels.start * PANEL;
+        let steps = 0..k_words;
+        cpu.isa().run(Interleave::<E, T, _, PANEL, PANEL> {
+            out,
+            source,
+            panels,
+            steps,
+            sums: into,
+            change: Unchanged,
+            word: PhantomData,
+        });
         if with_sums {
-            // SAFETY: as above.
-            let sums = unsafe { sums.slice(first, cols) };
-            sums.iter_mut().zip(added).for_each(|(sum, x)| *sum += x);
+            // SAFETY: each task has its own columns of the sums.
+            let sums = unsafe { sums.slice(first, (GROUP * PANEL).min(columns - first)) };
+            sums.iter_mut().zip(added.as_flattened()).for_each(|(sum, x)| *sum += x);
         }
     });
     Packed { words, k_words, columns }
 }
 
-/// Packs A = transpose of `source` (k, rows), row-major, for the kernel of `cpu`.
-pub(crate) fn pack_lhs_transposed<'a, E: Word, T: Element>(
+/// Packs A = transpose of `source` (k, rows), whose rows are `stride` apart, for the kernel of `cpu`, each element changed on
+/// the way.
+pub(crate) fn pack_lhs_transposed<'a, E: Word, T: Word>(
     cpu: &Cpu<E>,
     words: &'a mut [u32],
     source: &[T],
     k: usize,
     rows: usize,
+    stride: usize,
+    change: impl Change,
 ) -> LhsPanels<'a> {
-    assert!(source.len() >= k * rows, "source holds {} of {k} x {rows}", source.len());
+    /// Panels and words along K of a task: reads stretches of rows, writes stretches of panels, of kilobytes both.
+    const GROUP: usize = 64;
+    const STEPS: usize = 64;
     let (k_words, height) = (k.div_ceil(E::PER_WORD), E::kernel(cpu.isa()).height);
-    let (size, num_panels) = (k_words * height, rows.div_ceil(height));
-    let words = &mut words[..num_panels * size];
-    let panels = SharedMut::new(words);
-    cpu.parallel(num_panels, |panel| {
-        let first = panel * height;
-        // SAFETY: each task has its own panel.
-        let out = unsafe { panels.slice(panel * size, size) };
-        let piece = Piece { source, k, columns: rows, first, cols: height.min(rows - first) };
+    let num_panels = rows.div_ceil(height);
+    let words = &mut words[..num_panels * k_words * height];
+    let source = Source { elements: source, k, columns: rows, stride };
+    source.check();
+    let out = SharedMut::new(words);
+    let groups = num_panels.div_ceil(GROUP);
+    cpu.parallel(groups * k_words.div_ceil(STEPS), |task| {
+        let (panel, step) = (task % groups * GROUP, task / groups * STEPS);
+        let (panels, steps) = (panel..num_panels.min(panel + GROUP), step..k_words.min(step + STEPS));
+        let (isa, word) = (cpu.isa(), PhantomData);
         match height {
-            14 => {
-                cpu.isa().run(Interleave::<E, T, 14> { out, piece, sums: None, word: PhantomData });
+            14 => isa.run(Interleave::<E, T, _, 14, 16> {
+                out,
+                source,
+                panels,
+                steps,
+                sums: None,
+                change,
+                word,
+            }),
+            6 => {
+                isa.run(Interleave::<E, T, _, 6, 8> { out, source, panels, steps, sums: None, change, word });
             }
-            6 => cpu.isa().run(Interleave::<E, T, 6> { out, piece, sums: None, word: PhantomData }),
-            4 => cpu.isa().run(Interleave::<E, T, 4> { out, piece, sums: None, word: PhantomData }),
+            4 => {
+                isa.run(Interleave::<E, T, _, 4, 4> { out, source, panels, steps, sums: None, change, word });
+            }
             _ => unreachable!("no kernel has height {height}"),
         }
     });
@@ -108,7 +135,7 @@ pub(crate) fn pack_lhs_transposed<'a, E: Word, T: Element>(
 }
 
 /// Packs B = transpose of `source` (columns, k), row-major.
-pub(crate) fn pack_rhs_columns<'a, E: Word, T: Element>(
+pub(crate) fn pack_rhs_columns<'a, E: Word, T: Word>(
     cpu: &Cpu<E>,
     words: &'a mut [u32],
     source: &[T],
@@ -130,65 +157,189 @@ pub(crate) fn pack_rhs_columns<'a, E: Word, T: Element>(
     Packed { words, k_words, columns }
 }
 
-/// Columns `first .. first + cols` of a row-major (k, columns) matrix.
-struct Piece<'a, T> {
-    source: &'a [T],
+/// A row-major (k, columns) matrix, whose rows are `stride` apart.
+#[derive(Clone, Copy)]
+struct Source<'a, T> {
+    elements: &'a [T],
     k: usize,
     columns: usize,
-    first: usize,
-    cols: usize,
+    stride: usize,
 }
 
-impl<T: Element> Piece<'_, T> {
-    /// Row `i`, zeros beyond the edges.
+impl<T: Word> Source<'_, T> {
+    fn check(&self) {
+        let Source { elements, k, columns, stride } = self;
+        assert!(columns <= stride, "rows of {columns} elements, {stride} apart");
+        let end = k.saturating_sub(1) * stride + columns;
+        assert!(elements.len() >= end, "source holds {} of {k} x {columns}, {stride} apart", elements.len());
+    }
+
+    /// `V` elements of row `i` from column `first` on, zeros beyond the edges.
     #[inline(always)]
-    fn row<const W: usize>(&self, i: usize) -> [T; W] {
-        let mut out = [T::zeroed(); W];
+    fn padded<const V: usize>(&self, i: usize, first: usize) -> [T; V] {
+        let mut out = [T::zeroed(); V];
         if i < self.k {
-            let row = &self.source[i * self.columns + self.first..][..self.cols];
-            if let Ok(full) = <&[T; W]>::try_from(row) {
-                out = *full;
-            } else {
-                out[..row.len()].copy_from_slice(row);
-            }
+            let row = &self.elements[i * self.stride..][..self.columns];
+            out.iter_mut().zip(&row[first.min(self.columns)..]).for_each(|(o, x)| *o = *x);
         }
         out
     }
 }
 
-/// Makes one panel `out[k_words][W]` by interleaving rows, and sums the columns.
-struct Interleave<'a, E, T, const W: usize> {
-    out: &'a mut [u32],
-    piece: Piece<'a, T>,
-    sums: Option<&'a mut [f32; W]>,
-    word: PhantomData<E>,
-}
-
-impl<E: Word, T: Element, const W: usize> Task for Interleave<'_, E, T, W> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let mut sums = [0.0; W];
-        for (i, words) in self.out.as_chunks_mut::<W>().0.iter_mut().enumerate() {
-            let first: [T; W] = self.piece.row(i * E::PER_WORD);
-            let second: [T; W] = if E::PER_WORD == 2 { self.piece.row(2 * i + 1) } else { [T::zeroed(); W] };
-            for j in 0..W {
-                words[j] = E::join(first[j], second[j]);
-            }
-            if self.sums.is_some() {
-                for j in 0..W {
-                    sums[j] += first[j].to_f32();
-                    sums[j] += second[j].to_f32();
-                }
-            }
-        }
-        if let Some(out) = self.sums {
-            *out = sums;
+/// Adds to the sums of columns the rows of a word, in their order.
+#[inline(always)]
+fn add_rows<E: Word, T: Word, const W: usize>(sums: &mut [f32; W], first: &[T], second: &[T]) {
+    for (j, sum) in sums.iter_mut().enumerate() {
+        *sum += first[j].to_f32();
+        if E::PER_WORD == 2 {
+            *sum += second[j].to_f32();
         }
     }
 }
 
-/// Makes one panel `out[k_words][32]` of up to 32 rows of `k` elements, sixteen words of K at a time.
+/// What becomes of elements while they are packed. Zero stays zero.
+pub(crate) trait Change: Copy + Sync + Send {
+    /// Of one element, before it is rounded.
+    fn apply<S: Simd, T: Word>(self, x: T) -> f32;
+
+    /// Of some.
+    #[inline(always)]
+    fn all<S: Simd, T: Word, const N: usize>(self, x: [T; N]) -> [T; N] {
+        let mut out = x;
+        let (chunks, rest) = out.as_chunks_mut::<LANES>();
+        for chunk in chunks {
+            let x = *chunk;
+            *chunk = T::round::<S>(&lanes(|j| self.apply::<S, T>(x[j])));
+        }
+        for x in rest {
+            *x = T::from_f32(self.apply::<S, T>(*x));
+        }
+        out
+    }
+}
+
+/// Nothing.
+#[derive(Clone, Copy)]
+pub(crate) struct Unchanged;
+
+impl Change for Unchanged {
+    #[inline(always)]
+    fn apply<S: Simd, T: Word>(self, x: T) -> f32 {
+        x.to_f32()
+    }
+
+    #[inline(always)]
+    fn all<S: Simd, T: Word, const N: usize>(self, x: [T; N]) -> [T; N] {
+        x
+    }
+}
+
+/// Makes words `steps` of `panels`, `out[panel][k_words][W]`, by interleaving rows, and sums the columns.
+///
+/// `V` >= W is a number of lanes that the machine has: V words are written at once, and those too many are then
+/// overwritten by the next step's. Some steps of one panel after another keep both sides in the first-level cache.
+struct Interleave<'a, E, T, C, const W: usize, const V: usize> {
+    out: SharedMut<'a, u32>,
+    source: Source<'a, T>,
+    panels: Range<usize>,
+    steps: Range<usize>,
+    /// One row for each of the panels.
+    sums: Option<&'a mut [[f32; W]]>,
+    change: C,
+    word: PhantomData<E>,
+}
+
+impl<E: Word, T: Word, C: Change, const W: usize, const V: usize> Task for Interleave<'_, E, T, C, W, V> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        /// Words along K of one panel, then of the next: 16 rows of bf16.
+        const STEPS: usize = 8;
+        let Interleave { out, source, panels, steps, mut sums, change, .. } = self;
+        let k_words = source.k.div_ceil(E::PER_WORD);
+        for start in steps.clone().step_by(STEPS) {
+            let end = steps.end.min(start + STEPS);
+            for (panel, place) in panels.clone().zip(0..) {
+                let column = panel * W;
+                let mut added = sums.as_ref().map_or([0.0; W], |sums| sums[place]);
+                // Where V elements exist in every row, and V words may be written.
+                let is_inside = column + V <= source.columns && end * E::PER_WORD <= source.k;
+                let inner = match is_inside {
+                    true => start..if V > W && end == steps.end { end - 1 } else { end },
+                    false => start..start,
+                };
+                let at = |step: usize| (panel * k_words + step) * W;
+                if !inner.is_empty() {
+                    let pair = E::PER_WORD * source.stride;
+                    let rows = source.elements[start * pair + column..].chunks(pair);
+                    // SAFETY: each task has its own steps of its own panels; what is too much is of the next step.
+                    let out = unsafe { out.slice(at(start), (inner.len() - 1) * W + V) };
+                    for (i, rows) in (0..inner.len()).zip(rows) {
+                        let first: &[T; V] = rows.first_chunk().expect("a row is inside");
+                        let second = &rows[(E::PER_WORD - 1) * source.stride..];
+                        let second: &[T; V] = second.first_chunk().expect("a row is inside");
+                        // As values, so that the compiler need not think of what else `out` may be.
+                        let (first, second) = (change.all::<S, T, V>(*first), change.all::<S, T, V>(*second));
+                        let words: &mut [u32; V] = out[i * W..].first_chunk_mut().expect("there is room");
+                        *words = lanes(|j| E::join(first[j], second[j]));
+                        if sums.is_some() {
+                            add_rows::<E, T, W>(&mut added, &first, &second);
+                        }
+                    }
+                }
+                for step in inner.end..end {
+                    let row = step * E::PER_WORD;
+                    let first: [T; W] = change.all::<S, T, W>(source.padded(row, column));
+                    let second: [T; W] = change.all::<S, T, W>(source.padded(row + E::PER_WORD - 1, column));
+                    // SAFETY: as above.
+                    let out = unsafe { out.slice(at(step), W) };
+                    out.iter_mut().enumerate().for_each(|(j, word)| *word = E::join(first[j], second[j]));
+                    if sums.is_some() {
+                        add_rows::<E, T, W>(&mut added, &first, &second);
+                    }
+                }
+                if let Some(sums) = &mut sums {
+                    sums[place] = added;
+                }
+            }
+        }
+    }
+}
+
+/// Packs `source` (rows, columns), row-major, in both directions: as [`pack_rhs_rows`] into `by_rows`, and as
+/// [`pack_rhs_columns`] into `by_columns`. A task reads 32 rows from memory once.
+pub(crate) fn pack_rhs_both<E: Word, T: Word>(
+    cpu: &Cpu<E>,
+    by_rows: &mut [u32],
+    by_columns: &mut [u32],
+    source: &[T],
+    rows: usize,
+    columns: usize,
+) {
+    let source = Source { elements: source, k: rows, columns, stride: columns };
+    source.check();
+    let (k_words, size) = (rows.div_ceil(E::PER_WORD), columns.div_ceil(E::PER_WORD) * PANEL);
+    let by_rows = SharedMut::new(&mut by_rows[..Packed::num_words::<E>(rows, columns)]);
+    let by_columns = SharedMut::new(&mut by_columns[..Packed::num_words::<E>(columns, rows)]);
+    cpu.parallel(rows.div_ceil(PANEL), |task| {
+        let (first, end) = (task * PANEL, rows.min((task + 1) * PANEL));
+        cpu.isa().run(Interleave::<E, T, _, PANEL, PANEL> {
+            out: by_rows,
+            source,
+            panels: 0..columns.div_ceil(PANEL),
+            steps: first / E::PER_WORD..k_words.min((first + PANEL) / E::PER_WORD),
+            sums: None,
+            change: Unchanged,
+            word: PhantomData,
+        });
+        // SAFETY: each task has its own panel.
+        let out = unsafe { by_columns.slice(task * size, size) };
+        let rows = &source.elements[first * columns..end * columns];
+        cpu.isa().run(Transpose::<E, T> { out, rows, k: columns, word: PhantomData });
+    });
+}
+
+/// Makes one panel `out[k_words][32]` of up to 32 rows of `k` elements, a square of words at a time.
 struct Transpose<'a, E, T> {
     out: &'a mut [u32],
     rows: &'a [T],
@@ -196,30 +347,37 @@ struct Transpose<'a, E, T> {
     word: PhantomData<E>,
 }
 
-impl<E: Word, T: Element> Task for Transpose<'_, E, T> {
+impl<E: Word, T: Word> Task for Transpose<'_, E, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self) {
-        const STEP: usize = 16;
-        let k_words = self.k.div_ceil(E::PER_WORD);
-        for start in (0..k_words).step_by(STEP) {
-            let steps = STEP.min(k_words - start);
-            // Words of 16 steps for each row, then written transposed; both sides stay in the first-level cache.
-            let mut block = [[0u32; STEP]; PANEL];
-            for (words, row) in block.iter_mut().zip(self.rows.chunks_exact(self.k)) {
-                let elements = &row[start * E::PER_WORD..self.k.min((start + steps) * E::PER_WORD)];
-                let mut padded = [T::zeroed(); 2 * STEP];
-                padded[..elements.len()].copy_from_slice(elements);
-                for (i, word) in words.iter_mut().enumerate() {
-                    let at = i * E::PER_WORD;
-                    *word = E::join(padded[at], padded[at + E::PER_WORD - 1]);
+        let num_rows = self.rows.len() / self.k.max(1);
+        for word in (0..self.k.div_ceil(E::PER_WORD)).step_by(SIDE) {
+            for first in (0..PANEL).step_by(SIDE) {
+                let mut block = [[0; SIDE]; SIDE];
+                for (i, words) in block.iter_mut().enumerate().take(num_rows.saturating_sub(first)) {
+                    *words = words_of::<E, T>(&self.rows[(first + i) * self.k..][..self.k], word);
                 }
-            }
-            for (i, out) in self.out[start * PANEL..].chunks_exact_mut(PANEL).take(steps).enumerate() {
-                for (o, words) in out.iter_mut().zip(&block) {
-                    *o = words[i];
+                let columns = S::transpose(&block);
+                for (column, out) in columns.iter().zip(self.out[word * PANEL..].chunks_exact_mut(PANEL)) {
+                    out[first..][..SIDE].copy_from_slice(column);
                 }
             }
         }
     }
+}
+
+/// Words and rows of the squares that [`Simd::transpose`] turns.
+pub(crate) const SIDE: usize = 16;
+
+/// Words of a row from word `first` on, zeros beyond its end.
+#[inline(always)]
+pub(crate) fn words_of<E: Word, T: Word>(row: &[T], first: usize) -> [u32; SIDE] {
+    let row = &row[first * E::PER_WORD..];
+    if row.len() >= SIDE * E::PER_WORD {
+        let row = &row[..SIDE * E::PER_WORD];
+        return lanes(|i| E::join(row[i * E::PER_WORD], row[i * E::PER_WORD + E::PER_WORD - 1]));
+    }
+    let at = |i: usize| row.get(i).copied().unwrap_or(T::zeroed());
+    lanes(|i| E::join(at(i * E::PER_WORD), at(i * E::PER_WORD + E::PER_WORD - 1)))
 }

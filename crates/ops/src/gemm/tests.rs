@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::Rng;
-use crate::cpu::SharedMut;
+use crate::cpu::{Isa, SharedMut};
+use crate::element::Bf16;
 use crate::testing::relative_error;
 
 struct Store<'a> {
@@ -56,7 +57,14 @@ fn check<E: Word>(isa: Isa, threads: usize, m: usize, n: usize, k: usize) -> Vec
         } else {
             pack_rhs_columns(&cpu, &mut words, &bt, k, n)
         };
-        let mut lhs = vec![Lhs::Panels(pack_lhs_transposed(&cpu, &mut a_words, &at, k, m))];
+        let mut both = [vec![u32::MAX; packed.words.len()], vec![u32::MAX; Packed::num_words::<E>(n, k)]];
+        let [one, two] = &mut both;
+        match by_rows {
+            true => pack_rhs_both(&cpu, one, two, &b, k, n),
+            false => pack_rhs_both(&cpu, two, one, &bt, n, k),
+        }
+        assert!(both[0] == packed.words, "both directions at once are each alone");
+        let mut lhs = vec![Lhs::Panels(pack_lhs_transposed(&cpu, &mut a_words, &at, k, m, m, Unchanged))];
         if k.is_multiple_of(E::PER_WORD) {
             lhs.push(Lhs::Rows { elements: &a, stride: k });
         }

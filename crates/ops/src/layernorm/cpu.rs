@@ -4,7 +4,7 @@ use super::{LayerNorm, LayerNormDims};
 use crate::cpu::math::{LANES, sum_lanes};
 use crate::cpu::{AlignedBuf, Cpu, SharedMut, Simd, Task};
 use crate::element::Element;
-use crate::gemm::Word;
+use crate::gemm::{Word, narrow};
 
 /// Rows of a task. Fixed, because the blocks decide the order of the sums over rows.
 const ROWS: usize = 64;
@@ -107,7 +107,7 @@ struct Forward<'a, E> {
     epsilon: f32,
 }
 
-impl<E: Element> Task for Forward<'_, E> {
+impl<E: Word> Task for Forward<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self) {
@@ -116,7 +116,14 @@ impl<E: Element> Task for Forward<'_, E> {
         for ((out, x), (mean, rstd)) in rows.zip(self.mean.iter_mut().zip(self.rstd)) {
             let m = sum(x, |x| x) / channels as f32;
             let r = 1.0 / (sum(x, |x| (x - m) * (x - m)) / channels as f32 + self.epsilon).sqrt();
-            for (((o, x), w), b) in out.iter_mut().zip(x).zip(self.weight).zip(self.bias) {
+            let (out, out_rest) = out.as_chunks_mut::<LANES>();
+            let (x, x_rest) = x.as_chunks::<LANES>();
+            let (weight, weight_rest) = self.weight.as_chunks::<LANES>();
+            let (bias, bias_rest) = self.bias.as_chunks::<LANES>();
+            for (((out, x), w), b) in out.iter_mut().zip(x).zip(weight).zip(bias) {
+                *out = narrow::<S, E, LANES>(|j| S::fma((x[j].to_f32() - m) * r, w[j], b[j]));
+            }
+            for (((o, x), w), b) in out_rest.iter_mut().zip(x_rest).zip(weight_rest).zip(bias_rest) {
                 *o = E::from_f32(S::fma((x.to_f32() - m) * r, *w, *b));
             }
             (*mean, *rstd) = (m, r);

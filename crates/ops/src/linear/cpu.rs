@@ -3,8 +3,8 @@
 
 use super::{Linear, LinearDims, Storage, Use};
 use crate::cpu::{AlignedBuf, Cpu, SharedMut, Simd, Task, math};
-use crate::gemm::{Epilogue, Lhs, LhsPanels, Packed, Tile, Word, gemm};
-use crate::gemm::{pack_lhs_transposed, pack_rhs_columns, pack_rhs_rows};
+use crate::gemm::{Change, Unchanged, pack_lhs_transposed, pack_rhs_both, pack_rhs_columns, pack_rhs_rows};
+use crate::gemm::{Epilogue, Lhs, LhsPanels, PANEL, Packed, Tile, Word, gemm, narrow, padded, store};
 use crate::quant::Quantized;
 use crate::random::Dropout;
 use std::marker::PhantomData;
@@ -37,24 +37,19 @@ impl<E: Word> CpuWeights<E> {
     /// Fills the panels of both directions from the f32 master.
     fn pack(&mut self, cpu: &Cpu<E>, master: &[f32]) {
         let (k, n) = (self.inputs, self.outputs);
-        let rows_are_inputs = self.storage == Storage::InputsOutputs;
-        match &mut self.forward {
-            Forward::Quantized(quantized) => quantized.pack(cpu, master, self.storage),
-            Forward::Packed(words) if rows_are_inputs => {
-                pack_rhs_rows(cpu, words, master, k, n, None);
+        let is_rows_of_inputs = self.storage == Storage::InputsOutputs;
+        match (&mut self.forward, &mut self.backward) {
+            (Forward::Quantized(quantized), _) => quantized.pack(cpu, master, self.storage),
+            (Forward::Packed(forward), Some(backward)) if is_rows_of_inputs => {
+                pack_rhs_both(cpu, forward, backward, master, k, n);
             }
-            Forward::Packed(words) => {
-                pack_rhs_columns(cpu, words, master, k, n);
+            (Forward::Packed(forward), Some(backward)) => pack_rhs_both(cpu, backward, forward, master, n, k),
+            (Forward::Packed(forward), None) if is_rows_of_inputs => {
+                pack_rhs_rows(cpu, forward, master, k, n, None);
             }
-        }
-        match &mut self.backward {
-            Some(backward) if rows_are_inputs => {
-                pack_rhs_columns(cpu, backward, master, n, k);
+            (Forward::Packed(forward), None) => {
+                pack_rhs_columns(cpu, forward, master, k, n);
             }
-            Some(backward) => {
-                pack_rhs_rows(cpu, backward, master, n, k, None);
-            }
-            None => {}
         }
     }
 
@@ -85,6 +80,7 @@ impl<E: Word> CpuWeights<E> {
 
 impl<E: Word> Linear for Cpu<E> {
     type Weights = CpuWeights<E>;
+    const KEEPS_GELU: bool = false;
 
     fn weights(&self, inputs: usize, outputs: usize, storage: Storage, purpose: Use) -> CpuWeights<E> {
         let forward = match purpose {
@@ -178,7 +174,15 @@ impl<E: Word> Linear for Cpu<E> {
         weights: &CpuWeights<E>,
         dims: LinearDims,
     ) {
-        weights_backward(self, dweights, dbias.map(|dbias| &mut **dbias), dout, x, weights, dims);
+        weights_backward(
+            self,
+            dweights,
+            dbias.map(|dbias| &mut **dbias),
+            dout,
+            (x, Unchanged),
+            weights,
+            dims,
+        );
         let dx = Matrix::new(dx, dims.rows, dims.inputs);
         input_backward(self, dout, weights, dims, &Store { out: dx });
     }
@@ -191,11 +195,11 @@ impl<E: Word> Linear for Cpu<E> {
         dbias: Option<&mut AlignedBuf<f32>>,
         dout: &AlignedBuf<E>,
         pre: &AlignedBuf<E>,
-        x: &AlignedBuf<E>,
+        _: &AlignedBuf<E>,
         weights: &CpuWeights<E>,
         dims: LinearDims,
     ) -> bool {
-        weights_backward(self, dweights, dbias.map(|dbias| &mut **dbias), dout, x, weights, dims);
+        weights_backward(self, dweights, dbias.map(|dbias| &mut **dbias), dout, (pre, Gelu), weights, dims);
         let out = Matrix::new(dpre, dims.rows, dims.inputs);
         input_backward(
             self,
@@ -239,13 +243,24 @@ fn forward<E: Word, P: Epilogue>(
     weights.multiply(cpu, x, dims.rows, epilogue);
 }
 
-/// dW += x^T dout and dbias += column sums of dout, which come with packing it.
+/// The activation between two layers, on what the first one made.
+#[derive(Clone, Copy)]
+struct Gelu;
+
+impl Change for Gelu {
+    #[inline(always)]
+    fn apply<S: Simd, T: Word>(self, x: T) -> f32 {
+        math::gelu::<S>(x.to_f32())
+    }
+}
+
+/// dW += x^T dout and dbias += column sums of dout, which come with packing it. x is given as what it is made of, and how.
 fn weights_backward<E: Word>(
     cpu: &Cpu<E>,
     dweights: &mut [f32],
     dbias: Option<&mut [f32]>,
     dout: &[E],
-    x: &[E],
+    (x, change): (&[E], impl Change),
     weights: &CpuWeights<E>,
     dims: LinearDims,
 ) {
@@ -254,7 +269,7 @@ fn weights_backward<E: Word>(
     cpu.with_scratch(Packed::num_words::<E>(rows, outputs), |words| {
         let rhs = pack_rhs_rows(cpu, words, dout, rows, outputs, dbias.map(|dbias| &mut dbias[..outputs]));
         cpu.with_scratch(LhsPanels::num_words::<E>(inputs, rows), |words| {
-            let lhs = Lhs::Panels(pack_lhs_transposed(cpu, words, x, rows, inputs));
+            let lhs = Lhs::Panels(pack_lhs_transposed(cpu, words, x, rows, inputs, inputs, change));
             let out = Matrix::new(dweights, inputs, outputs);
             for k in blocks(rhs.k_words) {
                 gemm(cpu, inputs, lhs, rhs, k, &AddTo { out });
@@ -313,6 +328,12 @@ impl<'a, T> Matrix<'a, T> {
         Matrix { elements: SharedMut::new(&mut elements[..rows * columns]), columns }
     }
 
+    /// Asks for the memory of a tile's rows.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, rows: Range<usize>, col: usize) {
+        rows.for_each(|row| self.elements.prefetch(row * self.columns + col, PANEL));
+    }
+
     /// Element index of the start of row `i` of `tile`.
     #[inline(always)]
     pub(crate) fn index(&self, tile: &Tile<'_>, i: usize) -> usize {
@@ -333,13 +354,16 @@ pub(crate) struct Store<'a, T> {
     pub(crate) out: Matrix<'a, T>,
 }
 
-impl<T: crate::Element> Epilogue for Store<'_, T> {
+impl<T: Word> Epilogue for Store<'_, T> {
+    #[inline(always)]
+    fn prefetch(&self, rows: Range<usize>, col: usize) {
+        self.out.prefetch(rows, col);
+    }
+
     #[inline(always)]
     fn tile<S: Simd>(&self, tile: &Tile<'_>) {
         for (i, values) in tile.values.iter().enumerate() {
-            for (o, x) in self.out.row(tile, i).iter_mut().zip(values) {
-                *o = T::from_f32(*x);
-            }
+            store(self.out.row(tile, i), &narrow::<S, T, PANEL>(|j| values[j]));
         }
     }
 }
@@ -350,6 +374,11 @@ pub(crate) struct AddTo<'a> {
 }
 
 impl Epilogue for AddTo<'_> {
+    #[inline(always)]
+    fn prefetch(&self, rows: Range<usize>, col: usize) {
+        self.out.prefetch(rows, col);
+    }
+
     #[inline(always)]
     fn tile<S: Simd>(&self, tile: &Tile<'_>) {
         for (i, values) in tile.values.iter().enumerate() {
@@ -368,12 +397,15 @@ struct StoreBias<'a, E> {
 
 impl<E: Word> Epilogue for StoreBias<'_, E> {
     #[inline(always)]
+    fn prefetch(&self, rows: Range<usize>, col: usize) {
+        self.out.prefetch(rows, col);
+    }
+
+    #[inline(always)]
     fn tile<S: Simd>(&self, tile: &Tile<'_>) {
-        let bias = &self.bias[tile.col..][..tile.cols];
+        let bias: [f32; PANEL] = padded(&self.bias[tile.col..]);
         for (i, values) in tile.values.iter().enumerate() {
-            for ((o, x), b) in self.out.row(tile, i).iter_mut().zip(values).zip(bias) {
-                *o = E::from_f32(x + b);
-            }
+            store(self.out.row(tile, i), &narrow::<S, E, PANEL>(|j| values[j] + bias[j]));
         }
     }
 }
@@ -388,14 +420,12 @@ struct StoreGelu<'a, E> {
 impl<E: Word> Epilogue for StoreGelu<'_, E> {
     #[inline(always)]
     fn tile<S: Simd>(&self, tile: &Tile<'_>) {
-        let bias = &self.bias[tile.col..][..tile.cols];
+        let bias: [f32; PANEL] = padded(&self.bias[tile.col..]);
         for (i, values) in tile.values.iter().enumerate() {
-            let (pre, out) = (self.pre.row(tile, i), self.out.row(tile, i));
-            for (((p, o), x), b) in pre.iter_mut().zip(out).zip(values).zip(bias) {
-                // The activation of what is stored, so that backward sees the same point.
-                *p = E::from_f32(x + b);
-                *o = E::from_f32(math::gelu::<S>(p.to_f32()));
-            }
+            // The activation of what is stored, so that backward sees the same point.
+            let pre = narrow::<S, E, PANEL>(|j| values[j] + bias[j]);
+            store(self.pre.row(tile, i), &pre);
+            store(self.out.row(tile, i), &narrow::<S, E, PANEL>(|j| math::gelu::<S>(pre[j].to_f32())));
         }
     }
 }
@@ -410,21 +440,24 @@ struct StoreResidual<'a, E> {
 
 impl<E: Word> Epilogue for StoreResidual<'_, E> {
     #[inline(always)]
+    fn prefetch(&self, rows: Range<usize>, col: usize) {
+        self.out.prefetch(rows, col);
+    }
+
+    #[inline(always)]
     fn tile<S: Simd>(&self, tile: &Tile<'_>) {
-        let bias = &self.bias[tile.col..][..tile.cols];
+        let bias: [f32; PANEL] = padded(&self.bias[tile.col..]);
         for (i, values) in tile.values.iter().enumerate() {
             let start = self.out.index(tile, i);
-            let residual = &self.residual[start..][..tile.cols];
-            let sources = residual.iter().zip(values).zip(bias);
-            if self.dropout.is_active() {
-                for (j, (o, ((r, x), b))) in self.out.row(tile, i).iter_mut().zip(sources).enumerate() {
-                    *o = E::from_f32(r.to_f32() + self.dropout.factor((start + j) as u32) * (x + b));
-                }
+            let residual: [E; PANEL] = padded(&self.residual[start..][..tile.cols]);
+            let out = if self.dropout.is_active() {
+                narrow::<S, E, PANEL>(|j| {
+                    residual[j].to_f32() + self.dropout.factor((start + j) as u32) * (values[j] + bias[j])
+                })
             } else {
-                for (o, ((r, x), b)) in self.out.row(tile, i).iter_mut().zip(sources) {
-                    *o = E::from_f32(r.to_f32() + (x + b));
-                }
-            }
+                narrow::<S, E, PANEL>(|j| residual[j].to_f32() + (values[j] + bias[j]))
+            };
+            store(self.out.row(tile, i), &out);
         }
     }
 }
@@ -437,12 +470,16 @@ struct StoreGeluGrad<'a, E> {
 
 impl<E: Word> Epilogue for StoreGeluGrad<'_, E> {
     #[inline(always)]
+    fn prefetch(&self, rows: Range<usize>, col: usize) {
+        self.out.prefetch(rows, col);
+    }
+
+    #[inline(always)]
     fn tile<S: Simd>(&self, tile: &Tile<'_>) {
         for (i, values) in tile.values.iter().enumerate() {
-            let pre = &self.pre[self.out.index(tile, i)..][..tile.cols];
-            for ((o, x), p) in self.out.row(tile, i).iter_mut().zip(values).zip(pre) {
-                *o = E::from_f32(x * math::gelu_grad::<S>(p.to_f32()));
-            }
+            let pre: [E; PANEL] = padded(&self.pre[self.out.index(tile, i)..][..tile.cols]);
+            let out = narrow::<S, E, PANEL>(|j| values[j] * math::gelu_grad::<S>(pre[j].to_f32()));
+            store(self.out.row(tile, i), &out);
         }
     }
 }
@@ -459,8 +496,10 @@ impl<E: Word> Task for DropoutBackward<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self) {
-        for (i, (o, d)) in self.out.iter_mut().zip(self.dout).enumerate() {
-            *o = E::from_f32(self.dropout.factor((self.start + i) as u32) * d.to_f32());
+        for (i, (out, dout)) in self.out.chunks_mut(PANEL).zip(self.dout.chunks(PANEL)).enumerate() {
+            let (start, dout): (usize, [E; PANEL]) = (self.start + i * PANEL, padded(dout));
+            let factor = |j: usize| self.dropout.factor((start + j) as u32);
+            store(out, &narrow::<S, E, PANEL>(|j| factor(j) * dout[j].to_f32()));
         }
     }
 }

@@ -241,6 +241,7 @@ fn chunk_rows(rows: usize) -> usize {
 
 impl<E: CudaElement> Linear for Cuda<E> {
     type Weights = CudaWeights<E>;
+    const KEEPS_GELU: bool = true;
 
     fn weights(&self, inputs: usize, outputs: usize, storage: Storage, purpose: Use) -> CudaWeights<E> {
         assert!(!matches!(purpose, Use::Quantized(_)), "weights of small integers are for the CPU");

@@ -59,6 +59,10 @@ pub trait Linear: Device {
     /// A compute copy of a weight matrix.
     type Weights: Send + Sync;
 
+    /// Whether [`linear_gelu_backward`](Self::linear_gelu_backward) reads x. A device that does not computes gelu(pre) again
+    /// while it rearranges it for the product, and then nobody need keep x from the forward pass.
+    const KEEPS_GELU: bool;
+
     /// Allocates a compute copy of a matrix of `inputs` x `outputs`.
     fn weights(&self, inputs: usize, outputs: usize, storage: Storage, purpose: Use) -> Self::Weights;
     /// Bytes that such a copy takes.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::Rng;
+use crate::element::Element;
 use crate::testing::*;
 
 /// A layer on a device: host values, and what the device has of them.
@@ -97,7 +98,11 @@ fn check_gelu_backward<D: Linear>(device: &D, layer: &Layer<D>, rng: &mut Rng) {
     let pre = random::<D::Element>(rng, rows * inputs);
     let (mut dpre, pre_d) = (device.zeros(rows * inputs), upload_act(device, &pre));
     let (mut dweights, mut dbias) = (device.zeros(inputs * outputs), device.zeros(outputs));
-    let (x, w) = (&layer.x_d, &layer.weights_d);
+    let x = pre
+        .iter()
+        .map(|x| D::Element::from_f32(gelu_reference(f64::from(*x)) as f32).to_f32())
+        .collect::<Vec<_>>();
+    let (x, w) = (&upload_act(device, &x), &layer.weights_d);
     let mut sums = upload(device, &vec![1.0; inputs]);
     let has_sums = device.linear_gelu_backward(
         &mut dpre,
@@ -110,6 +115,11 @@ fn check_gelu_backward<D: Linear>(device: &D, layer: &Layer<D>, rng: &mut Rng) {
         w,
         layer.dims,
     );
+    let (mut dx, mut want) = (device.zeros(rows * inputs), device.zeros(inputs * outputs));
+    device.linear_backward(&mut dx, &mut want, None, &layer.dout_d, x, w, layer.dims);
+    let [got, want] = [dweights, want].map(|d| download(device, &d, inputs * outputs));
+    // The reference's GELU and the device's may be rounded differently.
+    assert!(relative_error(&got, &want) < forward_tolerance::<D>(), "weights of a layer after a GELU");
     let dpre = download_act(device, &dpre, rows * inputs);
     let sums = download(device, &sums, inputs);
     for (i, sum) in sums.into_iter().enumerate() {

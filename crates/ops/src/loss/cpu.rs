@@ -6,12 +6,16 @@ use crate::IGNORE;
 use crate::cpu::math::{LANES, exp, sum_lanes};
 use crate::cpu::{AlignedBuf, Cpu, SharedMut, Simd, Task};
 use crate::element::Element;
-use crate::gemm::{Lhs, LhsPanels, Packed, Word, gemm, pack_lhs_transposed, pack_rhs_rows};
+use crate::gemm::{Lhs, LhsPanels, PANEL, Packed, Word, gemm, narrow, padded, store};
+use crate::gemm::{Unchanged, pack_lhs_transposed, pack_rhs_rows};
 use crate::linear::Storage;
 use crate::linear::cpu::{AddTo, CpuWeights, Matrix, Store, blocks};
 
-/// Bytes of logits that exist at once, about.
-const LOGITS_BYTES: usize = 64 << 20;
+/// Bytes of logits that exist at once, about: the head's gradient, larger than they are, is read and written for each.
+const LOGITS_BYTES: usize = 128 << 20;
+/// Tokens whose part of dlogits is packed at a time, so that it is still in a cache when it is multiplied: whole tiles of
+/// the AVX-512 and AVX2 kernels.
+const PACKED_TOKENS: usize = 585 * 14;
 
 /// Rows in a block: all blocks about equal, and each a few kernel heights at least.
 fn block_rows<T>(dims: LossDims) -> usize {
@@ -19,9 +23,11 @@ fn block_rows<T>(dims: LossDims) -> usize {
     dims.rows.div_ceil(num_blocks).max(dims.rows.min(56))
 }
 
-/// Columns that a row of logits takes: whole words.
+/// Columns that a row of logits takes: whole cache lines, and an odd number of them, so that the rows which a kernel reads
+/// side by side do not all fall on the same few places of the first-level cache.
 fn stride<E: Word>(dims: LossDims) -> usize {
-    dims.vocab_size.next_multiple_of(E::PER_WORD)
+    let line = 64 / size_of::<E>();
+    (dims.vocab_size.div_ceil(line) | 1) * line
 }
 
 /// Scratch words of `loss_backward`: logits, dx in f32, dlogits packed, x packed.
@@ -30,7 +36,7 @@ fn scratch_words<E: Word>(dims: LossDims) -> [usize; 4] {
     [
         rows * stride::<E>(dims) / E::PER_WORD,
         rows * dims.channels,
-        LhsPanels::num_words::<E>(dims.vocab_size, rows),
+        LhsPanels::num_words::<E>(dims.vocab_size.min(PACKED_TOKENS), rows),
         Packed::num_words::<E>(rows, dims.channels),
     ]
 }
@@ -131,7 +137,7 @@ fn check<E: Word>(dims: LossDims, x: &[E], head: &CpuWeights<E>, targets: &[u32]
 }
 
 /// logits = x W^T, rows `stride` apart.
-fn project<E: Word, T: Element>(
+fn project<E: Word, T: Word>(
     cpu: &Cpu<E>,
     logits: &mut [T],
     stride: usize,
@@ -194,13 +200,17 @@ fn head_backward<E: Word>(
     [_, _, lhs_words, rhs_words]: [usize; 4],
     dims: LossDims,
 ) {
-    cpu.with_scratch(lhs_words, |words| {
-        let lhs = Lhs::Panels(pack_lhs_transposed(cpu, words, dlogits, dims.rows, stride::<E>(dims)));
-        cpu.with_scratch(rhs_words, |words| {
-            let rhs = pack_rhs_rows(cpu, words, x, dims.rows, dims.channels, None);
-            let out = Matrix::new(dhead, dims.vocab_size, dims.channels);
-            for k in blocks(rhs.k_words) {
-                gemm(cpu, dims.vocab_size, lhs, rhs, k, &AddTo { out });
+    let (rows, channels, vocab_size, stride) = (dims.rows, dims.channels, dims.vocab_size, stride::<E>(dims));
+    cpu.with_scratch(rhs_words, |words| {
+        let rhs = pack_rhs_rows(cpu, words, x, rows, channels, None);
+        cpu.with_scratch(lhs_words, |words| {
+            for first in (0..vocab_size).step_by(PACKED_TOKENS) {
+                let (tokens, dlogits) = (PACKED_TOKENS.min(vocab_size - first), &dlogits[first..]);
+                let lhs = pack_lhs_transposed(cpu, words, dlogits, rows, tokens, stride, Unchanged);
+                let out = Matrix::new(&mut dhead[first * channels..], tokens, channels);
+                for k in blocks(rhs.k_words) {
+                    gemm(cpu, tokens, Lhs::Panels(lhs), rhs, k, &AddTo { out });
+                }
             }
         });
     });
@@ -263,7 +273,7 @@ struct RowBackward<'a, E> {
     weight: f32,
 }
 
-impl<E: Element> Task for RowBackward<'_, E> {
+impl<E: Word> Task for RowBackward<'_, E> {
     type Output = f32;
     #[inline(always)]
     fn run<S: Simd>(self) -> f32 {
@@ -275,8 +285,9 @@ impl<E: Element> Task for RowBackward<'_, E> {
         let lse = max + sum_of_exp::<S, E>(self.logits, max).ln();
         let target = self.logits[self.target as usize].to_f32();
         let scale = self.weight;
-        for x in self.logits.iter_mut() {
-            *x = E::from_f32(scale * exp::<S>(x.to_f32() - lse));
+        for logits in self.logits.chunks_mut(PANEL) {
+            let x: [E; PANEL] = padded(logits);
+            store(logits, &narrow::<S, E, PANEL>(|j| scale * exp::<S>(x[j].to_f32() - lse)));
         }
         // p - 1 from the f32 probability: in bf16 the difference of the rounded values would lose p.
         self.logits[self.target as usize] = E::from_f32(scale * (exp::<S>(target - lse) - 1.0));

@@ -6,7 +6,7 @@ use super::{COEFFICIENTS, Muon, MuonDims, MuonStep, NORM_EPSILON, STEPS};
 use crate::adamw::cpu::sum_of_squares;
 use crate::cpu::{AlignedBuf, Cpu, SharedMut, Simd, Task};
 use crate::gemm::{Epilogue, Lhs, LhsPanels, Packed, Tile, Word, gemm};
-use crate::gemm::{pack_lhs_transposed, pack_rhs_columns, pack_rhs_rows};
+use crate::gemm::{Unchanged, pack_lhs_transposed, pack_rhs_columns, pack_rhs_rows};
 use crate::linear::cpu::{Matrix, with_rows};
 
 /// Rows of a task of the passes before and after.
@@ -155,7 +155,7 @@ fn newton_schulz<E: Word>(
     let none = Blend { scale: 1.0, weight: 0.0, other: &[] };
     if tall {
         let (left, right) = panels.split_at_mut(LhsPanels::num_words::<E>(cols, rows));
-        let lhs = Lhs::Panels(pack_lhs_transposed(cpu, left, x, rows, cols));
+        let lhs = Lhs::Panels(pack_lhs_transposed(cpu, left, x, rows, cols, cols, Unchanged));
         let rhs = pack_rhs_rows(cpu, right, x, rows, cols, None);
         gemm(cpu, m, lhs, rhs, 0..rhs.k_words, &StoreBlend { out: Matrix::new(square, m, m), blend: none });
     } else {

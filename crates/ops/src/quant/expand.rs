@@ -1,6 +1,7 @@
 //! A panel written out as words of the element type, `words[k_words][32]`, as the kernels of `gemm` read them.
 
 use super::{Format, SCALE_WORDS, integer, scales};
+use crate::cpu::math::{LANES, lanes};
 use crate::cpu::{Cpu, Simd, Task};
 use crate::gemm::{PANEL, Word};
 use std::marker::PhantomData;
@@ -31,9 +32,13 @@ impl<E: Word, const N: usize> Task for Expand<'_, E, N> {
             for words in group[SCALE_WORDS..].as_chunks::<PANEL>().0 {
                 for i in (0..N).step_by(E::PER_WORD) {
                     let Some(out) = out.next() else { return };
-                    for (j, out) in out.iter_mut().enumerate() {
-                        let element = |i: usize| scales[j] * integer(format, words[j], i) as f32;
-                        *out = E::word(element(i), element(i + E::PER_WORD - 1));
+                    for (chunk, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+                        let (words, scales) =
+                            (&words[chunk * LANES..][..LANES], &scales[chunk * LANES..][..LANES]);
+                        let first = lanes(|j| scales[j] * integer(format, words[j], i) as f32);
+                        let i = i + E::PER_WORD - 1;
+                        let second = lanes(|j| scales[j] * integer(format, words[j], i) as f32);
+                        *out = E::words::<S>(&first, &second);
                     }
                 }
             }

@@ -1,10 +1,12 @@
 //! Attention backward for one head: probabilities again from scores and lse, then the three gradients.
 
-use super::tiles::{KEYS, Left, Rows, RowsMut, Starts, Tiles, cut, cut_floats, load_scores, store_words};
-use crate::cpu::math::{LANES, exp, sum_lanes};
+use super::tiles::{Ahead, CHUNK, KEYS, Left, Rows, RowsMut, Starts, Tiles};
+use super::tiles::{cut, cut_floats, mask, scores_of, store_chunk};
+use crate::cpu::math::{LANES, exp2, sum_lanes};
 use crate::cpu::{Simd, Task};
 use crate::gemm::Word;
 use crate::random::Dropout;
+use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
 /// Rows of a head packed both ways, a tile of queries at a time.
@@ -59,6 +61,7 @@ pub(super) struct Backward<'a, E> {
     pub(super) q: Rows<'a, E>,
     pub(super) k: Rows<'a, E>,
     pub(super) v: Rows<'a, E>,
+    pub(super) ahead: Ahead<'a, E, 5>,
     pub(super) starts: Starts<'a>,
     pub(super) dropout: Dropout,
     pub(super) time: usize,
@@ -93,8 +96,8 @@ impl<E: Word> Task for Backward<'_, E> {
         let (row_steps, tile_steps) = (KEYS / E::PER_WORD, tile / E::PER_WORD);
         for key in (0..time).step_by(KEYS) {
             let keys = KEYS.min(time - key);
-            tiles.pack_transposed(k_transposed, self.k, key, keys);
-            tiles.pack_transposed(v_transposed, self.v, key, keys);
+            tiles.pack_transposed::<S>(k_transposed, self.k, key, keys);
+            tiles.pack_transposed::<S>(v_transposed, self.v, key, keys);
             tiles.pack_interleaved(k, self.k, key, keys, KEYS);
             dk.fill(0.0);
             dv.fill(0.0);
@@ -103,50 +106,71 @@ impl<E: Word> Task for Backward<'_, E> {
                 let queries = tile.min(time - first);
                 let (q, q_panels) = q.tile(first / tile);
                 let (dout, dout_panels) = dout.tile(first / tile);
+                // Keys of the tile up to the last one that a strip of queries sees, and the words of queries from the first
+                // one on that sees a strip of keys.
+                let num_seen = |strip: Range<usize>| (first + strip.end).saturating_sub(key).min(KEYS);
+                let rows_for = |strip: Range<usize>, column: usize| match column < num_seen(strip) {
+                    true => 0..words,
+                    false => 0..0,
+                };
+                let seeing = |strip: Range<usize>, _: usize| {
+                    (key + strip.start).saturating_sub(first) / E::PER_WORD..tile_steps
+                };
                 let rows = |of| Left { words: of, row_step: words, k_step: 1 };
-                tiles.multiply(scores, tile, rows(q), k_transposed, queries, words, false);
-                tiles.multiply(dp, tile, rows(dout), v_transposed, queries, words, false);
+                tiles.multiply(scores, tile, rows(q), k_transposed, queries, words, false, rows_for);
+                tiles.multiply(dp, tile, rows(dout), v_transposed, queries, words, false, rows_for);
                 for at in (0..tile).step_by(E::PER_WORD) {
-                    // A word of the transposed operands holds neighbouring queries.
-                    let mut pair = [([0.0; KEYS], [0.0; KEYS]); 2];
-                    for (i, pair) in pair.iter_mut().enumerate().take(E::PER_WORD) {
-                        let (row, position) = (at + i, first + at + i);
-                        if row < queries {
-                            let (p, dp) =
-                                (load_scores(scores, tile, row, scale), load_scores(dp, tile, row, 1.0));
-                            let seen = starts.seen(position, position, key);
-                            let index = position * time + key;
-                            let (lse, delta) = (self.lse[position], delta[position]);
-                            *pair = scores_backward::<S>(p, dp, seen, lse, delta, self.dropout, index);
+                    let row_of = |row: usize| {
+                        if row >= queries {
+                            return Row { seen: 0..0, lse: 0.0, delta: 0.0, index: 0 };
                         }
-                        store_words::<E>(&mut ds[row * row_steps..], &pair.1);
+                        let position = first + row;
+                        let seen = starts.seen(position, position, key);
+                        Row {
+                            seen,
+                            lse: self.lse[position],
+                            delta: delta[position],
+                            index: position * time + key,
+                        }
+                    };
+                    // A word of the transposed operands holds neighbouring queries.
+                    let (one, two) = (row_of(at), row_of(at + E::PER_WORD - 1));
+                    if key == 0 {
+                        (0..E::PER_WORD).for_each(|i| self.ahead.prefetch(first + at + i));
                     }
-                    let step = at / E::PER_WORD * KEYS;
-                    for j in 0..KEYS {
-                        p_transposed[step + j] = E::word(pair[0].0[j], pair[1].0[j]);
-                        ds_transposed[step + j] = E::word(pair[0].1[j], pair[1].1[j]);
+                    for chunk in 0..KEYS / CHUNK {
+                        let at_two = at + E::PER_WORD - 1;
+                        let (s, d) = (scores_of(scores, tile, at, chunk), scores_of(dp, tile, at, chunk));
+                        let (p, ds_one) = one.backward::<S>(chunk, s, d, scale, self.dropout);
+                        let (s, d) =
+                            (scores_of(scores, tile, at_two, chunk), scores_of(dp, tile, at_two, chunk));
+                        let (p_two, ds_two) = two.backward::<S>(chunk, s, d, scale, self.dropout);
+                        store_chunk::<S, E>(&mut ds[at * row_steps..], chunk, &ds_one);
+                        if E::PER_WORD == 2 {
+                            store_chunk::<S, E>(&mut ds[at_two * row_steps..], chunk, &ds_two);
+                        }
+                        let to = at / E::PER_WORD * KEYS + chunk * CHUNK;
+                        let p = E::words::<S>(&p, &p_two);
+                        let ds = E::words::<S>(&ds_one, &ds_two);
+                        p_transposed[to..][..CHUNK].copy_from_slice(&p);
+                        ds_transposed[to..][..CHUNK].copy_from_slice(&ds);
                     }
                 }
                 let columns = |words| Left { words, row_step: 1, k_step: KEYS };
-                tiles.multiply(dv, KEYS, columns(p_transposed), dout_panels, keys, tile_steps, true);
-                tiles.multiply(dk, KEYS, columns(ds_transposed), q_panels, keys, tile_steps, true);
+                tiles.multiply(dv, KEYS, columns(p_transposed), dout_panels, keys, tile_steps, true, seeing);
+                tiles.multiply(dk, KEYS, columns(ds_transposed), q_panels, keys, tile_steps, true, seeing);
                 let left = Left { words: ds, row_step: row_steps, k_step: 1 };
-                tiles.multiply(
-                    &mut dq[first * wide..][..tile * wide],
-                    tile,
-                    left,
-                    k,
-                    queries,
-                    row_steps,
-                    true,
-                );
+                let dq = &mut dq[first * wide..][..tile * wide];
+                tiles.multiply(dq, tile, left, k, queries, row_steps, true, |strip, _| {
+                    0..num_seen(strip).div_ceil(E::PER_WORD)
+                });
             }
-            tiles.store(self.dk, dk, KEYS, key, keys, |_| scale);
-            tiles.store(self.dv, dv, KEYS, key, keys, |_| 1.0);
+            tiles.store::<S>(self.dk, dk, KEYS, key, keys, |_| scale);
+            tiles.store::<S>(self.dv, dv, KEYS, key, keys, |_| 1.0);
         }
         for first in (0..time).step_by(tile) {
             let queries = tile.min(time - first);
-            tiles.store(self.dq, &dq[first * wide..][..tile * wide], tile, first, queries, |_| scale);
+            tiles.store::<S>(self.dq, &dq[first * wide..][..tile * wide], tile, first, queries, |_| scale);
         }
     }
 }
@@ -154,31 +178,57 @@ impl<E: Word> Task for Backward<'_, E> {
 /// The product of two rows, summed in lanes.
 #[inline(always)]
 fn dot<S: Simd, E: Word>(x: &[E], y: &[E]) -> f32 {
-    let mut lanes = [0.0; LANES];
+    let mut sums = [0.0; LANES];
     for (x, y) in x.chunks(LANES).zip(y.chunks(LANES)) {
-        for ((lane, x), y) in lanes.iter_mut().zip(x).zip(y) {
-            *lane = S::fma(x.to_f32(), y.to_f32(), *lane);
+        for ((sum, x), y) in sums.iter_mut().zip(x).zip(y) {
+            *sum = S::fma(x.to_f32(), y.to_f32(), *sum);
         }
     }
-    sum_lanes(lanes)
+    sum_lanes(sums)
 }
 
-/// One row of a tile: from scores and the products of dout and v to (D(p), ds before the scale).
-#[inline(always)]
-fn scores_backward<S: Simd>(
-    mut p: [f32; KEYS],
-    mut dp: [f32; KEYS],
+/// What a query brings to a tile of keys.
+struct Row {
     seen: Range<usize>,
     lse: f32,
     delta: f32,
-    dropout: Dropout,
+    /// Of its first element in dropout.
     index: usize,
-) -> ([f32; KEYS], [f32; KEYS]) {
-    for (j, (p, dp)) in p.iter_mut().zip(dp.iter_mut()).enumerate() {
-        let probability = if seen.contains(&j) { exp::<S>(*p - lse) } else { 0.0 };
-        let factor = if dropout.is_active() { dropout.factor((index + j) as u32) } else { 1.0 };
-        *dp = probability * (factor * *dp - delta);
-        *p = factor * probability;
+}
+
+impl Row {
+    /// A chunk of the row: from scores and the products of dout and v to (D(p), ds before the scale).
+    #[inline(always)]
+    fn backward<S: Simd>(
+        &self,
+        chunk: usize,
+        scores: [f32; CHUNK],
+        dp: [f32; CHUNK],
+        scale: f32,
+        dropout: Dropout,
+    ) -> ([f32; CHUNK], [f32; CHUNK]) {
+        if chunk * CHUNK >= self.seen.end {
+            return ([0.0; CHUNK], [0.0; CHUNK]);
+        }
+        let (scale, lse, delta) = (scale * LOG2_E, self.lse * LOG2_E, self.delta);
+        let (mut p, mut ds) = ([0.0; CHUNK], [0.0; CHUNK]);
+        if dropout.is_active() {
+            let first = self.index + chunk * CHUNK;
+            for j in 0..CHUNK {
+                let factor = dropout.factor((first + j) as u32);
+                let probability = exp2::<S>(S::fma(scores[j], scale, -lse));
+                p[j] = factor * probability;
+                ds[j] = probability * (factor * dp[j] - delta);
+            }
+        } else {
+            for j in 0..CHUNK {
+                p[j] = exp2::<S>(S::fma(scores[j], scale, -lse));
+                ds[j] = p[j] * (dp[j] - delta);
+            }
+        }
+        // Where a key is not seen, scores and dp are anything.
+        mask(&mut p, &self.seen, chunk, 0.0);
+        mask(&mut ds, &self.seen, chunk, 0.0);
+        (p, ds)
     }
-    (p, dp)
 }

@@ -1,12 +1,12 @@
 //! Attention forward for one head: an online softmax over tiles of keys.
 
-use super::tiles::{
-    HEIGHTS, KEYS, Left, Rows, RowsMut, Starts, Tiles, cut, cut_floats, load_scores, store_words,
-};
-use crate::cpu::math::{LANES, exp, max_lanes, sum_lanes};
+use super::tiles::{Ahead, CHUNK, HEIGHTS, KEYS, Left, Rows, RowsMut, Starts, Tiles};
+use super::tiles::{cut, cut_floats, mask, scores_of, store_chunk};
+use crate::cpu::math::{LANES, exp2, lanes, max_lanes, sum_lanes};
 use crate::cpu::{Simd, Task};
 use crate::gemm::{MAX_HEIGHT, PANEL, Word};
 use crate::random::Dropout;
+use std::f32::consts::{LN_2, LOG2_E};
 use std::ops::Range;
 
 /// Forward for one head: `time` queries, the first of which is at position `past` of the keys.
@@ -16,6 +16,7 @@ pub(super) struct Forward<'a, E> {
     pub(super) q: Rows<'a, E>,
     pub(super) k: Rows<'a, E>,
     pub(super) v: Rows<'a, E>,
+    pub(super) ahead: Ahead<'a, E, 3>,
     /// Of the queries, in keys.
     pub(super) starts: Starts<'a>,
     pub(super) dropout: Dropout,
@@ -40,11 +41,13 @@ impl<E: Word> Task for Forward<'_, E> {
         let packed = k.chunks_exact_mut(tiles.transposed()).zip(v.chunks_exact_mut(tiles.interleaved(KEYS)));
         for (i, (k, v)) in packed.enumerate() {
             let (first, count) = (i * KEYS, KEYS.min(num_keys - i * KEYS));
-            tiles.pack_transposed(k, self.k, first, count);
+            tiles.pack_transposed::<S>(k, self.k, first, count);
             tiles.pack_interleaved(v, self.v, first, count, KEYS);
         }
-        let scale = 1.0 / (tiles.head_size as f32).sqrt();
+        // In powers of two, which are what the machine has.
+        let scale = LOG2_E / (tiles.head_size as f32).sqrt();
         let (mut max, mut sum) = ([0.0f32; HEIGHTS * MAX_HEIGHT], [0.0f32; HEIGHTS * MAX_HEIGHT]);
+        let steps = KEYS / E::PER_WORD;
         for first in (0..time).step_by(tile) {
             let queries = tile.min(time - first);
             tiles.pack_rows(q, self.q, first, queries);
@@ -55,55 +58,69 @@ impl<E: Word> Task for Forward<'_, E> {
             for key in (first_key..past + first + queries).step_by(KEYS) {
                 let (k, v) =
                     (&k[key / KEYS * tiles.transposed()..], &v[key / KEYS * tiles.interleaved(KEYS)..]);
+                let (k, v) = (&k[..tiles.transposed()], &v[..tiles.interleaved(KEYS)]);
+                // Keys of the tile up to the last one that some of the queries see.
+                let num_seen = |strip: Range<usize>| (past + first + strip.end).saturating_sub(key).min(KEYS);
                 let left = Left { words: q, row_step: tiles.words, k_step: 1 };
-                tiles.multiply(scores, tile, left, &k[..tiles.transposed()], queries, tiles.words, false);
+                tiles.multiply(scores, tile, left, k, queries, tiles.words, false, |strip, column| {
+                    if column < num_seen(strip) { 0..tiles.words } else { 0..0 }
+                });
                 for i in 0..queries {
+                    if key == first_key {
+                        self.ahead.prefetch(first + i);
+                    }
                     let seen = starts.seen(first + i, past + first + i, key);
-                    let mut row = load_scores(scores, tile, i, scale);
-                    let correction = soften::<S>(&mut row, seen, &mut max[i], &mut sum[i]);
+                    let mut row: [[f32; CHUNK]; CHUNKS] = lanes(|chunk| scores_of(scores, tile, i, chunk));
+                    let correction = soften::<S>(&mut row, seen, scale, &mut max[i], &mut sum[i]);
                     for out in out.chunks_exact_mut(tile * PANEL) {
                         out[i * PANEL..][..PANEL].iter_mut().for_each(|o| *o *= correction);
                     }
                     drop_scores(&mut row, self.dropout, (first + i) * time + key);
-                    store_words::<E>(&mut p[i * (KEYS / E::PER_WORD)..], &row);
+                    let p = &mut p[i * steps..][..steps];
+                    row.iter().enumerate().for_each(|(chunk, row)| store_chunk::<S, E>(p, chunk, row));
                 }
-                let left = Left { words: p, row_step: KEYS / E::PER_WORD, k_step: 1 };
-                let steps = KEYS / E::PER_WORD;
-                tiles.multiply(out, tile, left, &v[..tiles.interleaved(KEYS)], queries, steps, true);
+                let left = Left { words: p, row_step: steps, k_step: 1 };
+                tiles.multiply(out, tile, left, v, queries, steps, true, |strip, _| {
+                    0..num_seen(strip).div_ceil(E::PER_WORD)
+                });
             }
             for i in 0..queries {
-                self.lse[first + i] = max[i] + sum[i].ln();
+                self.lse[first + i] = max[i] * LN_2 + sum[i].ln();
             }
-            tiles.store(self.out, out, tile, first, queries, |i| 1.0 / sum[i]);
+            tiles.store::<S>(self.out, out, tile, first, queries, |i| 1.0 / sum[i]);
         }
     }
 }
 
-/// Turns the scores of a row that are `seen` to exp(score - max), the others to 0, and updates the running maximum and
+/// Chunks of a row of scores.
+const CHUNKS: usize = KEYS / CHUNK;
+
+/// Turns the scores of a row that are `seen` to 2^(scale score - max), the others to 0, and updates the running maximum and
 /// sum. Returns the factor by which what was summed before must shrink.
 #[inline(always)]
-fn soften<S: Simd>(row: &mut [f32; KEYS], seen: Range<usize>, max: &mut f32, sum: &mut f32) -> f32 {
+fn soften<S: Simd>(
+    row: &mut [[f32; CHUNK]; CHUNKS],
+    seen: Range<usize>,
+    scale: f32,
+    max: &mut f32,
+    sum: &mut f32,
+) -> f32 {
     if seen.is_empty() {
-        row.fill(0.0);
+        *row = [[0.0; CHUNK]; CHUNKS];
         return 1.0;
     }
-    for (j, score) in row.iter_mut().enumerate() {
-        *score = if seen.contains(&j) { *score } else { f32::NEG_INFINITY };
+    let mut largest = [f32::NEG_INFINITY; LANES];
+    for (chunk, scores) in row.iter_mut().enumerate() {
+        *scores = lanes(|j| scale * scores[j]);
+        mask(scores, &seen, chunk, f32::NEG_INFINITY);
+        largest = lanes(|j| if scores[j] > largest[j] { scores[j] } else { largest[j] });
     }
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for chunk in row.as_chunks::<LANES>().0 {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane = if x > lane { *x } else { *lane };
-        }
-    }
-    let new = max.max(max_lanes(lanes));
-    let correction = exp::<S>(*max - new);
+    let new = max.max(max_lanes(largest));
+    let correction = exp2::<S>(*max - new);
     let mut totals = [0.0; LANES];
-    for chunk in row.as_chunks_mut::<LANES>().0 {
-        for (total, x) in totals.iter_mut().zip(chunk) {
-            *x = exp::<S>(*x - new);
-            *total += *x;
-        }
+    for scores in row {
+        *scores = lanes(|j| exp2::<S>(scores[j] - new));
+        totals = lanes(|j| totals[j] + scores[j]);
     }
     *sum = *sum * correction + sum_lanes(totals);
     *max = new;
@@ -112,9 +129,9 @@ fn soften<S: Simd>(row: &mut [f32; KEYS], seen: Range<usize>, max: &mut f32, sum
 
 /// Applies dropout to a row of probabilities whose first element has index `index`.
 #[inline(always)]
-fn drop_scores(row: &mut [f32; KEYS], dropout: Dropout, index: usize) {
+fn drop_scores(row: &mut [[f32; CHUNK]; CHUNKS], dropout: Dropout, index: usize) {
     if dropout.is_active() {
-        for (j, score) in row.iter_mut().enumerate() {
+        for (j, score) in row.as_flattened_mut().iter_mut().enumerate() {
             *score *= dropout.factor((index + j) as u32);
         }
     }

@@ -16,7 +16,7 @@ use crate::random::Dropout;
 use backward::Backward;
 use decode::Decode;
 use forward::Forward;
-use tiles::{Rows, RowsMut, Starts, Tiles};
+use tiles::{Ahead, Rows, RowsMut, Starts, Tiles};
 
 impl<E: Word> Attention for Cpu<E> {
     fn attention_forward(
@@ -35,7 +35,7 @@ impl<E: Word> Attention for Cpu<E> {
         let (out, lse) = (SharedMut::new(&mut out[..batch * time * channels]), SharedMut::new(lse));
         let tiles = Tiles::<E>::new(self, head_size);
         self.parallel(batch * heads, |task| {
-            let first = task / heads * time * channels + task % heads * head_size;
+            let first = start_of(task, dims);
             let [q, k, v] = thirds(qkv, task, dims);
             let out = RowsMut { elements: out, start: first, stride: channels };
             // SAFETY: each task has its own piece.
@@ -43,7 +43,21 @@ impl<E: Word> Attention for Cpu<E> {
             let dropout = dropout.slice(task as u64);
             self.with_scratch(tiles.forward_scratch(time), |scratch| {
                 let starts = starts.row(task / heads, time);
-                self.isa().run(Forward { out, lse, q, k, v, starts, dropout, past: 0, time, tiles, scratch });
+                let ahead = Ahead((task + 1 < batch * heads).then(|| thirds(qkv, task + 1, dims)));
+                self.isa().run(Forward {
+                    out,
+                    lse,
+                    q,
+                    k,
+                    v,
+                    ahead,
+                    starts,
+                    dropout,
+                    past: 0,
+                    time,
+                    tiles,
+                    scratch,
+                });
             });
         });
     }
@@ -66,17 +80,20 @@ impl<E: Word> Attention for Cpu<E> {
         let dqkv = SharedMut::new(&mut dqkv[..qkv.len()]);
         let tiles = Tiles::<E>::new(self, head_size);
         self.parallel(batch * heads, |task| {
-            let first = task / heads * time * channels + task % heads * head_size;
-            let [q, k, v] = thirds(qkv, task, dims);
             let part = |third: usize| {
                 let start = task / heads * time * 3 * channels + third * channels + task % heads * head_size;
                 RowsMut { elements: dqkv, start, stride: 3 * channels }
             };
             let (dq, dk, dv) = (part(0), part(1), part(2));
-            let (dout, out) = (
-                Rows { elements: &dout[first..], stride: channels, head_size },
-                Rows { elements: &out[first..], stride: channels, head_size },
-            );
+            let of_task = |task| {
+                let [q, k, v] = thirds(qkv, task, dims);
+                let first = start_of(task, dims);
+                let [dout, out] =
+                    [dout, out].map(|of| Rows { elements: &of[first..], stride: channels, head_size });
+                [q, k, v, dout, out]
+            };
+            let [q, k, v, dout, out] = of_task(task);
+            let ahead = Ahead((task + 1 < batch * heads).then(|| of_task(task + 1)));
             let (lse, dropout) = (&lse[task * time..][..time], dropout.slice(task as u64));
             let starts = starts.row(task / heads, time);
             self.with_scratch(tiles.backward_scratch(time), |scratch| {
@@ -90,6 +107,7 @@ impl<E: Word> Attention for Cpu<E> {
                     q,
                     k,
                     v,
+                    ahead,
                     starts,
                     dropout,
                     time,
@@ -115,8 +133,9 @@ impl<E: Word> Attention for Cpu<E> {
         let (keys, values) = (SharedMut::new(keys), SharedMut::new(values));
         let tiles = Tiles::<E>::new(self, head_size);
         self.parallel(batch * heads, |task| {
-            let first = task / heads * time * channels + task % heads * head_size;
-            let [q, k, v] = thirds(qkv, task, AttentionDims { batch, time, heads, head_size });
+            let dims = AttentionDims { batch, time, heads, head_size };
+            let first = start_of(task, dims);
+            let [q, k, v] = thirds(qkv, task, dims);
             let size = capacity * head_size;
             // SAFETY: each task has its own head of the cache.
             let (keys, values) = unsafe { (keys.slice(task * size, size), values.slice(task * size, size)) };
@@ -137,14 +156,33 @@ impl<E: Word> Attention for Cpu<E> {
             let out = RowsMut { elements: out, start: first, stride: channels };
             let cache = |elements| Rows { elements, stride: head_size, head_size };
             let (k, v, past, dropout) = (cache(keys), cache(values), cached, Dropout::NONE);
-            let starts = Starts::NONE;
+            let (starts, ahead) = (Starts::NONE, Ahead(None));
             self.with_scratch(tiles.forward_scratch(cached + time) + time, |scratch| {
                 let (lse, scratch) = scratch.split_at_mut(time);
                 let lse = bytemuck::cast_slice_mut(lse);
-                self.isa().run(Forward { out, lse, q, k, v, starts, dropout, past, time, tiles, scratch });
+                self.isa().run(Forward {
+                    out,
+                    lse,
+                    q,
+                    k,
+                    v,
+                    ahead,
+                    starts,
+                    dropout,
+                    past,
+                    time,
+                    tiles,
+                    scratch,
+                });
             });
         });
     }
+}
+
+/// Where a (B, T, C) matrix has the first element of head `task % heads` of row `task / heads`.
+fn start_of(task: usize, dims: AttentionDims) -> usize {
+    let AttentionDims { time, heads, head_size, .. } = dims;
+    (task / heads * time * heads + task % heads) * head_size
 }
 
 /// Queries, keys and values of head `task % heads` of row `task / heads`.

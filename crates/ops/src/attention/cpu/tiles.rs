@@ -1,7 +1,8 @@
 //! Tiles of attention: how rows of a head are packed for the micro-kernels, and how tiles are multiplied and stored.
 
-use crate::cpu::{Cpu, SharedMut};
-use crate::gemm::{Kernel, MAX_HEIGHT, PANEL, Word};
+use crate::cpu::math::lanes;
+use crate::cpu::{Cpu, SharedMut, Simd, prefetch};
+use crate::gemm::{Kernel, PANEL, SIDE, Strided, Word, narrow, padded, store, words_of};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -22,6 +23,28 @@ impl<'a, E: Word> Rows<'a, E> {
     #[inline(always)]
     pub(super) fn row(&self, i: usize) -> &'a [E] {
         &self.elements[i * self.stride..][..self.head_size]
+    }
+
+    /// Asks for row `i`, if there is one.
+    #[inline(always)]
+    fn prefetch(&self, i: usize) {
+        if let Some(row) = self.elements.get(i * self.stride..) {
+            prefetch(&row[..row.len().min(self.head_size)]);
+        }
+    }
+}
+
+/// What the next task will read. Rows of a head are kilobytes apart, which the hardware cannot foresee, so that a task asks for
+/// a row of the next one with each of its own.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead<'a, E, const N: usize>(pub(super) Option<[Rows<'a, E>; N]>);
+
+impl<E: Word, const N: usize> Ahead<'_, E, N> {
+    #[inline(always)]
+    pub(super) fn prefetch(&self, i: usize) {
+        if let Some(all) = &self.0 {
+            all.iter().for_each(|rows| rows.prefetch(i));
+        }
     }
 }
 
@@ -155,19 +178,24 @@ impl<E: Word> Tiles<E> {
 
     /// Packs rows `first .. first + count` as panels with the head size along K: `out[panel][word][32 rows]`.
     #[inline(always)]
-    pub(super) fn pack_transposed(&self, out: &mut [u32], rows: Rows<'_, E>, first: usize, count: usize) {
-        if count < KEYS {
-            out.fill(0);
-        }
-        for i in 0..count {
-            let (row, out) = (rows.row(first + i), &mut out[i / PANEL * self.words * PANEL + i % PANEL..]);
-            // Neighbouring elements lie in memory as a word does.
-            let (whole, rest) = bytemuck::cast_slice::<E, u8>(row).as_chunks::<4>();
-            for (j, word) in whole.iter().enumerate() {
-                out[j * PANEL] = u32::from_ne_bytes(*word);
-            }
-            if !rest.is_empty() {
-                out[whole.len() * PANEL] = E::join(row[row.len() - 1], E::zeroed());
+    pub(super) fn pack_transposed<S: Simd>(
+        &self,
+        out: &mut [u32],
+        rows: Rows<'_, E>,
+        first: usize,
+        count: usize,
+    ) {
+        for at in (0..KEYS).step_by(SIDE) {
+            let panel = &mut out[at / PANEL * self.words * PANEL..][..self.words * PANEL];
+            for word in (0..self.words).step_by(SIDE) {
+                let mut block = [[0; SIDE]; SIDE];
+                for (i, line) in block.iter_mut().enumerate().take(count.saturating_sub(at)) {
+                    *line = words_of::<E, E>(rows.row(first + at + i), word);
+                }
+                let columns = S::transpose(&block);
+                for (column, out) in columns.iter().zip(panel[word * PANEL..].chunks_exact_mut(PANEL)) {
+                    out[at % PANEL..][..SIDE].copy_from_slice(column);
+                }
             }
         }
     }
@@ -185,26 +213,21 @@ impl<E: Word> Tiles<E> {
     ) {
         let steps = size / E::PER_WORD;
         for (panel, out) in out.chunks_exact_mut(steps * PANEL).enumerate() {
-            let column = panel * PANEL;
-            let columns = PANEL.min(self.head_size - column);
             for (step, words) in out.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
+                let row = |i: usize| match i < count {
+                    true => padded(&rows.row(first + i)[panel * PANEL..]),
+                    false => [E::zeroed(); PANEL],
+                };
                 let at = step * E::PER_WORD;
-                let mut pair = [[E::zeroed(); PANEL]; 2];
-                for (i, filled) in pair.iter_mut().enumerate().take(E::PER_WORD) {
-                    if at + i < count {
-                        let row = &rows.row(first + at + i)[column..column + columns];
-                        filled[..columns].copy_from_slice(row);
-                    }
-                }
-                for (j, word) in words.iter_mut().enumerate() {
-                    *word = E::join(pair[0][j], pair[1][j]);
-                }
+                let (one, two): ([E; PANEL], [E; PANEL]) = (row(at), row(at + E::PER_WORD - 1));
+                *words = lanes(|j| E::join(one[j], two[j]));
             }
         }
     }
 
-    /// `c[panel][row][32]` = a b for `rows` rows of A, as [`Kernel`] addresses it, and every panel of B. With `add`,
-    /// adds to c.
+    /// `c[panel][row][32]` = a b for `rows` rows of A and every panel of B, which has `k` words along K. With `add`, adds
+    /// to c. Of the words, `span(strip, column)` are multiplied for rows `strip` and the columns from `column` on: where it
+    /// is empty, c is left as it is.
     #[inline(always)]
     pub(super) fn multiply(
         &self,
@@ -215,33 +238,34 @@ impl<E: Word> Tiles<E> {
         rows: usize,
         k: usize,
         add: bool,
+        span: impl Fn(Range<usize>, usize) -> Range<usize>,
     ) {
         let Left { words, row_step, k_step } = a;
         assert!(words.len() > (rows - 1) * row_step + (k - 1) * k_step, "A is too short");
-        let mut sums = [[0.0f32; PANEL]; MAX_HEIGHT];
-        for (c, b) in c.chunks_exact_mut(c_rows * PANEL).zip(b.chunks_exact(k * PANEL)) {
+        for (panel, (c, b)) in c.chunks_exact_mut(c_rows * PANEL).zip(b.chunks_exact(k * PANEL)).enumerate() {
             for row in (0..rows).step_by(self.kernel.height) {
                 let height = self.kernel.height.min(rows - row);
-                let c = &mut c[row * PANEL..][..height * PANEL];
-                let a = words[row * row_step..].as_ptr();
-                let target = if add { sums.as_mut_ptr().cast() } else { c.as_mut_ptr() };
-                // SAFETY: A reaches its last word (asserted above), a panel of B has k x 32 words, the target has room
-                // for `height` rows; the instruction set is that of the device that made the kernel.
-                unsafe { self.kernel.run(height, k, a, 4 * row_step, 4 * k_step, b.as_ptr(), target) };
-                if add {
-                    for (c, sum) in c.as_chunks_mut::<PANEL>().0.iter_mut().zip(&sums) {
-                        for (c, sum) in c.iter_mut().zip(sum) {
-                            *c += sum;
-                        }
-                    }
+                let span = span(row..row + height, panel * PANEL);
+                if span.is_empty() {
+                    continue;
                 }
+                let c = &mut c[row * PANEL..][..height * PANEL];
+                let (b, words) = (
+                    &b[span.start * PANEL..span.end * PANEL],
+                    &words[row * row_step + span.start * k_step..],
+                );
+                let words = words.as_ptr();
+                let a = Strided { words, row: 4 * row_step, step: 4 * k_step, next: words };
+                // SAFETY: A reaches its last word (asserted above), a panel of B has a span's words x 32 (just cut), c room
+                // for `height` rows; the instruction set is that of the device that made the kernel.
+                unsafe { self.kernel.run(height, span.len(), a, b.as_ptr(), c.as_mut_ptr(), add) };
             }
         }
     }
 
     /// Writes rows of `c[panel][row][32]` to rows `first ..` of an output, `factor(row)` times.
     #[inline(always)]
-    pub(super) fn store(
+    pub(super) fn store<S: Simd>(
         &self,
         out: RowsMut<'_, E>,
         c: &[f32],
@@ -257,9 +281,8 @@ impl<E: Word> Tiles<E> {
                 // SAFETY: a head's columns of its rows belong to one task.
                 let row =
                     unsafe { out.elements.slice(out.start + (first + i) * out.stride + column, columns) };
-                for (o, x) in row.iter_mut().zip(c) {
-                    *o = E::from_f32(factor(i) * x);
-                }
+                let factor = factor(i);
+                store(row, &narrow::<S, E, PANEL>(|j| factor * c[j]));
             }
         }
     }
@@ -287,23 +310,34 @@ pub(super) fn cut_floats<'a>(scratch: &mut &'a mut [u32], len: usize) -> &'a mut
     bytemuck::cast_slice_mut(cut(scratch, len))
 }
 
-/// Row `i` of `scores[panel][row][32]`, scaled.
+/// Lanes in which a row of scores is worked on.
+pub(super) const CHUNK: usize = 16;
+
+/// Lanes `chunk * 16 ..` of row `i` of `scores[panel][row][32]`.
 #[inline(always)]
-pub(super) fn load_scores(scores: &[f32], rows: usize, i: usize, scale: f32) -> [f32; KEYS] {
-    let mut out = [0.0; KEYS];
-    for (panel, out) in out.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
-        for (o, s) in out.iter_mut().zip(&scores[(panel * rows + i) * PANEL..][..PANEL]) {
-            *o = scale * s;
-        }
-    }
-    out
+pub(super) fn scores_of(scores: &[f32], rows: usize, i: usize, chunk: usize) -> [f32; CHUNK] {
+    let at = (chunk * CHUNK / PANEL * rows + i) * PANEL + chunk * CHUNK % PANEL;
+    *scores[at..].first_chunk().expect("a tile of scores is whole")
 }
 
-/// A row as words, which lie in memory as the elements do.
+/// Sets the lanes of a chunk that are not among the keys `seen` of a tile.
 #[inline(always)]
-pub(super) fn store_words<E: Word>(out: &mut [u32], row: &[f32; KEYS]) {
-    let elements: &mut [E] = bytemuck::cast_slice_mut(&mut out[..KEYS / E::PER_WORD]);
-    for (element, x) in elements.iter_mut().zip(row) {
-        *element = E::from_f32(*x);
+pub(super) fn mask(values: &mut [f32; CHUNK], seen: &Range<usize>, chunk: usize, to: f32) {
+    let (start, len) = (seen.start as u32, seen.len() as u32);
+    if seen.start <= chunk * CHUNK && (chunk + 1) * CHUNK <= seen.end {
+        return;
     }
+    for (j, value) in values.iter_mut().enumerate() {
+        let is_seen = ((chunk * CHUNK + j) as u32).wrapping_sub(start) < len;
+        *value = if is_seen { *value } else { to };
+    }
+}
+
+/// Writes lanes `chunk * 16 ..` of a row as words, which lie in memory as the elements do.
+#[inline(always)]
+pub(super) fn store_chunk<S: Simd, E: Word>(out: &mut [u32], chunk: usize, values: &[f32; CHUNK]) {
+    let words = CHUNK / E::PER_WORD;
+    let elements: &mut [E] = bytemuck::cast_slice_mut(&mut out[chunk * words..][..words]);
+    let out: &mut [E; CHUNK] = elements.first_chunk_mut().expect("a chunk is whole");
+    *out = E::round::<S>(values);
 }

@@ -18,8 +18,6 @@ pub(super) const BF16: Kernel = Kernel { height: HEIGHT, tile: bf16::tile };
 pub(super) const F32: Kernel = Kernel { height: HEIGHT, tile: f32::tile };
 
 const HEIGHT: usize = 14;
-/// Bytes of a cache line: what a step of K asks for of the next rows, a little more than the 14 words that it uses of these.
-const LINE: usize = 64;
 /// Words of B that a single row asks for ahead.
 const AHEAD: usize = 4096;
 
@@ -81,7 +79,7 @@ macro_rules! kernel {
                         _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
                         _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(PANEL / 2).cast());
                     } else if R == HEIGHT {
-                        _mm_prefetch::<_MM_HINT_T0>(a.next.wrapping_byte_add(i * LINE).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(a.next.wrapping_byte_add(i * a.next_step).cast());
                     }
                     // SAFETY: the caller promises k words in each row of A and k x 32 words of B.
                     let (b0, b1, row) = unsafe {

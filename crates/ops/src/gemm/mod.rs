@@ -59,9 +59,12 @@ pub(crate) struct Strided {
     pub(crate) row: usize,
     /// From a word along K to the next, in bytes.
     pub(crate) step: usize,
-    /// Where the words of the next rows begin, if they follow each other: tall kernels ask for them while they sum. The
-    /// hardware would only see the first of them coming, and stops at the end of each page. Any address will do.
+    /// Where the words of the next rows begin: tall kernels ask for them while they sum. The hardware would only see the first
+    /// of them coming, and stops at the end of each page. Any address will do.
     pub(crate) next: *const u32,
+    /// From what a word along K asks for to what the next one does, in bytes: a cache line where the next rows lie one after
+    /// the other, 0 where they do not.
+    pub(crate) next_step: usize,
 }
 
 impl Kernel {
@@ -184,7 +187,7 @@ impl Block {
         let mut tile = [[0.0f32; PANEL]; MAX_HEIGHT];
         for row in rows.clone().step_by(kernel.height) {
             let height = kernel.height.min(rows.end - row);
-            let a = strided(&kernel, &lhs, row, k.start);
+            let a = strided(&kernel, &lhs, row, k);
             for panel in panels.clone() {
                 epilogue.prefetch(row..row + height, panel * PANEL);
                 let b = &rhs.words[(panel * rhs.k_words + k.start) * PANEL..];
@@ -216,18 +219,22 @@ fn task_shape<E: Word>(cpu: &Cpu<E>, rows: usize, num_panels: usize, k: usize) -
     (group, task_rows)
 }
 
-/// The rows from `row` (a multiple of the kernel's height) on, from word `start` of K.
-fn strided<E: Word>(kernel: &Kernel, lhs: &Lhs<'_, E>, row: usize, start: usize) -> Strided {
+/// The words `k` of the rows from `row` (a multiple of the kernel's height) on.
+fn strided<E: Word>(kernel: &Kernel, lhs: &Lhs<'_, E>, row: usize, k: &Range<usize>) -> Strided {
+    /// A little more than the 14 words that a step of the tallest kernel uses.
+    const LINE: usize = 64;
     match *lhs {
         Lhs::Rows { elements, stride } => {
-            let words: *const u32 = elements[row * stride + start * E::PER_WORD..].as_ptr().cast();
+            let words: *const u32 = elements[row * stride + k.start * E::PER_WORD..].as_ptr().cast();
             let row = stride * size_of::<E>();
-            Strided { words, row, step: 4, next: words.wrapping_byte_add(kernel.height * row) }
+            let next_step = if row == 4 * k.len() { LINE } else { 0 };
+            Strided { words, row, step: 4, next: words.wrapping_byte_add(kernel.height * row), next_step }
         }
         Lhs::Panels(panels) => {
             let size = panels.k_words * kernel.height;
-            let words = panels.words[row / kernel.height * size + start * kernel.height..].as_ptr();
-            Strided { words, row: 4, step: kernel.height * 4, next: words.wrapping_add(size) }
+            let words = panels.words[row / kernel.height * size + k.start * kernel.height..].as_ptr();
+            let next = words.wrapping_add(size);
+            Strided { words, row: 4, step: kernel.height * 4, next, next_step: LINE }
         }
     }
 }

@@ -255,7 +255,7 @@ impl<E: Word> Tiles<E> {
                     &words[row * row_step + span.start * k_step..],
                 );
                 let words = words.as_ptr();
-                let a = Strided { words, row: 4 * row_step, step: 4 * k_step, next: words };
+                let a = Strided { words, row: 4 * row_step, step: 4 * k_step, next: words, next_step: 0 };
                 // SAFETY: A reaches its last word (asserted above), a panel of B has a span's words x 32 (just cut), c room
                 // for `height` rows; the instruction set is that of the device that made the kernel.
                 unsafe { self.kernel.run(height, span.len(), a, b.as_ptr(), c.as_mut_ptr(), add) };

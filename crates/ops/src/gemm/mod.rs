@@ -36,8 +36,10 @@ pub(crate) const PANEL: usize = 32;
 pub(crate) const MAX_HEIGHT: usize = 14;
 /// The part of the second-level cache that a task keeps panels of B in; A's rows and C's tiles pass through the rest.
 const GROUP_SHARE: usize = 2;
-/// Rows of A in a task, about.
+/// Rows of A in a task, at most.
 const TASK_ROWS: usize = 224;
+/// Tasks for each thread, at least: the last ones to end keep the others waiting.
+const LEAST_TASKS: usize = 8;
 
 /// One tile of C in registers: see [`Kernel::run`].
 type TileFn = unsafe fn(rows: usize, k: usize, a: Strided, b: *const u32, c: *mut f32, add: bool);
@@ -202,21 +204,21 @@ impl Block {
     }
 }
 
-/// Rows of A in a task: whole tiles.
+/// Rows of A in a task: whole tiles, and about as many in each.
 pub(crate) fn task_rows<E: Word>(cpu: &Cpu<E>, rows: usize) -> usize {
     let height = E::kernel(cpu.isa()).height;
-    (TASK_ROWS / height * height).min(rows.next_multiple_of(height)).max(1)
+    rows.div_ceil(rows.div_ceil(TASK_ROWS / height * height).max(1)).next_multiple_of(height).max(1)
 }
 
-/// Panels in a group and rows in a task. Smaller groups only where there would be too few tasks for the threads; the
-/// cut never changes a result, since a tile is always summed whole.
+/// Panels in a group and rows in a task. Groups are about equal, and smaller where there would be too few tasks for the
+/// threads to end together; the cut never changes a result, since a tile is always summed whole.
 fn task_shape<E: Word>(cpu: &Cpu<E>, rows: usize, num_panels: usize, k: usize) -> (usize, usize) {
-    let (threads, task_rows) = (cpu.num_threads(), task_rows(cpu, rows));
-    let mut group = (cpu.level2_bytes() / GROUP_SHARE / (k.max(1) * PANEL * 4)).clamp(1, num_panels.max(1));
-    while group > 1 && rows.div_ceil(task_rows) * num_panels.div_ceil(group) < 4 * threads {
-        group = group.div_ceil(2);
-    }
-    (group, task_rows)
+    let task_rows = task_rows(cpu, rows);
+    let largest = (cpu.level2_bytes() / GROUP_SHARE / (k.max(1) * PANEL * 4)).max(1);
+    let groups = num_panels
+        .div_ceil(largest)
+        .max((LEAST_TASKS * cpu.num_threads()).div_ceil(rows.div_ceil(task_rows).max(1)));
+    (num_panels.div_ceil(groups.max(1)).max(1), task_rows)
 }
 
 /// The words `k` of the rows from `row` (a multiple of the kernel's height) on.

@@ -6,6 +6,7 @@
 use super::{MAX_HEIGHT, PANEL, Word};
 use crate::cpu::math::{LANES, lanes};
 use crate::cpu::{Cpu, SharedMut, Simd, Task};
+use crate::device::Device;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -53,9 +54,10 @@ pub(crate) fn pack_rhs_rows<'a, E: Word, T: Word>(
     columns: usize,
     column_sums: Option<&mut [f32]>,
 ) -> Packed<'a> {
-    /// Panels of a task: four cache lines of a row of bf16, and enough tasks for a few threads in 768 columns.
+    /// Panels of a task at most: four cache lines of a row of bf16.
     const GROUP: usize = 4;
     let (k_words, num_panels) = (k.div_ceil(E::PER_WORD), columns.div_ceil(PANEL));
+    let group = num_panels.div_ceil(4 * cpu.num_threads()).clamp(1, GROUP);
     let words = &mut words[..Packed::num_words::<E>(k, columns)];
     let mut no_sums = [];
     let with_sums = column_sums.is_some();
@@ -63,8 +65,8 @@ pub(crate) fn pack_rhs_rows<'a, E: Word, T: Word>(
     let source = Source { elements: source, k, columns, stride: columns };
     source.check();
     let out = SharedMut::new(words);
-    cpu.parallel(num_panels.div_ceil(GROUP), |task| {
-        let panels = task * GROUP..num_panels.min((task + 1) * GROUP);
+    cpu.parallel(num_panels.div_ceil(group), |task| {
+        let panels = task * group..num_panels.min((task + 1) * group);
         let mut added = [[0.0; PANEL]; GROUP];
         let into = with_sums.then_some(&mut added[..]);
         let first = panels.start * PANEL;
@@ -80,7 +82,7 @@ pub(crate) fn pack_rhs_rows<'a, E: Word, T: Word>(
         });
         if with_sums {
             // SAFETY: each task has its own columns of the sums.
-            let sums = unsafe { sums.slice(first, (GROUP * PANEL).min(columns - first)) };
+            let sums = unsafe { sums.slice(first, (group * PANEL).min(columns - first)) };
             sums.iter_mut().zip(added.as_flattened()).for_each(|(sum, x)| *sum += x);
         }
     });

@@ -138,7 +138,9 @@ mod tests {
     fn equals_the_reference_with_the_same_bits_for_any_threads() {
         let mut results = std::collections::HashMap::new();
         on_every_device!(|device| {
-            for (rows, channels, vocab_size) in [(1, 1, 2), (3, 7, 33), (20, 36, 211), (61, 16, 100)] {
+            // The last vocabulary is read in several parts on the CPU, the last one short.
+            let shapes = [(1, 1, 2), (3, 7, 33), (20, 36, 211), (61, 16, 100), (5, 4, 16_391)];
+            for (rows, channels, vocab_size) in shapes {
                 let result = check(device, rows, channels, vocab_size);
                 let key = (any_threads(device), rows);
                 let first = results.entry(key).or_insert_with(|| result.clone());

@@ -299,12 +299,13 @@ fn the_memory_plan_counts_every_kind() {
     let bytes = |kind: &str| training.items.iter().find(|item| item.0 == kind).map(|item| item.1).unwrap();
     assert_eq!(bytes("parameters"), 4 * 124_439_808);
     assert_eq!(bytes("gradients"), bytes("parameters"));
-    // 12 blocks that save 18 C and the statistics for each token, and as much again for the rest at most.
-    let saved = 12 * 8 * 128 * (768 * (1 + 3 + 1 + 1 + 1 + 4 + 4 + 1) + 4 + 12) * 4;
+    // 12 blocks that save 12 C and the statistics for each token (this device makes GELU's output, 4 C, again), and a quarter of
+    // it for the rest at most.
+    let saved = 12 * 8 * 128 * (768 * (1 + 3 + 1 + 1 + 1 + 4 + 1) + 4 + 12) * 4;
     assert!((saved..saved * 5 / 4).contains(&bytes("activations")), "{} {saved}", bytes("activations"));
     assert!(plan(Use::Inference).total_bytes() < training.total_bytes() / 3);
     // With gradient checkpointing 11 sets of what is inside a block less.
-    let inside = 8 * 128 * (768 * (1 + 3 + 1 + 1 + 1 + 4 + 4) + 4 + 12) * 4;
+    let inside = 8 * 128 * (768 * (1 + 3 + 1 + 1 + 1 + 4) + 4 + 12) * 4;
     let less = training.total_bytes() - plan_with(Use::Training, true).total_bytes();
     assert_eq!(less, 11 * inside);
     assert_eq!(plan_with(Use::Inference, true), plan(Use::Inference));

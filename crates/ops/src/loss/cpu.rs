@@ -9,7 +9,8 @@ use crate::element::Element;
 use crate::gemm::{Lhs, LhsPanels, PANEL, Packed, Word, gemm, narrow, padded, store};
 use crate::gemm::{Unchanged, pack_lhs_transposed, pack_rhs_rows};
 use crate::linear::Storage;
-use crate::linear::cpu::{AddTo, CpuWeights, Matrix, Store, blocks};
+use crate::linear::cpu::{CpuWeights, blocks};
+use crate::linear::epilogues::{AddTo, Matrix, Store};
 
 /// Bytes of logits that exist at once, about: the head's gradient, larger than they are, is read and written for each.
 const LOGITS_BYTES: usize = 128 << 20;

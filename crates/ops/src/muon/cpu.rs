@@ -7,7 +7,8 @@ use crate::adamw::cpu::sum_of_squares;
 use crate::cpu::{AlignedBuf, Cpu, SharedMut, Simd, Task};
 use crate::gemm::{Epilogue, Lhs, LhsPanels, Packed, Tile, Word, gemm};
 use crate::gemm::{Unchanged, pack_lhs_transposed, pack_rhs_columns, pack_rhs_rows};
-use crate::linear::cpu::{Matrix, with_rows};
+use crate::linear::cpu::with_rows;
+use crate::linear::epilogues::Matrix;
 
 /// Rows of a task of the passes before and after.
 const ROWS: usize = 16;

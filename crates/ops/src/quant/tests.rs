@@ -1,7 +1,7 @@
 //! Products with quantized matrices against the integers and scales that they hold, at sizes that leave every remainder.
 
 use super::*;
-use crate::linear::cpu::{Matrix, Store};
+use crate::linear::epilogues::{Matrix, Store};
 use crate::testing::{forward_tolerance, relative_error};
 use crate::{Bf16, Isa, Rng};
 

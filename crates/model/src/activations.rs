@@ -1,9 +1,9 @@
 //! The buffers of a training step or an evaluation: what forward saves, and the gradients that backward passes down.
 //!
 //! All of them are allocated once, for the largest batch; a smaller batch uses the start of each. For training every block
-//! has buffers of its own, because backward reads them again (but for what the device can make again); otherwise the blocks take turns with one set. With gradient
-//! checkpointing (Chen et al., 2016, "Training deep nets with sublinear memory cost") they take turns in training too: only
-//! the residual stream between them is kept, from which backward makes a block's again. The gradients of activations are
+//! has buffers of its own, because backward reads them again (but for what the device can make again); otherwise the
+//! blocks take turns with one set. With gradient checkpointing (Chen et al., 2016, "Training deep nets with sublinear memory
+//! cost") they take turns in training too: only the residual stream between them is kept, from which backward makes a block's again. The gradients of activations are
 //! shared by all blocks: only one block is in backward at a time.
 
 use crate::config::Config;

@@ -22,13 +22,19 @@ pub(crate) fn lanes<T: Copy + Zeroable, const N: usize>(f: impl Fn(usize) -> T) 
 /// x = n + r with |r| <= 1/2, then a polynomial of degree 5 for 2^r, of least relative error (Lawson's iteration).
 #[inline(always)]
 pub(crate) fn exp2<S: Simd>(x: f32) -> f32 {
+    exp2_of_sum::<S>(x, 0.0)
+}
+
+/// 2^(x + rest), `rest` being too small to change x.
+#[inline(always)]
+fn exp2_of_sum<S: Simd>(x: f32, rest: f32) -> f32 {
     // Adding 1.5 x 2^23 rounds to an integer and leaves it in the low bits: here with the bias of an exponent.
     const ROUND: f32 = 12_582_912.0 + 127.0;
     // Where an exact ln 2 would leave a larger error elsewhere.
     const NEARLY_LN_2: f32 = f32::from_bits(0x3f31_7215);
     let x = x.clamp(-127.0, 127.0);
     let shifted = x + ROUND;
-    let r = x - (shifted - ROUND);
+    let r = x - (shifted - ROUND) + rest;
     let mut p = 1.326_472_7e-3;
     p = S::fma(p, r, 9.671_513e-3);
     p = S::fma(p, r, 5.550_733_6e-2);
@@ -38,11 +44,15 @@ pub(crate) fn exp2<S: Simd>(x: f32) -> f32 {
     p * f32::from_bits(shifted.to_bits() << 23)
 }
 
-/// e^x as 2^(x log2 e): the product's rounding makes an error of |x| units in the last place at most, which softmax and the
-/// logistic function never see, since e^x is then small or its reciprocal is.
+/// e^x, within 2 units in the last place where it is not 0: 2^(x log2 e), with what the product's rounding left out.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(x: f32) -> f32 {
-    exp2::<S>(x * std::f32::consts::LOG2_E)
+    const HIGH: f32 = std::f32::consts::LOG2_E;
+    const LOW: f32 = (std::f64::consts::LOG2_E - HIGH as f64) as f32;
+    // Beyond these e^x is 0 or saturates, and an infinity would leave no rest.
+    let x = x.clamp(-89.0, 89.0);
+    let product = x * HIGH;
+    exp2_of_sum::<S>(product, S::fma(x, LOW, S::fma(x, HIGH, -product)))
 }
 
 /// gelu_new(x) = x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)) = x / (1 + 2^-u), u = GELU_LINEAR x + GELU_CUBIC x^3.
@@ -109,11 +119,11 @@ mod tests {
             let x = i as f32 / 1000.0;
             let (got, want) = (f64::from(exp2::<Fused>(x)), f64::from(x).exp2());
             assert!((got - want).abs() <= 1.5 * epsilon * want, "2^{x}: {got} {want}");
-            let (got, want) = (f64::from(exp::<Fused>(x / 2.0)), f64::from(x / 2.0).exp());
-            assert!(
-                (got - want).abs() <= (2.0 + f64::from(x.abs())) * epsilon * want,
-                "e^({x}/2): {got} {want}"
-            );
+        }
+        for i in -87_000..88_000 {
+            let x = i as f32 / 1000.0;
+            let (got, want) = (f64::from(exp::<Fused>(x)), f64::from(x).exp());
+            assert!((got - want).abs() <= 2.0 * epsilon * want, "e^{x}: {got} {want}");
         }
         assert_eq!(exp::<Fused>(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp2::<Fused>(-127.0), 0.0);

@@ -4,9 +4,11 @@
 //! instruction set, so that the compiler vectorizes the same source once for each. Kernels that need particular
 //! instructions (matrix multiplication) are written with intrinsics instead, in `gemm`.
 
-use super::math::{LANES, lanes};
+use super::math::lanes;
 use crate::element::{Bf16, Element};
 use std::fmt;
+#[cfg(target_arch = "x86_64")]
+use std::mem::transmute_copy;
 
 /// An instruction set that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,7 +107,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 
     /// Rounds to nearest even.
     #[inline(always)]
-    fn round(values: &[f32; LANES]) -> [Bf16; LANES] {
+    fn round<const N: usize>(values: &[f32; N]) -> [Bf16; N] {
         lanes(|j| <Bf16 as Element>::from_f32(values[j]))
     }
 
@@ -169,11 +171,24 @@ impl Simd for WideBf16 {
         a.mul_add(b, c)
     }
 
+    /// Whole vectors in one instruction: what is made in two halves is put together in memory, where a load that follows has
+    /// to wait until both are written.
     #[inline(always)]
-    fn round(values: &[f32; LANES]) -> [Bf16; LANES] {
-        use std::arch::x86_64::{_mm512_cvtneps_pbh, _mm512_loadu_ps};
-        // SAFETY: `Isa::run` gives this type to tasks only where the instruction is available; 16 bf16 are 256 bits.
-        unsafe { std::mem::transmute(_mm512_cvtneps_pbh(_mm512_loadu_ps(values.as_ptr()))) }
+    fn round<const N: usize>(values: &[f32; N]) -> [Bf16; N] {
+        use std::arch::x86_64::{_mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_loadu_ps};
+        let values = values.as_ptr();
+        // SAFETY: `Isa::run` gives this type to tasks only where the instructions are available; N numbers are read, and as
+        // many bf16 fill 512 or 256 bits.
+        unsafe {
+            match N {
+                32 => transmute_copy(&_mm512_cvtne2ps_pbh(
+                    _mm512_loadu_ps(values.add(16)),
+                    _mm512_loadu_ps(values),
+                )),
+                16 => transmute_copy(&_mm512_cvtneps_pbh(_mm512_loadu_ps(values))),
+                _ => lanes(|j| <Bf16 as Element>::from_f32(*values.add(j))),
+            }
+        }
     }
 
     #[inline(always)]

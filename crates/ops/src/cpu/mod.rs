@@ -9,6 +9,7 @@ mod cache;
 mod isa;
 pub(crate) mod math;
 mod peak;
+mod queue;
 #[cfg(target_arch = "x86_64")]
 mod transpose;
 
@@ -16,9 +17,11 @@ pub use buffer::AlignedBuf;
 pub(crate) use buffer::{SharedMut, prefetch};
 pub use isa::Isa;
 pub(crate) use isa::{Simd, Task};
+pub(crate) use queue::Work;
 
 use crate::device::{Buffer, Device, Scalar};
 use crate::gemm::Word;
+use queue::Queue;
 use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::sync::Mutex;
@@ -74,11 +77,38 @@ impl<E: Word> Cpu<E> {
 
     /// Calls `task(0)` to `task(tasks - 1)`, spread over the threads.
     pub(crate) fn parallel(&self, tasks: usize, task: impl Fn(usize) + Sync + Send) {
-        match tasks {
-            0 => {}
-            1 => task(0),
-            _ => self.pool.install(|| (0..tasks).into_par_iter().with_max_len(1).for_each(task)),
+        self.spread(tasks, 0, task);
+    }
+
+    /// Does all of these as [`parallel`](Self::parallel) does the tasks of one: what need not wait for each other should not.
+    pub(crate) fn run(&self, works: &[Work<'_>]) {
+        let total = |of: fn(&Work<'_>) -> usize| works.iter().map(of).sum::<usize>();
+        let (tasks, small) = (total(|work| work.tasks), total(|work| work.small));
+        // The small tasks of all follow after the others of all.
+        self.spread(tasks, small, |task| {
+            let (is_small, mut i) = match task.checked_sub(tasks - small) {
+                Some(i) => (true, i),
+                None => (false, task),
+            };
+            for work in works {
+                let whole = work.tasks - work.small;
+                let (first, count) = if is_small { (whole, work.small) } else { (0, whole) };
+                if i < count {
+                    return (work.task)(first + i);
+                }
+                i -= count;
+            }
+        });
+    }
+
+    fn spread(&self, tasks: usize, small: usize, task: impl Fn(usize) + Sync + Send) {
+        let threads = self.pool.current_num_threads().min(tasks);
+        if threads <= 1 {
+            return (0..tasks).for_each(task);
         }
+        let queue = Queue::new(tasks, small, threads);
+        let all = |thread| std::iter::from_fn(|| queue.take(thread)).for_each(&task);
+        self.pool.install(|| (0..threads).into_par_iter().with_max_len(1).for_each(all));
     }
 
     /// Calls `f` once on every thread at the same time.

@@ -10,22 +10,19 @@
 //! ```
 //!
 //! A word of bf16 is two such steps: its low half, widened by a shift, then its high half, by a mask. B is widened in
-//! registers, four instructions for 24 multiply-adds. To widen A there too would take another 12, so a stretch of its
-//! words is widened into the first-level cache before, once for both halves of the panel.
+//! registers, four instructions for 24 multiply-adds. To widen A there too would take another 12, so that its rows are
+//! widened before, once for all panels that they are multiplied with.
 
 use super::{Kernel, PANEL, Strided, avx2_row};
 use std::arch::asm;
 use std::arch::x86_64::*;
-use std::mem::MaybeUninit;
 
 /// bf16 pairs, widened.
-pub(super) const BF16: Kernel = Kernel { height: HEIGHT, tile: tile_bf16 };
+pub(super) const BF16: Kernel = Kernel { height: HEIGHT, tile: tile_bf16, widen: Some(widen_bf16) };
 /// f32.
-pub(super) const F32: Kernel = Kernel { height: HEIGHT, tile: tile_f32 };
+pub(super) const F32: Kernel = Kernel { height: HEIGHT, tile: tile_f32, widen: None };
 
 const HEIGHT: usize = 6;
-/// Words of K that are widened at a time: 6 rows of 2 x 256 f32 take 12 KiB of a first-level cache of 32.
-const STRETCH: usize = 256;
 
 /// Calls `fixed::<rows>`, so that the loops over rows unroll and the sums stay in registers.
 macro_rules! for_rows {
@@ -141,75 +138,65 @@ unsafe fn store<const R: usize>(acc: &[[__m256; 2]; R], c: *mut f32) {
     }
 }
 
-/// The bf16 kernel: see `Kernel::run`.
+/// The bf16 kernel: see `Kernel::run`. More rows than one are those that `widen_bf16` has made.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn tile_bf16(rows: usize, k: usize, a: Strided, b: *const u32, c: *mut f32, add: bool) {
     if rows == 1 {
         // SAFETY: passed on from the caller.
         return unsafe { avx2_row::bf16(k, a, b, c, add) };
     }
-    // SAFETY: passed on from the caller.
-    unsafe { for_rows!(rows, fixed_bf16(k, a, b, c, add)) }
+    for half in [0, PANEL / 2] {
+        // SAFETY: passed on from the caller; both halves lie within the panel.
+        unsafe { for_rows!(rows, fixed_bf16(k, a, b.add(half), c.add(half), add)) }
+    }
 }
 
-/// `R` rows and 32 columns of bf16 pairs, a stretch of K after the other; between two, the sums wait in `c`.
+/// `R` rows and 16 columns of bf16 pairs.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn fixed_bf16<const R: usize>(k: usize, a: Strided, b: *const u32, c: *mut f32, add: bool) {
-    let mut wide = [const { MaybeUninit::<[f32; R]>::uninit() }; 2 * STRETCH];
-    for r in 0..if add { 0 } else { R } {
-        // SAFETY: the caller promises room for R rows of 32.
-        unsafe { c.add(r * PANEL).cast::<[f32; PANEL]>().write([0.0; PANEL]) };
-    }
-    for start in (0..k).step_by(STRETCH) {
-        let words = STRETCH.min(k - start);
-        // SAFETY: the caller promises k words in each row of A and k x 32 words of B; `widen` writes the 2 x `words`
-        // columns that `stretch_bf16` reads.
-        unsafe {
-            widen::<R>(wide.as_mut_ptr().cast(), words, a, start);
-            for half in [0, PANEL / 2] {
-                stretch_bf16::<R>(words, wide.as_ptr().cast(), b.add(start * PANEL + half), c.add(half));
-            }
-        }
-    }
-}
-
-/// Sets `wide[2 words][R]` from the `words` words of A from `start` on: low halves of a word of each row, then the high halves.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn widen<const R: usize>(wide: *mut [f32; R], words: usize, a: Strided, start: usize) {
-    for i in 0..words {
-        let (mut low, mut high) = ([0.0; R], [0.0; R]);
-        for r in 0..R {
-            // SAFETY: the caller promises that A has R rows of `words` words. They may start at any even address.
-            let word = unsafe { a.words.byte_add((start + i) * a.step + r * a.row).read_unaligned() };
-            low[r] = f32::from_bits(word << 16);
-            high[r] = f32::from_bits(word & 0xffff_0000);
-        }
-        // SAFETY: the caller promises room for 2 x `words`.
-        unsafe {
-            wide.add(2 * i).write(low);
-            wide.add(2 * i + 1).write(high);
-        }
-    }
-}
-
-/// Adds a stretch to the sums of 16 columns in `c`.
-#[target_feature(enable = "avx2,fma")]
-unsafe fn stretch_bf16<const R: usize>(words: usize, wide: *const [f32; R], b: *const u32, c: *mut f32) {
     let mut acc = [[_mm256_setzero_ps(); 2]; R];
-    // SAFETY: the caller promises R rows of 32.
-    unsafe { load(&mut acc, c) };
+    if add {
+        // SAFETY: the caller promises R rows of 32.
+        unsafe { load(&mut acc, c) };
+    }
     let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
-    for i in 0..words {
-        // SAFETY: the caller promises 2 x `words` widened columns and `words` x 32 words of B.
+    for i in 0..k {
+        // SAFETY: the caller promises k widened words of each row of A, two columns each, and k x 32 words of B.
         unsafe {
-            let (a, b) = (wide.add(2 * i).cast::<f32>(), b.add(i * PANEL).cast::<__m256i>());
+            let (a, b) = (a.words.byte_add(i * a.step).cast::<f32>(), b.add(i * PANEL).cast::<__m256i>());
             let low = |b| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(load_again(b)));
             let high = |b| _mm256_castsi256_ps(_mm256_and_si256(load_again(b), high));
             step(&mut acc, a, 4, [low(b), low(b.add(1))]);
             step(&mut acc, a.add(R), 4, [high(b), high(b.add(1))]);
         }
     }
-    // SAFETY: as above.
+    // SAFETY: the caller promises room for R rows of 32.
     unsafe { store(&acc, c) };
+}
+
+/// Makes `wide[k][2][rows]` f32 of `k` words of A: the low halves of a word of each row, then the high halves. See `Kernel::widen`.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn widen_bf16(rows: usize, k: usize, a: Strided, wide: *mut f32) -> Strided {
+    if rows == 1 {
+        return a;
+    }
+    // SAFETY: passed on from the caller.
+    unsafe { for_rows!(rows, widen(k, a, wide.cast())) }
+    Strided { words: wide.cast(), row: 4, step: 8 * rows, next: wide.cast(), next_step: 0 }
+}
+
+/// `widen_bf16` for `R` rows.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn widen<const R: usize>(k: usize, a: Strided, wide: *mut [[f32; R]; 2]) {
+    for i in 0..k {
+        let (mut low, mut high) = ([0.0; R], [0.0; R]);
+        for r in 0..R {
+            // SAFETY: the caller promises that A has R rows of k words. They may start at any even address.
+            let word = unsafe { a.words.byte_add(i * a.step + r * a.row).read_unaligned() };
+            low[r] = f32::from_bits(word << 16);
+            high[r] = f32::from_bits(word & 0xffff_0000);
+        }
+        // SAFETY: the caller promises room for 2 k columns.
+        unsafe { wide.add(i).write([low, high]) };
+    }
 }

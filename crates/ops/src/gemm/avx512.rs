@@ -13,9 +13,9 @@ use super::{Kernel, PANEL, Strided};
 use std::arch::x86_64::*;
 
 /// bf16 pairs by `vdpbf16ps`.
-pub(super) const BF16: Kernel = Kernel { height: HEIGHT, tile: bf16::tile };
+pub(super) const BF16: Kernel = Kernel { height: HEIGHT, tile: bf16::tile, widen: None };
 /// f32 by fused multiply-add.
-pub(super) const F32: Kernel = Kernel { height: HEIGHT, tile: f32::tile };
+pub(super) const F32: Kernel = Kernel { height: HEIGHT, tile: f32::tile, widen: None };
 
 const HEIGHT: usize = 14;
 /// Words of B that a single row asks for ahead.

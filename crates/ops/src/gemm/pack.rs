@@ -4,8 +4,8 @@
 //! columns, a word is two neighbouring elements of a row. Missing columns and the missing half of a last word are zero.
 
 use super::{MAX_HEIGHT, PANEL, Word};
-use crate::cpu::math::{LANES, lanes};
-use crate::cpu::{Cpu, SharedMut, Simd, Task};
+use crate::cpu::math::lanes;
+use crate::cpu::{Cpu, SharedMut, Simd, Task, Work};
 use crate::device::Device;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -54,43 +54,12 @@ pub(crate) fn pack_rhs_rows<'a, E: Word, T: Word>(
     columns: usize,
     column_sums: Option<&mut [f32]>,
 ) -> Packed<'a> {
-    /// Panels of a task at most: four cache lines of a row of bf16.
-    const GROUP: usize = 4;
-    let (k_words, num_panels) = (k.div_ceil(E::PER_WORD), columns.div_ceil(PANEL));
-    let group = num_panels.div_ceil(4 * cpu.num_threads()).clamp(1, GROUP);
     let words = &mut words[..Packed::num_words::<E>(k, columns)];
-    let mut no_sums = [];
-    let with_sums = column_sums.is_some();
-    let sums = SharedMut::new(column_sums.unwrap_or(&mut no_sums));
-    let source = Source { elements: source, k, columns, stride: columns };
-    source.check();
-    let out = SharedMut::new(words);
-    cpu.parallel(num_panels.div_ceil(group), |task| {
-        let panels = task * group..num_panels.min((task + 1) * group);
-        let mut added = [[0.0; PANEL]; GROUP];
-        let into = with_sums.then_some(&mut added[..]);
-        let first = panels.start * PANEL;
-        let steps = 0..k_words;
-        cpu.isa().run(Interleave::<E, T, _, PANEL, PANEL> {
-            out,
-            source,
-            panels,
-            steps,
-            sums: into,
-            change: Unchanged,
-            word: PhantomData,
-        });
-        if with_sums {
-            // SAFETY: each task has its own columns of the sums.
-            let sums = unsafe { sums.slice(first, (group * PANEL).min(columns - first)) };
-            sums.iter_mut().zip(added.as_flattened()).for_each(|(sum, x)| *sum += x);
-        }
-    });
-    Packed { words, k_words, columns }
+    cpu.run(&[rhs_rows(cpu, words, source, k, columns, column_sums)]);
+    Packed { words, k_words: k.div_ceil(E::PER_WORD), columns }
 }
 
-/// Packs A = transpose of `source` (k, rows), whose rows are `stride` apart, for the kernel of `cpu`, each element changed on
-/// the way.
+/// Packs A = transpose of `source` (k, rows), whose rows are `stride` apart, for the kernel of `cpu`.
 pub(crate) fn pack_lhs_transposed<'a, E: Word, T: Word>(
     cpu: &Cpu<E>,
     words: &'a mut [u32],
@@ -98,42 +67,118 @@ pub(crate) fn pack_lhs_transposed<'a, E: Word, T: Word>(
     k: usize,
     rows: usize,
     stride: usize,
-    change: impl Change,
 ) -> LhsPanels<'a> {
+    let words = &mut words[..LhsPanels::num_words::<E>(rows, k)];
+    cpu.run(&[lhs_transposed(cpu, words, source, k, rows, stride, Unchanged)]);
+    LhsPanels { words, k_words: k.div_ceil(E::PER_WORD) }
+}
+
+/// Packs both operands of a linear layer's dW = x^T dout, x (rows, inputs) and dout (rows, outputs): x, each element changed on
+/// the way, as [`pack_lhs_transposed`] does, and dout as [`pack_rhs_rows`] does.
+pub(crate) fn pack_for_gradient<'a, E: Word>(
+    cpu: &Cpu<E>,
+    (lhs, rhs): (&'a mut [u32], &'a mut [u32]),
+    (x, change): (&[E], impl Change),
+    dout: &[E],
+    column_sums: Option<&mut [f32]>,
+    [rows, inputs, outputs]: [usize; 3],
+) -> (LhsPanels<'a>, Packed<'a>) {
+    cpu.run(&[
+        rhs_rows(cpu, rhs, dout, rows, outputs, column_sums),
+        lhs_transposed(cpu, lhs, x, rows, inputs, inputs, change),
+    ]);
+    let k_words = rows.div_ceil(E::PER_WORD);
+    (LhsPanels { words: lhs, k_words }, Packed { words: rhs, k_words, columns: outputs })
+}
+
+/// The work of [`pack_rhs_rows`].
+fn rhs_rows<'a, E: Word, T: Word>(
+    cpu: &'a Cpu<E>,
+    words: &'a mut [u32],
+    source: &'a [T],
+    k: usize,
+    columns: usize,
+    column_sums: Option<&'a mut [f32]>,
+) -> Work<'a> {
+    /// Panels of a task at most: four cache lines of a row of bf16.
+    const GROUP: usize = 4;
+    let (k_words, num_panels) = (k.div_ceil(E::PER_WORD), columns.div_ceil(PANEL));
+    let group = num_panels.div_ceil(4 * cpu.num_threads()).clamp(1, GROUP);
+    let source = Source { elements: source, k, columns, stride: columns };
+    source.check();
+    let (out, sums) = (SharedMut::new(words), column_sums.map(SharedMut::new));
+    Work {
+        tasks: num_panels.div_ceil(group),
+        small: 0,
+        task: Box::new(move |task| {
+            let panels = task * group..num_panels.min((task + 1) * group);
+            let mut added = [[0.0; PANEL]; GROUP];
+            let into = sums.is_some().then_some(&mut added[..]);
+            let (first, steps) = (panels.start * PANEL, 0..k_words);
+            cpu.isa().run(Interleave::<E, T, _, PANEL, PANEL> {
+                out,
+                source,
+                panels,
+                steps,
+                sums: into,
+                change: Unchanged,
+                word: PhantomData,
+            });
+            if let Some(sums) = sums {
+                // SAFETY: each task has its own columns of the sums.
+                let sums = unsafe { sums.slice(first, (group * PANEL).min(columns - first)) };
+                sums.iter_mut().zip(added.as_flattened()).for_each(|(sum, x)| *sum += x);
+            }
+        }),
+    }
+}
+
+/// The work of [`pack_lhs_transposed`], each element changed on the way.
+fn lhs_transposed<'a, E: Word, T: Word>(
+    cpu: &'a Cpu<E>,
+    words: &'a mut [u32],
+    source: &'a [T],
+    k: usize,
+    rows: usize,
+    stride: usize,
+    change: impl Change + 'a,
+) -> Work<'a> {
     /// Panels and words along K of a task: reads stretches of rows, writes stretches of panels, of kilobytes both.
     const GROUP: usize = 64;
     const STEPS: usize = 64;
     let (k_words, height) = (k.div_ceil(E::PER_WORD), E::kernel(cpu.isa()).height);
     let num_panels = rows.div_ceil(height);
-    let words = &mut words[..num_panels * k_words * height];
     let source = Source { elements: source, k, columns: rows, stride };
     source.check();
     let out = SharedMut::new(words);
     let groups = num_panels.div_ceil(GROUP);
-    cpu.parallel(groups * k_words.div_ceil(STEPS), |task| {
-        let (panel, step) = (task % groups * GROUP, task / groups * STEPS);
-        let (panels, steps) = (panel..num_panels.min(panel + GROUP), step..k_words.min(step + STEPS));
-        let (isa, word) = (cpu.isa(), PhantomData);
-        match height {
-            14 => isa.run(Interleave::<E, T, _, 14, 16> {
-                out,
-                source,
-                panels,
-                steps,
-                sums: None,
-                change,
-                word,
-            }),
-            6 => {
-                isa.run(Interleave::<E, T, _, 6, 8> { out, source, panels, steps, sums: None, change, word });
+    Work {
+        tasks: groups * k_words.div_ceil(STEPS),
+        small: 0,
+        task: Box::new(move |task| {
+            let (panel, step) = (task % groups * GROUP, task / groups * STEPS);
+            let (panels, steps) = (panel..num_panels.min(panel + GROUP), step..k_words.min(step + STEPS));
+            match height {
+                14 => panels_of::<E, T, 14, 16>(cpu, out, source, panels, steps, change),
+                6 => panels_of::<E, T, 6, 8>(cpu, out, source, panels, steps, change),
+                4 => panels_of::<E, T, 4, 4>(cpu, out, source, panels, steps, change),
+                _ => unreachable!("no kernel has height {height}"),
             }
-            4 => {
-                isa.run(Interleave::<E, T, _, 4, 4> { out, source, panels, steps, sums: None, change, word });
-            }
-            _ => unreachable!("no kernel has height {height}"),
-        }
-    });
-    LhsPanels { words, k_words }
+        }),
+    }
+}
+
+/// A part of the panels of a left operand, for a kernel of height `W`.
+fn panels_of<E: Word, T: Word, const W: usize, const V: usize>(
+    cpu: &Cpu<E>,
+    out: SharedMut<'_, u32>,
+    source: Source<'_, T>,
+    panels: Range<usize>,
+    steps: Range<usize>,
+    change: impl Change,
+) {
+    let word = PhantomData;
+    cpu.isa().run(Interleave::<E, T, _, W, V> { out, source, panels, steps, sums: None, change, word });
 }
 
 /// Packs B = transpose of `source` (columns, k), row-major.
@@ -207,16 +252,7 @@ pub(crate) trait Change: Copy + Sync + Send {
     /// Of some.
     #[inline(always)]
     fn all<S: Simd, T: Word, const N: usize>(self, x: [T; N]) -> [T; N] {
-        let mut out = x;
-        let (chunks, rest) = out.as_chunks_mut::<LANES>();
-        for chunk in chunks {
-            let x = *chunk;
-            *chunk = T::round::<S>(&lanes(|j| self.apply::<S, T>(x[j])));
-        }
-        for x in rest {
-            *x = T::from_f32(self.apply::<S, T>(*x));
-        }
-        out
+        T::round::<S, N>(&lanes(|j| self.apply::<S, T>(x[j])))
     }
 }
 

@@ -4,9 +4,9 @@
 use super::{Kernel, PANEL, Strided};
 
 /// bf16 pairs, widened.
-pub(super) const BF16: Kernel = Kernel { height: 4, tile: tile::<Pairs> };
+pub(super) const BF16: Kernel = Kernel { height: 4, tile: tile::<Pairs>, widen: None };
 /// f32.
-pub(super) const F32: Kernel = Kernel { height: 4, tile: tile::<Floats> };
+pub(super) const F32: Kernel = Kernel { height: 4, tile: tile::<Floats>, widen: None };
 
 const COLUMNS: usize = 8;
 

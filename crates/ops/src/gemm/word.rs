@@ -27,16 +27,16 @@ pub trait Word: Element {
             first.bits()
         }
     }
-    /// Rounds sixteen numbers to nearest even, by the machine's instruction where it has one.
+    /// Rounds to nearest even, whole vectors by the machine's instruction where it has one.
     #[doc(hidden)]
     #[expect(private_bounds, reason = "the trait is public only as a bound")]
-    fn round<S: Simd>(values: &[f32; LANES]) -> [Self; LANES];
+    fn round<S: Simd, const N: usize>(values: &[f32; N]) -> [Self; N];
     /// Sixteen words, each of a number of `first` and the one of `second` at the same place.
     #[doc(hidden)]
     #[inline(always)]
     #[expect(private_bounds, reason = "the trait is public only as a bound")]
     fn words<S: Simd>(first: &[f32; LANES], second: &[f32; LANES]) -> [u32; LANES] {
-        let (first, second) = (Self::round::<S>(first), Self::round::<S>(second));
+        let (first, second) = (Self::round::<S, _>(first), Self::round::<S, _>(second));
         lanes(|j| Self::join(first[j], second[j]))
     }
     #[doc(hidden)]
@@ -52,7 +52,7 @@ impl Word for f32 {
     }
     #[inline(always)]
     #[expect(private_bounds, reason = "the trait is public only as a bound")]
-    fn round<S: Simd>(values: &[f32; LANES]) -> [f32; LANES] {
+    fn round<S: Simd, const N: usize>(values: &[f32; N]) -> [f32; N] {
         *values
     }
     #[expect(private_interfaces, reason = "the trait is public only as a bound")]
@@ -76,7 +76,7 @@ impl Word for Bf16 {
     }
     #[inline(always)]
     #[expect(private_bounds, reason = "the trait is public only as a bound")]
-    fn round<S: Simd>(values: &[f32; LANES]) -> [Bf16; LANES] {
+    fn round<S: Simd, const N: usize>(values: &[f32; N]) -> [Bf16; N] {
         S::round(values)
     }
     #[expect(private_interfaces, reason = "the trait is public only as a bound")]
@@ -107,12 +107,7 @@ pub(crate) fn padded<T: Element, const N: usize>(row: &[T]) -> [T; N] {
 /// `f(0), f(1), ..`, rounded.
 #[inline(always)]
 pub(crate) fn narrow<S: Simd, E: Word, const N: usize>(f: impl Fn(usize) -> f32) -> [E; N] {
-    const { assert!(N.is_multiple_of(LANES)) };
-    let mut out = [E::zeroed(); N];
-    for (chunk, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        *out = E::round::<S>(&lanes(|j| f(chunk * LANES + j)));
-    }
-    out
+    E::round::<S, N>(&lanes(f))
 }
 
 /// Writes as much of `values` as there are columns in a row of a tile.

@@ -4,15 +4,13 @@
 use super::epilogues::{AddTo, Matrix, Store, StoreBias, StoreGelu, StoreGeluGrad, StoreResidual};
 use super::{Linear, LinearDims, Storage, Use};
 use crate::cpu::{AlignedBuf, Cpu, SharedMut, Simd, Task, math};
-use crate::gemm::{Change, Unchanged, pack_lhs_transposed, pack_rhs_both, pack_rhs_columns, pack_rhs_rows};
-use crate::gemm::{Epilogue, Lhs, LhsPanels, PANEL, Packed, Word, gemm, narrow, padded, store};
+use crate::gemm::{Change, Unchanged, pack_for_gradient, pack_rhs_both, pack_rhs_columns, pack_rhs_rows};
+use crate::gemm::{
+    Epilogue, Lhs, LhsPanels, PANEL, Packed, Word, gemm, narrow, padded, product, scratch_words, store,
+};
 use crate::quant::Quantized;
 use crate::random::Dropout;
 use std::marker::PhantomData;
-use std::ops::Range;
-
-/// Words of K summed in registers at a time where f32 sums are added to memory anyway: a panel of 256 KiB.
-pub(crate) const K_BLOCK: usize = 2048;
 
 /// A weight matrix packed for the kernels, in one or both directions.
 pub struct CpuWeights<E> {
@@ -61,7 +59,7 @@ impl<E: Word> CpuWeights<E> {
             Forward::Quantized(quantized) => quantized.multiply(cpu, x, rows, epilogue),
             Forward::Packed(words) => with_rows(cpu, x, rows, k, |lhs| {
                 let packed = Packed { words, k_words: k.div_ceil(E::PER_WORD), columns };
-                gemm(cpu, rows, lhs, packed, 0..packed.k_words, epilogue);
+                gemm(cpu, rows, lhs, packed, epilogue);
             }),
         }
     }
@@ -103,15 +101,20 @@ impl<E: Word> Linear for Cpu<E> {
     }
 
     fn linear_forward_scratch_bytes(&self, dims: LinearDims, purpose: Use) -> usize {
-        match purpose {
-            Use::Quantized(format) => 4 * Quantized::scratch_words(self, format, dims.inputs, dims.rows),
-            _ => 0,
+        let LinearDims { rows, inputs, outputs } = dims;
+        4 * match purpose {
+            Use::Quantized(format) => Quantized::scratch_words(self, format, inputs, rows),
+            _ => scratch_words(self, rows, outputs, inputs.div_ceil(E::PER_WORD)),
         }
     }
 
     fn linear_scratch_bytes(&self, dims: LinearDims) -> usize {
         let LinearDims { rows, inputs, outputs } = dims;
-        4 * (Packed::num_words::<E>(rows, outputs) + LhsPanels::num_words::<E>(inputs, rows))
+        let ((lhs, rhs), words) = (backward_scratch::<E>(dims), |k: usize| k.div_ceil(E::PER_WORD));
+        // Where rows of dout do not fill words, there is a copy of them that does.
+        let padded = if outputs.is_multiple_of(E::PER_WORD) { 0 } else { rows * words(outputs) };
+        let dweights = scratch_words(self, inputs, outputs, words(rows));
+        4 * (lhs + rhs + padded + dweights + scratch_words(self, rows, inputs, words(outputs)))
     }
 
     fn pack(&self, copies: &mut [(&mut CpuWeights<E>, &AlignedBuf<f32>)]) {
@@ -175,17 +178,8 @@ impl<E: Word> Linear for Cpu<E> {
         weights: &CpuWeights<E>,
         dims: LinearDims,
     ) {
-        weights_backward(
-            self,
-            dweights,
-            dbias.map(|dbias| &mut **dbias),
-            dout,
-            (x, Unchanged),
-            weights,
-            dims,
-        );
         let dx = Matrix::new(dx, dims.rows, dims.inputs);
-        input_backward(self, dout, weights, dims, &Store { out: dx });
+        backward(self, dweights, dbias, dout, (x, Unchanged), weights, dims, &Store { out: dx });
     }
 
     fn linear_gelu_backward(
@@ -200,15 +194,9 @@ impl<E: Word> Linear for Cpu<E> {
         weights: &CpuWeights<E>,
         dims: LinearDims,
     ) -> bool {
-        weights_backward(self, dweights, dbias.map(|dbias| &mut **dbias), dout, (pre, Gelu), weights, dims);
         let out = Matrix::new(dpre, dims.rows, dims.inputs);
-        input_backward(
-            self,
-            dout,
-            weights,
-            dims,
-            &StoreGeluGrad { out, pre: &pre[..dims.rows * dims.inputs] },
-        );
+        let epilogue = StoreGeluGrad { out, pre: &pre[..dims.rows * dims.inputs] };
+        backward(self, dweights, dbias, dout, (pre, Gelu), weights, dims, &epilogue);
         // The next layer's weights need dpre in another order, and sum it up while they put it there.
         false
     }
@@ -255,47 +243,40 @@ impl Change for Gelu {
     }
 }
 
-/// dW += x^T dout and dbias += column sums of dout, which come with packing it. x is given as what it is made of, and how.
-fn weights_backward<E: Word>(
+/// dW += x^T dout; dbias += column sums of dout, which come with packing it; epilogue(dout W^T). x is given as what it is made
+/// of, and how.
+fn backward<E: Word, P: Epilogue>(
     cpu: &Cpu<E>,
     dweights: &mut [f32],
-    dbias: Option<&mut [f32]>,
+    dbias: Option<&mut AlignedBuf<f32>>,
     dout: &[E],
-    (x, change): (&[E], impl Change),
-    weights: &CpuWeights<E>,
-    dims: LinearDims,
-) {
-    let LinearDims { rows, inputs, outputs } = dims;
-    weights.check(inputs, outputs, Storage::InputsOutputs);
-    cpu.with_scratch(Packed::num_words::<E>(rows, outputs), |words| {
-        let rhs = pack_rhs_rows(cpu, words, dout, rows, outputs, dbias.map(|dbias| &mut dbias[..outputs]));
-        cpu.with_scratch(LhsPanels::num_words::<E>(inputs, rows), |words| {
-            let lhs = Lhs::Panels(pack_lhs_transposed(cpu, words, x, rows, inputs, inputs, change));
-            let out = Matrix::new(dweights, inputs, outputs);
-            for k in blocks(rhs.k_words) {
-                gemm(cpu, inputs, lhs, rhs, k, &AddTo { out });
-            }
-        });
-    });
-}
-
-/// epilogue(dout W^T).
-fn input_backward<E: Word, P: Epilogue>(
-    cpu: &Cpu<E>,
-    dout: &[E],
+    x: (&[E], impl Change),
     weights: &CpuWeights<E>,
     dims: LinearDims,
     epilogue: &P,
 ) {
-    let packed = weights.backward();
-    with_rows(cpu, dout, dims.rows, dims.outputs, |lhs| {
-        gemm(cpu, dims.rows, lhs, packed, 0..packed.k_words, epilogue);
+    let LinearDims { rows, inputs, outputs } = dims;
+    weights.check(inputs, outputs, Storage::InputsOutputs);
+    let (lhs_words, rhs_words) = backward_scratch::<E>(dims);
+    let dbias = dbias.map(|dbias| &mut dbias[..outputs]);
+    cpu.with_scratch(lhs_words, |lhs| {
+        cpu.with_scratch(rhs_words, |rhs| {
+            let (x, rhs) = pack_for_gradient(cpu, (lhs, rhs), x, dout, dbias, [rows, inputs, outputs]);
+            let add = AddTo { out: Matrix::new(dweights, inputs, outputs) };
+            with_rows(cpu, dout, rows, outputs, |dout| {
+                cpu.run(&[
+                    product(cpu, inputs, Lhs::Panels(x), rhs, &add),
+                    product(cpu, rows, dout, weights.backward(), epilogue),
+                ]);
+            });
+        });
     });
 }
 
-/// `words` of K in blocks of [`K_BLOCK`].
-pub(crate) fn blocks(words: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..words).step_by(K_BLOCK).map(move |start| start..words.min(start + K_BLOCK))
+/// Scratch words of a layer's backward pass: x packed, dout packed.
+fn backward_scratch<E: Word>(dims: LinearDims) -> (usize, usize) {
+    let LinearDims { rows, inputs, outputs } = dims;
+    (LhsPanels::num_words::<E>(inputs, rows), Packed::num_words::<E>(rows, outputs))
 }
 
 /// Lends the rows of `x` (rows, k) as a left operand: as they are where they fill whole words, else as a padded copy.

@@ -6,10 +6,10 @@ use crate::IGNORE;
 use crate::cpu::math::{LANES, exp, sum_lanes};
 use crate::cpu::{AlignedBuf, Cpu, SharedMut, Simd, Task};
 use crate::element::Element;
-use crate::gemm::{Lhs, LhsPanels, PANEL, Packed, Word, gemm, narrow, padded, store};
-use crate::gemm::{Unchanged, pack_lhs_transposed, pack_rhs_rows};
+use crate::gemm::{self, Lhs, LhsPanels, PANEL, Packed, Word, gemm, narrow, padded, store};
+use crate::gemm::{pack_lhs_transposed, pack_rhs_rows};
 use crate::linear::Storage;
-use crate::linear::cpu::{CpuWeights, blocks};
+use crate::linear::cpu::CpuWeights;
 use crate::linear::epilogues::{AddTo, Matrix, Store};
 
 /// Bytes of logits that exist at once, about: the head's gradient, larger than they are, is read and written for each.
@@ -31,12 +31,11 @@ fn stride<E: Word>(dims: LossDims) -> usize {
     (dims.vocab_size.div_ceil(line) | 1) * line
 }
 
-/// Scratch words of `loss_backward`: logits, dx in f32, dlogits packed, x packed.
-fn scratch_words<E: Word>(dims: LossDims) -> [usize; 4] {
+/// Scratch words of `loss_backward`: logits, dlogits packed, x packed.
+fn scratch_words<E: Word>(dims: LossDims) -> [usize; 3] {
     let rows = block_rows::<E>(dims);
     [
         rows * stride::<E>(dims) / E::PER_WORD,
-        rows * dims.channels,
         LhsPanels::num_words::<E>(dims.vocab_size.min(PACKED_TOKENS), rows),
         Packed::num_words::<E>(rows, dims.channels),
     ]
@@ -44,7 +43,12 @@ fn scratch_words<E: Word>(dims: LossDims) -> [usize; 4] {
 
 impl<E: Word> Loss for Cpu<E> {
     fn loss_scratch_bytes(&self, dims: LossDims) -> usize {
-        4 * scratch_words::<E>(dims).iter().sum::<usize>()
+        let LossDims { channels, vocab_size, .. } = dims;
+        let (rows, words) = (block_rows::<E>(dims), |k: usize| k.div_ceil(E::PER_WORD));
+        let products =
+            [[rows, vocab_size, channels], [rows, channels, vocab_size], [PACKED_TOKENS, channels, rows]];
+        let products = products.map(|[m, n, k]| gemm::scratch_words(self, m, n, words(k)));
+        4 * scratch_words::<E>(dims).into_iter().chain(products).sum::<usize>()
     }
 
     fn loss_forward(
@@ -109,16 +113,9 @@ impl<E: Word> Loss for Cpu<E> {
                 project(self, dlogits, stride::<E>(dims), x, head, block);
                 let (targets, weights) = (&targets[start..][..rows], &weights[start..][..rows]);
                 softmax_backward(self, &mut losses[start..][..rows], dlogits, targets, weights, block);
-                self.with_scratch(words[1], |scratch| {
-                    input_backward(
-                        self,
-                        &mut dx[piece],
-                        bytemuck::cast_slice_mut(scratch),
-                        dlogits,
-                        head,
-                        block,
-                    );
-                });
+                let lhs = Lhs::Rows { elements: &*dlogits, stride: stride::<E>(dims) };
+                let dx = Matrix::new(&mut dx[piece], rows, channels);
+                gemm(self, rows, lhs, head.backward(), &Store { out: dx });
                 head_backward(self, dhead, dlogits, x, words, block);
             });
         }
@@ -170,35 +167,13 @@ fn softmax_backward<E: Word>(
     });
 }
 
-/// dx = dlogits W, summed in f32 over blocks of the vocabulary.
-fn input_backward<E: Word>(
-    cpu: &Cpu<E>,
-    dx: &mut [E],
-    sums: &mut [f32],
-    dlogits: &[E],
-    head: &CpuWeights<E>,
-    dims: LossDims,
-) {
-    let lhs = Lhs::Rows { elements: dlogits, stride: stride::<E>(dims) };
-    let packed = head.backward();
-    let sums = &mut sums[..dims.rows * dims.channels];
-    sums.fill(0.0);
-    let out = Matrix::new(sums, dims.rows, dims.channels);
-    for k in blocks(packed.k_words) {
-        gemm(cpu, dims.rows, lhs, packed, k, &AddTo { out });
-    }
-    for (d, sum) in dx.iter_mut().zip(&*sums) {
-        *d = E::from_f32(*sum);
-    }
-}
-
 /// dW += dlogits^T x.
 fn head_backward<E: Word>(
     cpu: &Cpu<E>,
     dhead: &mut [f32],
     dlogits: &[E],
     x: &[E],
-    [_, _, lhs_words, rhs_words]: [usize; 4],
+    [_, lhs_words, rhs_words]: [usize; 3],
     dims: LossDims,
 ) {
     let (rows, channels, vocab_size, stride) = (dims.rows, dims.channels, dims.vocab_size, stride::<E>(dims));
@@ -207,11 +182,9 @@ fn head_backward<E: Word>(
         cpu.with_scratch(lhs_words, |words| {
             for first in (0..vocab_size).step_by(PACKED_TOKENS) {
                 let (tokens, dlogits) = (PACKED_TOKENS.min(vocab_size - first), &dlogits[first..]);
-                let lhs = pack_lhs_transposed(cpu, words, dlogits, rows, tokens, stride, Unchanged);
+                let lhs = pack_lhs_transposed(cpu, words, dlogits, rows, tokens, stride);
                 let out = Matrix::new(&mut dhead[first * channels..], tokens, channels);
-                for k in blocks(rhs.k_words) {
-                    gemm(cpu, tokens, Lhs::Panels(lhs), rhs, k, &AddTo { out });
-                }
+                gemm(cpu, tokens, Lhs::Panels(lhs), rhs, &AddTo { out });
             }
         });
     });

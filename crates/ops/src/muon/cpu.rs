@@ -6,7 +6,7 @@ use super::{COEFFICIENTS, Muon, MuonDims, MuonStep, NORM_EPSILON, STEPS};
 use crate::adamw::cpu::sum_of_squares;
 use crate::cpu::{AlignedBuf, Cpu, SharedMut, Simd, Task};
 use crate::gemm::{Epilogue, Lhs, LhsPanels, Packed, Tile, Word, gemm};
-use crate::gemm::{Unchanged, pack_lhs_transposed, pack_rhs_columns, pack_rhs_rows};
+use crate::gemm::{pack_lhs_transposed, pack_rhs_columns, pack_rhs_rows};
 use crate::linear::cpu::with_rows;
 use crate::linear::epilogues::Matrix;
 
@@ -156,9 +156,9 @@ fn newton_schulz<E: Word>(
     let none = Blend { scale: 1.0, weight: 0.0, other: &[] };
     if tall {
         let (left, right) = panels.split_at_mut(LhsPanels::num_words::<E>(cols, rows));
-        let lhs = Lhs::Panels(pack_lhs_transposed(cpu, left, x, rows, cols, cols, Unchanged));
+        let lhs = Lhs::Panels(pack_lhs_transposed(cpu, left, x, rows, cols, cols));
         let rhs = pack_rhs_rows(cpu, right, x, rows, cols, None);
-        gemm(cpu, m, lhs, rhs, 0..rhs.k_words, &StoreBlend { out: Matrix::new(square, m, m), blend: none });
+        gemm(cpu, m, lhs, rhs, &StoreBlend { out: Matrix::new(square, m, m), blend: none });
     } else {
         product(cpu, (x, rows, cols), pack_rhs_columns(cpu, panels, x, cols, m), square, none);
     }
@@ -207,7 +207,7 @@ fn product<E: Word>(
 ) {
     let (x, rows, k) = lhs;
     let epilogue = StoreBlend { out: Matrix::new(out, rows, rhs.columns), blend };
-    with_rows(cpu, x, rows, k, |lhs| gemm(cpu, rows, lhs, rhs, 0..rhs.k_words, &epilogue));
+    with_rows(cpu, x, rows, k, |lhs| gemm(cpu, rows, lhs, rhs, &epilogue));
 }
 
 /// out = the blend of C.

@@ -132,9 +132,11 @@ impl Quantized {
 
     /// In integers: tasks own panels, whose words are read from memory once and from the cache for further rows.
     fn multiply_few<E: Word, P: Epilogue>(&self, cpu: &Cpu<E>, x: &[E], rows: usize, epilogue: &P) {
+        /// Of each thread: few enough that a task is a stretch of memory, enough that threads end together.
+        const TASKS: usize = 16;
         let kernel = Kernel::of(self.format, cpu.isa());
         let num_panels = self.columns.div_ceil(PANEL);
-        let per_task = num_panels.div_ceil(4 * cpu.num_threads()).max(1);
+        let per_task = num_panels.div_ceil(TASKS * cpu.num_threads()).max(1);
         cpu.with_scratch(FixedRows::num_words(self.format, self.k, rows), |words| {
             let fixed = FixedRows::new(cpu, self.format, words, x, rows);
             cpu.parallel(num_panels.div_ceil(per_task), |task| {
@@ -164,8 +166,7 @@ impl Quantized {
                     let col = panel * PANEL;
                     let columns = PANEL.min(self.columns - col);
                     let rhs = Packed { words, k_words, columns };
-                    let block =
-                        Block { rows: first..rows.min(first + task_rows), panels: 0..1, k: 0..k_words };
+                    let block = Block { rows: first..rows.min(first + task_rows), panels: 0..1 };
                     block.run(cpu, lhs, rhs, &From { col, epilogue });
                 });
             });

@@ -88,6 +88,7 @@ impl<E: Word> Task for Backward<'_, E> {
         let p_transposed = cut(&mut scratch, tile * KEYS / E::PER_WORD);
         let ds_transposed = cut(&mut scratch, tile * KEYS / E::PER_WORD);
         let ds = cut(&mut scratch, tile * KEYS / E::PER_WORD);
+        let wide_rows = cut(&mut scratch, tiles.wide_words());
         dq.fill(0.0);
         for (i, delta) in delta.iter_mut().enumerate() {
             *delta = dot::<S, E>(self.out.row(i), self.dout.row(i));
@@ -117,8 +118,28 @@ impl<E: Word> Task for Backward<'_, E> {
                     (key + strip.start).saturating_sub(first) / E::PER_WORD..tile_steps
                 };
                 let rows = |of| Left { words: of, row_step: words, k_step: 1 };
-                tiles.multiply(scores, tile, rows(q), k_transposed, queries, words, false, rows_for);
-                tiles.multiply(dp, tile, rows(dout), v_transposed, queries, words, false, rows_for);
+                tiles.multiply(
+                    wide_rows,
+                    scores,
+                    tile,
+                    rows(q),
+                    k_transposed,
+                    queries,
+                    words,
+                    false,
+                    rows_for,
+                );
+                tiles.multiply(
+                    wide_rows,
+                    dp,
+                    tile,
+                    rows(dout),
+                    v_transposed,
+                    queries,
+                    words,
+                    false,
+                    rows_for,
+                );
                 for at in (0..tile).step_by(E::PER_WORD) {
                     let row_of = |row: usize| {
                         if row >= queries {
@@ -157,11 +178,31 @@ impl<E: Word> Task for Backward<'_, E> {
                     }
                 }
                 let columns = |words| Left { words, row_step: 1, k_step: KEYS };
-                tiles.multiply(dv, KEYS, columns(p_transposed), dout_panels, keys, tile_steps, true, seeing);
-                tiles.multiply(dk, KEYS, columns(ds_transposed), q_panels, keys, tile_steps, true, seeing);
+                tiles.multiply(
+                    wide_rows,
+                    dv,
+                    KEYS,
+                    columns(p_transposed),
+                    dout_panels,
+                    keys,
+                    tile_steps,
+                    true,
+                    seeing,
+                );
+                tiles.multiply(
+                    wide_rows,
+                    dk,
+                    KEYS,
+                    columns(ds_transposed),
+                    q_panels,
+                    keys,
+                    tile_steps,
+                    true,
+                    seeing,
+                );
                 let left = Left { words: ds, row_step: row_steps, k_step: 1 };
                 let dq = &mut dq[first * wide..][..tile * wide];
-                tiles.multiply(dq, tile, left, k, queries, row_steps, true, |strip, _| {
+                tiles.multiply(wide_rows, dq, tile, left, k, queries, row_steps, true, |strip, _| {
                     0..num_seen(strip).div_ceil(E::PER_WORD)
                 });
             }

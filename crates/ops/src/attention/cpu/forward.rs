@@ -38,6 +38,7 @@ impl<E: Word> Task for Forward<'_, E> {
         let p = cut(&mut scratch, tile * KEYS / E::PER_WORD);
         let scores = cut_floats(&mut scratch, tile * KEYS);
         let out = cut_floats(&mut scratch, tile * tiles.wide());
+        let wide = cut(&mut scratch, tiles.wide_words());
         let packed = k.chunks_exact_mut(tiles.transposed()).zip(v.chunks_exact_mut(tiles.interleaved(KEYS)));
         for (i, (k, v)) in packed.enumerate() {
             let (first, count) = (i * KEYS, KEYS.min(num_keys - i * KEYS));
@@ -62,7 +63,7 @@ impl<E: Word> Task for Forward<'_, E> {
                 // Keys of the tile up to the last one that some of the queries see.
                 let num_seen = |strip: Range<usize>| (past + first + strip.end).saturating_sub(key).min(KEYS);
                 let left = Left { words: q, row_step: tiles.words, k_step: 1 };
-                tiles.multiply(scores, tile, left, k, queries, tiles.words, false, |strip, column| {
+                tiles.multiply(wide, scores, tile, left, k, queries, tiles.words, false, |strip, column| {
                     if column < num_seen(strip) { 0..tiles.words } else { 0..0 }
                 });
                 for i in 0..queries {
@@ -80,7 +81,7 @@ impl<E: Word> Task for Forward<'_, E> {
                     row.iter().enumerate().for_each(|(chunk, row)| store_chunk::<S, E>(p, chunk, row));
                 }
                 let left = Left { words: p, row_step: steps, k_step: 1 };
-                tiles.multiply(out, tile, left, v, queries, steps, true, |strip, _| {
+                tiles.multiply(wide, out, tile, left, v, queries, steps, true, |strip, _| {
                     0..num_seen(strip).div_ceil(E::PER_WORD)
                 });
             }

@@ -125,15 +125,21 @@ impl<E: Word> Tiles<E> {
         }
     }
 
-    /// Words of scratch: k^T of all keys, v of all keys; q, p; scores, out.
+    /// Words of scratch that [`multiply`](Self::multiply) takes.
+    pub(super) fn wide_words(&self) -> usize {
+        self.kernel.wide_words(self.words.max(KEYS.max(self.queries) / E::PER_WORD))
+    }
+
+    /// Words of scratch: k^T of all keys, v of all keys; q, p; scores, out; rows that are multiplied.
     pub(super) fn forward_scratch(&self, num_keys: usize) -> usize {
         let key_tiles = num_keys.div_ceil(KEYS);
         key_tiles * (self.transposed() + self.interleaved(KEYS))
             + self.queries * (self.words + KEYS / E::PER_WORD + KEYS + self.wide())
+            + self.wide_words()
     }
 
     /// Words of scratch: dq of all queries, delta; k^T, v^T, k; dk, dv; rows and panels of q and dout; p and ds as
-    /// scores, transposed, and ds as rows.
+    /// scores, transposed, and ds as rows; rows that are multiplied.
     pub(super) fn backward_scratch(&self, time: usize) -> usize {
         let padded = time.next_multiple_of(self.queries);
         padded * self.wide()
@@ -144,6 +150,7 @@ impl<E: Word> Tiles<E> {
             + padded / self.queries * 2 * (self.queries * self.words + self.interleaved(self.queries))
             + 2 * self.queries * KEYS
             + 3 * self.queries * KEYS / E::PER_WORD
+            + self.wide_words()
     }
 
     /// Words of a tile of keys packed with the head size along K.
@@ -227,10 +234,11 @@ impl<E: Word> Tiles<E> {
 
     /// `c[panel][row][32]` = a b for `rows` rows of A and every panel of B, which has `k` words along K. With `add`, adds
     /// to c. Of the words, `span(strip, column)` are multiplied for rows `strip` and the columns from `column` on: where it
-    /// is empty, c is left as it is.
+    /// is empty, c is left as it is. `wide` is memory of [`Tiles::wide_words`].
     #[inline(always)]
     pub(super) fn multiply(
         &self,
+        wide: &mut [u32],
         c: &mut [f32],
         c_rows: usize,
         a: Left<'_>,
@@ -242,23 +250,25 @@ impl<E: Word> Tiles<E> {
     ) {
         let Left { words, row_step, k_step } = a;
         assert!(words.len() > (rows - 1) * row_step + (k - 1) * k_step, "A is too short");
-        for (panel, (c, b)) in c.chunks_exact_mut(c_rows * PANEL).zip(b.chunks_exact(k * PANEL)).enumerate() {
-            for row in (0..rows).step_by(self.kernel.height) {
-                let height = self.kernel.height.min(rows - row);
+        for row in (0..rows).step_by(self.kernel.height) {
+            let height = self.kernel.height.min(rows - row);
+            let words = words[row * row_step..].as_ptr();
+            let a = Strided { words, row: 4 * row_step, step: 4 * k_step, next: words, next_step: 0 };
+            // SAFETY: A reaches its last word (asserted above); the instruction set is that of the device that made the kernel.
+            let a = unsafe { self.kernel.widen(height, k, a, wide) };
+            let panels = c.chunks_exact_mut(c_rows * PANEL).zip(b.chunks_exact(k * PANEL));
+            for (panel, (c, b)) in panels.enumerate() {
                 let span = span(row..row + height, panel * PANEL);
                 if span.is_empty() {
                     continue;
                 }
                 let c = &mut c[row * PANEL..][..height * PANEL];
-                let (b, words) = (
-                    &b[span.start * PANEL..span.end * PANEL],
-                    &words[row * row_step + span.start * k_step..],
-                );
-                let words = words.as_ptr();
-                let a = Strided { words, row: 4 * row_step, step: 4 * k_step, next: words, next_step: 0 };
-                // SAFETY: A reaches its last word (asserted above), a panel of B has a span's words x 32 (just cut), c room
-                // for `height` rows; the instruction set is that of the device that made the kernel.
-                unsafe { self.kernel.run(height, span.len(), a, b.as_ptr(), c.as_mut_ptr(), add) };
+                let b = &b[span.start * PANEL..span.end * PANEL];
+                // SAFETY: as above; a panel of B has a span's words x 32 (just cut), c room for `height` rows.
+                unsafe {
+                    let a = a.from(span.start);
+                    self.kernel.run(height, span.len(), a, b.as_ptr(), c.as_mut_ptr(), add);
+                }
             }
         }
     }
@@ -339,5 +349,5 @@ pub(super) fn store_chunk<S: Simd, E: Word>(out: &mut [u32], chunk: usize, value
     let words = CHUNK / E::PER_WORD;
     let elements: &mut [E] = bytemuck::cast_slice_mut(&mut out[chunk * words..][..words]);
     let out: &mut [E; CHUNK] = elements.first_chunk_mut().expect("a chunk is whole");
-    *out = E::round::<S>(values);
+    *out = E::round::<S, CHUNK>(values);
 }

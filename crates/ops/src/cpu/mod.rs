@@ -1,8 +1,8 @@
 //! The CPU as a device: aligned memory, a thread pool, scratch memory that is allocated once, and the instruction set
 //! found at run time.
 //!
-//! Work is cut into tasks by shape alone, never by the number of threads, and each output element is computed by one
-//! task in a fixed order: that is why results have the same bits for any number of threads.
+//! However work is cut into tasks, each output element is computed by one of them, in an order that shapes alone decide: that is
+//! why results have the same bits for any number of threads.
 
 mod buffer;
 mod cache;

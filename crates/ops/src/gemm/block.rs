@@ -187,7 +187,7 @@ impl Block {
             for pass in blocks(0..k, pass) {
                 for (i, row) in rows.clone().step_by(kernel.height).enumerate() {
                     let height = kernel.height.min(rows.end - row);
-                    let a = left_rows(&kernel, &lhs, row..row + height, &pass, left);
+                    let mut a = left_rows(&kernel, &lhs, row..row + height, &pass, left);
                     for (j, panel) in panels.clone().enumerate() {
                         let (is_last, col) = (pass.end == k, panel * PANEL);
                         if is_last {
@@ -205,6 +205,8 @@ impl Block {
                             let cols = PANEL.min(rhs.columns - col);
                             epilogue.run(cpu, Tile { row, col, cols, values });
                         }
+                        // The next rows have been asked for.
+                        a.next_step = 0;
                     }
                 }
             }

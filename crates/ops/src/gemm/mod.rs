@@ -73,7 +73,8 @@ impl Strided {
     /// The same rows from word `k` on.
     #[inline(always)]
     pub(crate) fn from(self, k: usize) -> Self {
-        Strided { words: self.words.wrapping_byte_add(k * self.step), ..self }
+        let next = self.next.wrapping_byte_add(k * self.next_step);
+        Strided { words: self.words.wrapping_byte_add(k * self.step), next, ..self }
     }
 }
 

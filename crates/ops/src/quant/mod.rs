@@ -32,7 +32,7 @@ mod tests;
 
 use crate::cpu::{AlignedBuf, Cpu, Simd};
 use crate::device::Device;
-use crate::gemm::{Block, Epilogue, PANEL, Packed, Tile, Word, task_rows};
+use crate::gemm::{self, Block, Epilogue, PANEL, Packed, Tile, Word, task_rows};
 use crate::linear::Storage;
 use crate::linear::cpu::with_rows;
 use rows::{FixedRows, Kernel};
@@ -112,7 +112,10 @@ impl Quantized {
     pub(crate) fn scratch_words<E: Word>(cpu: &Cpu<E>, format: Format, k: usize, rows: usize) -> usize {
         match rows <= FEW_ROWS {
             true => FixedRows::num_words(format, k, rows),
-            false => cpu.num_threads() * k.div_ceil(E::PER_WORD) * PANEL,
+            false => {
+                let k_words = k.div_ceil(E::PER_WORD);
+                cpu.num_threads() * k_words * PANEL + gemm::scratch_words(cpu, rows, PANEL, k_words)
+            }
         }
     }
 

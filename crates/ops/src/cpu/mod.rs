@@ -119,6 +119,9 @@ impl<E: Word> Cpu<E> {
     /// Lends `len` words of scratch memory, with any content, to `f`. Nested calls get different memory. The
     /// smallest free buffer that fits is lent, so that a steady sequence of calls allocates nothing.
     pub(crate) fn with_scratch<R>(&self, len: usize, f: impl FnOnce(&mut [u32]) -> R) -> R {
+        if len == 0 {
+            return f(&mut []);
+        }
         let mut buffer = {
             let mut free = self.scratch.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             let best = (0..free.len()).filter(|&i| free[i].len() >= len).min_by_key(|&i| free[i].len());

@@ -52,8 +52,8 @@ pub(crate) fn product<'a, E: Word, P: Epilogue>(
 pub(crate) fn scratch_words<E: Word>(cpu: &Cpu<E>, rows: usize, columns: usize, k: usize) -> usize {
     let words = |is_copied: bool| {
         let pass = pass_words(k, is_copied);
-        let words = Cut::new(cpu, rows, columns, pass).block(0).scratch_words(&E::kernel(cpu.isa()), k, pass);
-        words.iter().sum::<usize>() * cpu.num_threads()
+        let (block, kernel) = (Cut::new(cpu, rows, columns, pass).block(0), E::kernel(cpu.isa()));
+        block.scratch_words(&kernel, k, pass, is_copied).iter().sum::<usize>() * cpu.num_threads()
     };
     words(false).max(words(true))
 }
@@ -177,9 +177,9 @@ impl Block {
         assert!(rows.start.is_multiple_of(kernel.height), "rows {rows:?} for a kernel of {}", kernel.height);
         assert!(panels.end <= rhs.columns.div_ceil(PANEL), "panels {panels:?} of {}", rhs.columns);
         // Where rows are few, no panel is used twice.
-        let is_tall = rows.len() > kernel.height;
-        let pass = if is_tall { pass_words(k, is_copied(&kernel, &lhs)) } else { k };
-        let [sums_words, left_words] = self.scratch_words(&kernel, k, pass);
+        let (is_tall, is_copied) = (rows.len() > kernel.height, is_copied(&kernel, &lhs));
+        let pass = if is_tall { pass_words(k, is_copied) } else { k };
+        let [sums_words, left_words] = self.scratch_words(&kernel, k, pass, is_copied);
         cpu.with_scratch(sums_words + left_words, |scratch| {
             let (sums, left) = scratch.split_at_mut(sums_words);
             let sums: &mut [[f32; PANEL]] = bytemuck::cast_slice_mut(sums);
@@ -214,10 +214,11 @@ impl Block {
     }
 
     /// Words of scratch memory: sums that wait, rows of A that are copied.
-    fn scratch_words(&self, kernel: &Kernel, k: usize, pass: usize) -> [usize; 2] {
+    fn scratch_words(&self, kernel: &Kernel, k: usize, pass: usize, is_copied: bool) -> [usize; 2] {
         let tiles = self.rows.len().div_ceil(kernel.height) * self.panels.len();
         let sums = if pass < k { tiles * kernel.height * PANEL } else { 0 };
-        [sums, kernel.wide_words(pass).max(kernel.height * spread(pass))]
+        let copies = kernel.wide_words(pass).max(kernel.height * spread(pass));
+        [sums, if is_copied { copies } else { 0 }]
     }
 }
 

@@ -37,6 +37,7 @@ use std::ops::Range;
 pub(crate) const PANEL: usize = 32;
 /// The tallest kernel.
 pub(crate) const MAX_HEIGHT: usize = 14;
+
 /// One tile of C in registers: see [`Kernel::run`].
 type TileFn = unsafe fn(rows: usize, k: usize, a: Strided, b: *const u32, c: *mut f32, add: bool);
 /// Makes rows of A wider in other memory: see [`Kernel::widen`].

@@ -108,7 +108,8 @@ impl Quantized {
         Quantized { format, words: AlignedBuf::zeros(format.num_words(k, columns)), k, columns }
     }
 
-    /// Words of scratch that multiplying `rows` rows of `k` elements takes: x in fixed point, or a panel for each thread.
+    /// Words of scratch that multiplying `rows` rows of `k` elements takes: x in fixed point, or for each thread a panel and what
+    /// a product takes.
     pub(crate) fn scratch_words<E: Word>(cpu: &Cpu<E>, format: Format, k: usize, rows: usize) -> usize {
         match rows <= FEW_ROWS {
             true => FixedRows::num_words(format, k, rows),

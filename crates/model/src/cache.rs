@@ -94,14 +94,14 @@ impl<D: Backend> Gpt<D> {
         }
     }
 
-    /// Reads one token of each sequence and returns the logits of the next, (B, V).
-    pub fn step<'a>(&self, cache: &'a mut KvCache<D>, tokens: &[u32]) -> &'a [f32] {
+    /// Reads one token of each sequence and returns the logits of the next, (B, V), to be worked on.
+    pub fn step<'a>(&self, cache: &'a mut KvCache<D>, tokens: &[u32]) -> &'a mut [f32] {
         assert_eq!(tokens.len(), cache.batch, "one token for each sequence");
         let dims = self.read(cache, tokens);
         self.ln_f_forward(&mut cache.acts, dims);
         self.device().logits(&mut cache.logits, &cache.acts.ln_f.out, &self.matrices.head, dims.head);
         self.device().read(&mut cache.host_logits, &cache.logits);
-        &cache.host_logits
+        &mut cache.host_logits
     }
 
     /// Runs the blocks on new tokens (B, T) of each sequence, appending their keys and values.

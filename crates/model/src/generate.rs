@@ -62,14 +62,13 @@ pub fn generate<D: Backend>(
     };
     let mut sequences: Vec<Sequence> = (0..num_sequences).map(sequence).collect();
     let mut tokens = vec![last; num_sequences];
-    let mut scores = vec![0.0; gpt.config().vocab_size];
+    let vocab_size = gpt.config().vocab_size;
     while sequences.iter().any(|sequence| sequence.finish_reason.is_none()) {
         let logits = gpt.step(&mut cache, &tokens);
-        let rows = logits.chunks_exact(scores.len());
+        let rows = logits.chunks_exact_mut(vocab_size);
         for (i, (sequence, logits)) in sequences.iter_mut().zip(rows).enumerate() {
             if sequence.finish_reason.is_none() {
-                scores.copy_from_slice(logits);
-                tokens[i] = sequence.grow(&mut scores, sampling, max_len, |id| on_token(i, id))?;
+                tokens[i] = sequence.grow(logits, sampling, max_len, |id| on_token(i, id))?;
             }
         }
     }

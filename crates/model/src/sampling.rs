@@ -78,7 +78,9 @@ impl Sampling {
 
     /// Chooses a token by processed scores. `None` if they are not finite where they should be.
     pub fn choose(&self, scores: &[f32], rng: &mut Rng) -> Option<u32> {
-        if scores.iter().any(|score| score.is_nan() || *score == f32::INFINITY) {
+        // Not `any`, whose early end keeps it from several at a time.
+        let is_broken = |score: &f32| u32::from(score.is_nan() || *score == f32::INFINITY);
+        if scores.iter().map(is_broken).fold(0, |any, is_broken| any | is_broken) != 0 {
             return None;
         }
         if self.do_sample { draw(scores, rng) } else { most_likely(scores) }
@@ -132,8 +134,16 @@ fn keep_top_p(scores: &mut [f32], p: f32) {
 
 /// The token with the highest score, the lowest id on ties.
 fn most_likely(scores: &[f32]) -> Option<u32> {
-    let best = (0..scores.len()).rev().max_by(|&a, &b| scores[a].total_cmp(&scores[b]))?;
-    (scores[best] > f32::NEG_INFINITY).then_some(best as u32)
+    const LANES: usize = 16;
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (chunks, rest) = scores.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, score)| *lane = larger(*lane, *score));
+    }
+    let best = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |best, score| larger(best, *score));
+    let id = scores.iter().position(|score| *score == best)?;
+    (best > f32::NEG_INFINITY).then_some(id as u32)
 }
 
 /// A token drawn with probability softmax(scores).

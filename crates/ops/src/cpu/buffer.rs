@@ -1,14 +1,15 @@
 //! Host memory aligned to a cache line, and the one way tasks share a mutable slice.
 //!
 //! The trick: a large buffer is a mapping of its own, on huge pages where the system has them, so that walking over rows
-//! which are kilobytes apart takes fewer translations (no gain clear of the noise was measured yet); and memory that
-//! nobody has touched goes to the thread, and the socket, that works on it first.
+//! which are kilobytes apart takes fewer translations and weights are read from memory as fast as it gives them; and memory
+//! that nobody has touched goes to the thread, and the socket, that works on it first.
 
 use crate::device::Scalar;
 use memmap2::MmapMut;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
+use std::sync::{Arc, Mutex};
 
 /// Alignment of every buffer: two cache lines, which is also two vectors of 512 bits.
 const ALIGNMENT: usize = 128;
@@ -20,7 +21,7 @@ pub struct AlignedBuf<T> {
     ptr: NonNull<T>,
     len: usize,
     /// What `ptr` points into, if it is not the heap.
-    mapping: Option<MmapMut>,
+    mapping: Option<Arc<MmapMut>>,
 }
 
 // SAFETY: AlignedBuf owns its memory as Vec does.
@@ -34,7 +35,10 @@ impl<T: Scalar> AlignedBuf<T> {
         let layout = Self::layout(len);
         match layout.size() {
             0 => AlignedBuf { ptr: NonNull::dangling(), len, mapping: None },
-            HUGE_PAGE.. => Self::mapped(len, layout),
+            HUGE_PAGE.. => {
+                let (ptr, mapping) = map(layout.size());
+                AlignedBuf { ptr: ptr.cast(), len, mapping: Some(Arc::new(mapping)) }
+            }
             _ => {
                 // SAFETY: the layout's size is not zero; all-zero bytes are a valid T, which is Pod.
                 let ptr = NonNull::new(unsafe { alloc_zeroed(layout) }.cast::<T>());
@@ -42,18 +46,62 @@ impl<T: Scalar> AlignedBuf<T> {
             }
         }
     }
+}
 
-    /// A mapping that starts on a huge page: one more is reserved for that, but never touched.
-    fn mapped(len: usize, layout: Layout) -> Self {
-        let mapping = MmapMut::map_anon(layout.size() + HUGE_PAGE);
-        let mut mapping = mapping.unwrap_or_else(|_| handle_alloc_error(layout));
-        let skipped = mapping.as_ptr().align_offset(HUGE_PAGE);
-        // A wish: without huge pages everything works, only slower. Not for the end, which would take a whole one.
-        #[cfg(target_os = "linux")]
-        let _ =
-            mapping.advise_range(memmap2::Advice::HugePage, skipped, layout.size() / HUGE_PAGE * HUGE_PAGE);
-        let ptr = NonNull::from(&mut mapping[skipped..][..layout.size()]).cast();
-        AlignedBuf { ptr, len, mapping: Some(mapping) }
+/// A mapping of `bytes` that start on a huge page: one more is reserved for that, but never touched.
+fn map(bytes: usize) -> (NonNull<u8>, MmapMut) {
+    let mapping = MmapMut::map_anon(bytes + HUGE_PAGE);
+    let no_memory = |_| {
+        Layout::from_size_align(bytes, ALIGNMENT).map_or_else(|_| panic!("{bytes} bytes"), handle_alloc_error)
+    };
+    let mut mapping: MmapMut = mapping.unwrap_or_else(no_memory);
+    let skipped = mapping.as_ptr().align_offset(HUGE_PAGE);
+    // A wish: without huge pages everything works, only slower. Not for the end, which would take a whole one.
+    #[cfg(target_os = "linux")]
+    let _ = mapping.advise_range(memmap2::Advice::HugePage, skipped, bytes / HUGE_PAGE * HUGE_PAGE);
+    (NonNull::from(&mut mapping[skipped..][..bytes]).cast(), mapping)
+}
+
+/// Buffers that lie one after the other on huge pages, also those that are smaller than one. Memory is given back when all buffers of a
+/// block are gone: so it is for what lives as long as a network.
+pub(crate) struct Arena(Mutex<Option<ArenaBlock>>);
+
+/// A mapping with room left.
+struct ArenaBlock {
+    mapping: Arc<MmapMut>,
+    /// Where the room begins, and its bytes.
+    next: NonNull<u8>,
+    left: usize,
+}
+
+// SAFETY: a block owns the room that nobody has got yet.
+unsafe impl Send for ArenaBlock {}
+
+impl Arena {
+    /// Bytes of a block; half as much is the most that shares one.
+    const BLOCK: usize = 16 << 20;
+
+    pub(crate) fn new() -> Self {
+        Arena(Mutex::new(None))
+    }
+
+    /// Allocates `len` zeros.
+    pub(crate) fn zeros<T: Scalar>(&self, len: usize) -> AlignedBuf<T> {
+        let size = AlignedBuf::<T>::layout(len).pad_to_align().size();
+        if size == 0 || size > Self::BLOCK / 2 {
+            return AlignedBuf::zeros(len);
+        }
+        let mut current = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut block = current.take().filter(|block| block.left >= size).unwrap_or_else(|| {
+            let (next, mapping) = map(Self::BLOCK);
+            ArenaBlock { mapping: Arc::new(mapping), next, left: Self::BLOCK }
+        });
+        let (ptr, mapping) = (block.next.cast(), Some(block.mapping.clone()));
+        // SAFETY: there are `size` bytes left, and the end of them still belongs to the mapping, which is longer than the block.
+        block.next = unsafe { block.next.add(size) };
+        block.left -= size;
+        *current = Some(block);
+        AlignedBuf { ptr, len, mapping }
     }
 }
 
@@ -102,16 +150,26 @@ const LINE: usize = 64;
 /// Asks for the cache lines of `slice`, which will be read from the second-level cache.
 #[inline(always)]
 pub(crate) fn prefetch<T>(slice: &[T]) {
-    let first: *const u8 = slice.as_ptr().cast();
-    (0..size_of_val(slice)).step_by(LINE).for_each(|byte| {
-        let line: *const i8 = first.wrapping_add(byte).cast();
+    ask(slice.as_ptr_range(), false);
+}
+
+/// Asks for cache lines: of the second-level cache, or to be written in the first. A wish: it changes nothing, wherever it points.
+#[inline(always)]
+fn ask<T>(range: Range<*const T>, to_write: bool) {
+    let (first, end) = (range.start.cast::<i8>(), range.end.cast::<i8>());
+    (0..end.addr().saturating_sub(first.addr())).step_by(LINE).for_each(|byte| {
+        let line = first.wrapping_add(byte);
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a prefetch changes nothing, whatever the address.
         unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(line);
+            use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T1, _mm_prefetch};
+            match to_write {
+                true => _mm_prefetch::<_MM_HINT_ET0>(line),
+                false => _mm_prefetch::<_MM_HINT_T1>(line),
+            }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = line;
+        let _ = (line, to_write);
     });
 }
 
@@ -137,17 +195,19 @@ impl<'a, T> SharedMut<'a, T> {
     /// nothing, wherever it points.
     #[inline(always)]
     pub(crate) fn prefetch(&self, start: usize, len: usize) {
-        let first: *const u8 = self.ptr.wrapping_add(start).cast();
-        (0..len * size_of::<T>()).step_by(LINE).for_each(|byte| {
-            let line: *const i8 = first.wrapping_add(byte).cast();
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: a prefetch changes nothing, whatever the address.
-            unsafe {
-                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(line);
-            }
-            #[cfg(not(target_arch = "x86_64"))]
-            let _ = line;
-        });
+        ask(self.range(start, len), true);
+    }
+
+    /// The same, for what will be read from the second-level cache.
+    #[inline(always)]
+    pub(crate) fn prefetch_to_read(&self, start: usize, len: usize) {
+        ask(self.range(start, len), false);
+    }
+
+    #[inline(always)]
+    fn range(&self, start: usize, len: usize) -> Range<*const T> {
+        let first = self.ptr.cast_const().wrapping_add(start);
+        first..first.wrapping_add(len)
     }
 
     /// The piece of `len` elements from `start`, which must lie within the slice (checked).

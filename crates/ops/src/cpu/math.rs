@@ -94,6 +94,17 @@ pub(crate) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
+/// The sums of columns, in the order of the rows.
+#[inline(always)]
+pub(crate) fn sum_columns(rows: &[[f32; LANES]; LANES]) -> [f32; LANES] {
+    let mut sums = rows[0];
+    for row in &rows[1..] {
+        let before = sums;
+        sums = lanes(|j| before[j] + row[j]);
+    }
+    sums
+}
+
 /// The largest lane.
 #[inline(always)]
 pub(crate) fn max_lanes(mut lanes: [f32; LANES]) -> f32 {

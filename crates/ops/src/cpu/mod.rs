@@ -14,7 +14,7 @@ mod queue;
 mod transpose;
 
 pub use buffer::AlignedBuf;
-pub(crate) use buffer::{SharedMut, prefetch};
+pub(crate) use buffer::{Arena, SharedMut, prefetch};
 pub use isa::Isa;
 pub(crate) use isa::{Simd, Task};
 pub(crate) use queue::Work;
@@ -32,6 +32,8 @@ pub struct Cpu<E> {
     pool: rayon::ThreadPool,
     /// Bytes of a core's second-level cache.
     level2_bytes: usize,
+    /// Where weights lie.
+    weights: Arena,
     /// Scratch buffers that no operation is using now.
     scratch: Mutex<Vec<AlignedBuf<u32>>>,
     element: PhantomData<E>,
@@ -60,6 +62,7 @@ impl<E: Word> Cpu<E> {
             isa,
             pool,
             level2_bytes: cache::level2_bytes(),
+            weights: Arena::new(),
             scratch: Mutex::new(Vec::new()),
             element: PhantomData,
         }
@@ -68,6 +71,11 @@ impl<E: Word> Cpu<E> {
     /// The instruction set in use.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// Memory for weights that the kernels read.
+    pub(crate) fn weights_memory(&self) -> &Arena {
+        &self.weights
     }
 
     /// Bytes of a core's second-level cache.

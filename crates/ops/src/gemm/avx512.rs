@@ -18,8 +18,8 @@ pub(super) const BF16: Kernel = Kernel { height: HEIGHT, tile: bf16::tile, widen
 pub(super) const F32: Kernel = Kernel { height: HEIGHT, tile: f32::tile, widen: None };
 
 const HEIGHT: usize = 14;
-/// Words of B that a single row asks for ahead.
-const AHEAD: usize = 4096;
+/// Words of B that a single row asks for ahead: the hardware stops at the end of a page. Further, it is slower.
+const AHEAD: usize = 1024;
 
 /// Defines a module with the kernel for one way to multiply words and the instruction set that has it.
 macro_rules! kernel {

@@ -82,12 +82,13 @@ impl<E: Word> Linear for Cpu<E> {
     const KEEPS_GELU: bool = false;
 
     fn weights(&self, inputs: usize, outputs: usize, storage: Storage, purpose: Use) -> CpuWeights<E> {
+        let memory = self.weights_memory();
         let forward = match purpose {
-            Use::Quantized(format) => Forward::Quantized(Quantized::zeros(format, inputs, outputs)),
-            _ => Forward::Packed(AlignedBuf::zeros(Packed::num_words::<E>(inputs, outputs))),
+            Use::Quantized(format) => Forward::Quantized(Quantized::zeros(memory, format, inputs, outputs)),
+            _ => Forward::Packed(memory.zeros(Packed::num_words::<E>(inputs, outputs))),
         };
         let backward =
-            (purpose == Use::Training).then(|| AlignedBuf::zeros(Packed::num_words::<E>(outputs, inputs)));
+            (purpose == Use::Training).then(|| memory.zeros(Packed::num_words::<E>(outputs, inputs)));
         CpuWeights { inputs, outputs, storage, forward, backward, element: PhantomData }
     }
 

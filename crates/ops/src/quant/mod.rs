@@ -14,7 +14,8 @@
 //! `rows.rs` and the kernels want them:
 //!
 //! ```text
-//! Int8:  bytes k0 k1 k2 k3, two's complement       Int4:  nibbles k0 .. k7 from the lowest, plus 8
+//! Int8:  bytes k0 k1 k2 k3, two's complement
+//! Int4:  the low nibbles of bytes k0 k1 k2 k3, the high ones k4 k5 k6 k7, plus 8
 //! ```
 //!
 //! Few rows are multiplied in integers (`rows.rs`), each word read once. For many rows a task writes a panel out as words
@@ -23,6 +24,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod expand;
 mod pack;
 mod portable;
@@ -30,7 +33,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-use crate::cpu::{AlignedBuf, Cpu, Simd};
+use crate::cpu::{AlignedBuf, Arena, Cpu, Simd};
 use crate::device::Device;
 use crate::gemm::{self, Block, Epilogue, PANEL, Packed, Tile, Word, task_rows};
 use crate::linear::Storage;
@@ -104,8 +107,8 @@ pub(crate) struct Quantized {
 
 impl Quantized {
     /// All zero.
-    pub(crate) fn zeros(format: Format, k: usize, columns: usize) -> Self {
-        Quantized { format, words: AlignedBuf::zeros(format.num_words(k, columns)), k, columns }
+    pub(crate) fn zeros(memory: &Arena, format: Format, k: usize, columns: usize) -> Self {
+        Quantized { format, words: memory.zeros(format.num_words(k, columns)), k, columns }
     }
 
     /// Words of scratch that multiplying `rows` rows of `k` elements takes: x in fixed point, or for each thread a panel and what
@@ -142,10 +145,10 @@ impl Quantized {
         let num_panels = self.columns.div_ceil(PANEL);
         let per_task = num_panels.div_ceil(TASKS * cpu.num_threads()).max(1);
         cpu.with_scratch(FixedRows::num_words(self.format, self.k, rows), |words| {
-            let fixed = FixedRows::new(cpu, self.format, words, x, rows);
+            let fixed = FixedRows::new(cpu, self.format, kernel, words, x, rows);
             cpu.parallel(num_panels.div_ceil(per_task), |task| {
+                let mut values = [[0.0; PANEL]; FEW_ROWS];
                 for panel in task * per_task..num_panels.min((task + 1) * per_task) {
-                    let mut values = [[0.0; PANEL]; FEW_ROWS];
                     for (row, values) in values.iter_mut().enumerate().take(rows) {
                         *values = kernel.run(fixed.row(row), self.panel(panel));
                     }
@@ -207,11 +210,20 @@ fn scales(group: &[u32]) -> [f32; PANEL] {
     scales
 }
 
+/// Where element `i` begins in a word: the lowest of its bits.
+#[inline(always)]
+const fn shift(format: Format, i: usize) -> usize {
+    match format {
+        Format::Int8 => 8 * i,
+        Format::Int4 => 8 * (i % 4) + 4 * (i / 4),
+    }
+}
+
 /// Element `i` of a word, as the integer that is scaled.
 #[inline(always)]
 fn integer(format: Format, word: u32, i: usize) -> i32 {
     match format {
-        Format::Int8 => (word << (24 - 8 * i)) as i32 >> 24,
-        Format::Int4 => (word >> (4 * i) & 15) as i32 - 8,
+        Format::Int8 => (word << (24 - shift(format, i))) as i32 >> 24,
+        Format::Int4 => (word >> shift(format, i) & 15) as i32 - 8,
     }
 }

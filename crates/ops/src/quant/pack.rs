@@ -3,7 +3,7 @@
 //! In 8 bits a scale reaches the largest element. In 4 bits that wastes levels: of a row of scales around it the one with
 //! the least squared error is taken, as llama.cpp's `make_qx_quants` does; each is the best fit to the integers it gives.
 
-use super::{Format, Quantized, SCALE_WORDS};
+use super::{Format, Quantized, SCALE_WORDS, shift};
 use crate::cpu::{Cpu, SharedMut, Simd, Task};
 use crate::element::{Bf16, Element};
 use crate::gemm::{PANEL, Word};
@@ -97,7 +97,7 @@ impl Task for PackGroup<'_> {
                         Format::Int8 => round(x.clamp(-127.0, 127.0)) & 0xff,
                         Format::Int4 => round(x.clamp(-8.0, 7.0)) + 8,
                     };
-                    *word |= (bits as u32) << (32 / format.per_word() * i);
+                    *word |= (bits as u32) << shift(format, i);
                 }
             }
         }

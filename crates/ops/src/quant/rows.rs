@@ -4,30 +4,39 @@
 //! out[j] = sum over groups of (x scale[group] w scale[group, j]) sum over the group of x integer w integer
 //! ```
 //!
-//! The inner sums are exact, so that only the outer ones have an order. 15 bits of x and 7 or 3 of a weight leave 10 for
-//! the length of a group in 32. A group of x is stored as pairs, as the kernels multiply them with pairs of a word:
+//! The inner sums are exact, so that only the outer ones have an order, and every kernel gives the same. 15 bits of x and 7 or 3 of a
+//! weight leave 10 for the length of a group in 32. A group of x is stored as its kernel multiplies it with words:
 //!
 //! ```text
-//! Int8:  k0 k2, k1 k3               the even bytes of a word, then the odd ones
-//! Int4:  k0 k4, k1 k5, k2 k6, k3 k7     every fourth nibble
+//! Pairs    two integers of 16 bits:  Int8: k0 k2, k1 k3     Int4: k0 k2, k4 k6, k1 k3, k5 k7
+//!          (what one shift and one mask leave of a word, in ascending order of its bits)
+//! Bytes    [high bytes of the group, low bytes of the group], x = 256 high + low, both signed
 //! ```
 //!
-//! What is added to the nibbles is taken off at the start of a group's sum: -8 sum(x).
+//! What a kernel adds to the integers of weights is taken off at the start of a group's sum: of the nibbles 8 sum(x), of bytes that
+//! have to be unsigned 128 sum(x).
 
 use super::{Format, portable};
-use crate::cpu::math::LANES;
+use crate::cpu::math::{LANES, max_lanes, sum_lanes};
 use crate::cpu::{Cpu, Isa, Simd, Task};
 use crate::gemm::{PANEL, Word};
 
-/// One row of x. A group is `[group / 2 pairs, start, scale]`.
+/// One row of x. A group is `[group / 2 words of x, start, scale]`.
 #[derive(Clone, Copy)]
 pub(super) struct FixedRow<'a> {
     pub(super) words: &'a [u32],
 }
 
-/// Words of a group of x: pairs, what its sum starts with, its scale.
+/// Words of a group of x: its integers, what its sum starts with, its scale.
 pub(super) const fn row_group_words(format: Format) -> usize {
     format.group() / 2 + 2
+}
+
+/// How the integers of x lie in words.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    Pairs,
+    Bytes,
 }
 
 /// Rows of x in fixed point.
@@ -42,19 +51,20 @@ impl<'a> FixedRows<'a> {
         rows * k.div_ceil(format.group()) * row_group_words(format)
     }
 
-    /// Rounds `x` (rows, k).
+    /// Rounds `x` (rows, k) for a kernel.
     pub(super) fn new<E: Word>(
         cpu: &Cpu<E>,
         format: Format,
+        kernel: Kernel,
         words: &'a mut [u32],
         x: &[E],
         rows: usize,
     ) -> Self {
-        let (k, row_words) = (x.len() / rows, words.len() / rows);
+        let (k, row_words, layout) = (x.len() / rows, words.len() / rows, kernel.layout());
         for (out, x) in words.chunks_exact_mut(row_words).zip(x.chunks_exact(k)) {
             match format {
-                Format::Int8 => cpu.isa().run(Round::<E, 64> { out, x, format }),
-                Format::Int4 => cpu.isa().run(Round::<E, 32> { out, x, format }),
+                Format::Int8 => cpu.isa().run(Round::<E, 64> { out, x, format, layout }),
+                Format::Int4 => cpu.isa().run(Round::<E, 32> { out, x, format, layout }),
             }
         }
         FixedRows { words, row_words }
@@ -69,13 +79,15 @@ struct Round<'a, E, const G: usize> {
     out: &'a mut [u32],
     x: &'a [E],
     format: Format,
+    layout: Layout,
 }
 
 impl<E: Word, const G: usize> Task for Round<'_, E, G> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self) {
-        const LIMIT: f32 = 32767.0;
+        /// The largest integer whose high byte is signed.
+        const LIMIT: f32 = 32639.0;
         const ROUND: f32 = 12_582_912.0;
         let groups = self.out.chunks_exact_mut(row_group_words(self.format));
         for (out, x) in groups.zip(self.x.chunks(G)) {
@@ -89,8 +101,7 @@ impl<E: Word, const G: usize> Task for Round<'_, E, G> {
                     broken[j] += values[j] * 0.0;
                 }
             }
-            let largest = largest.into_iter().fold(0.0, f32::max);
-            let broken: f32 = broken.into_iter().sum();
+            let (largest, broken) = (max_lanes(largest), sum_lanes(broken));
             let scale = largest / LIMIT;
             let inverse = if scale > f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
             // Adding 1.5 x 2^23 rounds to an integer and leaves it in the low bits.
@@ -99,17 +110,51 @@ impl<E: Word, const G: usize> Task for Round<'_, E, G> {
                 *integer = (x * inverse + ROUND).to_bits() as u16;
                 sum += i32::from(*integer as i16);
             }
-            let (pairs, rest) = out.split_at_mut(G / 2);
-            let half = self.format.per_word() / 2;
-            for (pairs, integers) in pairs.chunks_exact_mut(half).zip(integers.chunks_exact(2 * half)) {
-                for (i, pair) in pairs.iter_mut().enumerate() {
-                    // Int8: bytes i and i + 2; Int4: nibbles i and i + 4.
-                    *pair = u32::from(integers[i]) | u32::from(integers[i + half]) << 16;
-                }
+            let (words, rest) = out.split_at_mut(G / 2);
+            let added = match (self.format, self.layout) {
+                (Format::Int4, _) => 8,
+                (Format::Int8, Layout::Bytes) => 128,
+                (Format::Int8, Layout::Pairs) => 0,
+            };
+            match self.layout {
+                Layout::Pairs => pairs(words, &integers, self.format),
+                Layout::Bytes => bytes(words, &integers),
             }
-            rest[0] = if self.format == Format::Int4 { -8 * sum } else { 0 } as u32;
+            rest[0] = (-added * sum) as u32;
             rest[1] = (scale + broken).to_bits();
         }
+    }
+}
+
+/// The elements of a word in its pair `i`.
+#[inline(always)]
+pub(super) const fn pair_elements(format: Format, i: usize) -> [usize; 2] {
+    let first = match format {
+        Format::Int8 => i,
+        Format::Int4 => [0, 4, 1, 5][i],
+    };
+    [first, first + 2]
+}
+
+/// Sets the pairs of each word of weights.
+#[inline(always)]
+fn pairs(words: &mut [u32], integers: &[u16], format: Format) {
+    let per_word = format.per_word();
+    for (words, integers) in words.chunks_exact_mut(per_word / 2).zip(integers.chunks_exact(per_word)) {
+        for (i, word) in words.iter_mut().enumerate() {
+            let [low, high] = pair_elements(format, i).map(|element| u32::from(integers[element]));
+            *word = low | high << 16;
+        }
+    }
+}
+
+/// Sets the high bytes and then the low ones.
+#[inline(always)]
+fn bytes(words: &mut [u32], integers: &[u16]) {
+    let (high, low) = bytemuck::cast_slice_mut(words).split_at_mut(integers.len());
+    for ((x, high), low) in integers.iter().zip(high).zip(low) {
+        // The low byte is signed: where it is negative, the high one has one more.
+        (*high, *low) = ((x.wrapping_add(128) >> 8) as u8, *x as u8);
     }
 }
 
@@ -119,28 +164,48 @@ pub(super) enum Kernel {
     Portable(Format),
     #[cfg(target_arch = "x86_64")]
     Avx2(Format),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Format),
 }
 
 impl Kernel {
     pub(super) fn of(format: Format, isa: Isa) -> Self {
         match isa {
-            // AVX-512 machines run it too. It does not keep up with memory yet (LOG.md, 2026-11-26).
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => Kernel::Avx2(format),
+            Isa::Avx512Bf16 => Kernel::Avx512(format),
+            // AVX-512 does not bring the products of bytes with it.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 | Isa::Avx512 => Kernel::Avx2(format),
             _ => Kernel::Portable(format),
+        }
+    }
+
+    /// What it multiplies with the elements of a word.
+    fn layout(self) -> Layout {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512(_) => Layout::Bytes,
+            _ => Layout::Pairs,
         }
     }
 
     #[inline(always)]
     pub(super) fn run(self, x: FixedRow<'_>, panel: &[u32]) -> [f32; PANEL] {
+        // SAFETY (all blocks): `of` chooses a kernel only for the instruction set of a `Cpu`, which is available.
         match self {
             Kernel::Portable(format) => portable::dot(format, x, panel),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `of` chooses this kernel only for the instruction set of a `Cpu`, which is available.
+            // SAFETY: as above.
             Kernel::Avx2(Format::Int8) => unsafe { super::avx2::dot_int8(x, panel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Kernel::Avx2(Format::Int4) => unsafe { super::avx2::dot_int4(x, panel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Kernel::Avx512(Format::Int8) => unsafe { super::avx512::dot_int8(x, panel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Kernel::Avx512(Format::Int4) => unsafe { super::avx512::dot_int4(x, panel) },
         }
     }
 }

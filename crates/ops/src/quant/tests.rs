@@ -8,7 +8,7 @@ use crate::{Bf16, Isa, Rng};
 const FORMATS: [Format; 2] = [Format::Int8, Format::Int4];
 
 fn quantize<E: Word>(cpu: &Cpu<E>, format: Format, w: &[f32], k: usize, columns: usize) -> Quantized {
-    let mut quantized = Quantized::zeros(format, k, columns);
+    let mut quantized = Quantized::zeros(&Arena::new(), format, k, columns);
     quantized.pack(cpu, w, Storage::InputsOutputs);
     quantized
 }
@@ -80,15 +80,25 @@ fn every_kernel_gives_the_integers_of_the_portable_one() {
     for format in FORMATS {
         let cpu = Cpu::<f32>::with(Isa::Portable, 1);
         // One group: its sum is exact, so that kernels differ in the rounding of one product at most.
-        let (k, x) = (format.group(), random(&mut rng, format.group()));
-        let quantized = quantize(&cpu, format, &random(&mut rng, k * PANEL), k, PANEL);
-        let mut words = vec![0; FixedRows::num_words(format, k, 1)];
-        let fixed = FixedRows::new(&cpu, format, &mut words, &x, 1);
-        let want = portable::dot(format, fixed.row(0), quantized.panel(0));
-        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-            let got = Kernel::of(format, isa).run(fixed.row(0), quantized.panel(0));
-            let close = got.iter().zip(&want).all(|(a, b)| (a - b).abs() <= f32::EPSILON * b.abs());
-            assert!(close, "{isa} {format:?}: {got:?} {want:?}");
+        let k = format.group();
+        let random = random(&mut rng, k);
+        // The largest integers too, of both signs.
+        let signs: Vec<f32> = random.iter().map(|x| x.signum()).collect();
+        let w = self::random(&mut rng, k * PANEL);
+        let largest = w.iter().map(|x| x.signum()).collect();
+        for (x, w) in [(&random, &w), (&signs, &w), (&vec![-1.0; k], &largest), (&signs, &largest)] {
+            let quantized = quantize(&cpu, format, w, k, PANEL);
+            let dot = |kernel: Kernel| {
+                let mut words = vec![0; FixedRows::num_words(format, k, 1)];
+                let fixed = FixedRows::new(&cpu, format, kernel, &mut words, x, 1);
+                kernel.run(fixed.row(0), quantized.panel(0))
+            };
+            let want = dot(Kernel::of(format, Isa::Portable));
+            for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+                let got = dot(Kernel::of(format, isa));
+                let close = got.iter().zip(&want).all(|(a, b)| (a - b).abs() <= f32::EPSILON * b.abs());
+                assert!(close, "{isa} {format:?}: {got:?} {want:?}");
+            }
         }
     }
 }
@@ -101,7 +111,7 @@ fn both_storages_hold_the_same() {
     let transposed: Vec<f32> = (0..k * columns).map(|i| w[i % k * columns + i / k]).collect();
     for format in FORMATS {
         let by_inputs = quantize(&cpu, format, &w, k, columns);
-        let mut by_outputs = Quantized::zeros(format, k, columns);
+        let mut by_outputs = Quantized::zeros(&Arena::new(), format, k, columns);
         by_outputs.pack(&cpu, &transposed, Storage::OutputsInputs);
         assert!(by_inputs.words[..] == by_outputs.words[..], "{format:?}");
     }

@@ -2,7 +2,7 @@
 //!
 //! With one query there is no tile to fill, and packing the cache for one would cost more than attention itself.
 
-use crate::cpu::math::{LANES, exp, sum_lanes};
+use crate::cpu::math::{LANES, exp, lanes, sum_columns, sum_lanes};
 use crate::cpu::{Simd, Task};
 use crate::gemm::Word;
 
@@ -25,8 +25,13 @@ impl<E: Word> Task for Decode<'_, E> {
         let (q, scores) = bytemuck::cast_slice_mut::<u32, f32>(scratch).split_at_mut(head_size);
         let scale = 1.0 / (head_size as f32).sqrt();
         q.iter_mut().zip(elements).for_each(|(q, x)| *q = x.to_f32());
-        for (score, key) in scores.iter_mut().zip(keys.chunks_exact(head_size)) {
-            *score = scale * dot::<S, E>(q, key);
+        for (scores, keys) in scores.chunks_mut(LANES).zip(keys.chunks(LANES * head_size)) {
+            let mut products = [[0.0; LANES]; LANES];
+            for (products, key) in products.iter_mut().zip(keys.chunks_exact(head_size)) {
+                *products = lane_products::<S, E>(q, key);
+            }
+            let sums = sum_columns(bytemuck::cast_ref(&S::transpose(bytemuck::cast_ref(&products))));
+            scores.iter_mut().zip(sums).for_each(|(score, sum)| *score = scale * sum);
         }
         let max = scores.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
         let mut sums = [0.0; LANES];
@@ -50,20 +55,19 @@ impl<E: Word> Task for Decode<'_, E> {
     }
 }
 
-/// q . key, in 16 lanes.
+/// q . key, in 16 lanes that are still to be added.
 #[inline(always)]
-fn dot<S: Simd, E: Word>(q: &[f32], key: &[E]) -> f32 {
-    let mut lanes = [0.0; LANES];
+fn lane_products<S: Simd, E: Word>(q: &[f32], key: &[E]) -> [f32; LANES] {
+    let mut sums = [0.0; LANES];
     let ((q, q_rest), (key, key_rest)) = (q.as_chunks::<LANES>(), key.as_chunks::<LANES>());
     for (q, key) in q.iter().zip(key) {
-        for ((lane, q), k) in lanes.iter_mut().zip(q).zip(key) {
-            *lane = S::fma(*q, k.to_f32(), *lane);
-        }
+        let before = sums;
+        sums = lanes(|j| S::fma(q[j], key[j].to_f32(), before[j]));
     }
-    for ((lane, q), k) in lanes.iter_mut().zip(q_rest).zip(key_rest) {
-        *lane = S::fma(*q, k.to_f32(), *lane);
+    for ((sum, q), k) in sums.iter_mut().zip(q_rest).zip(key_rest) {
+        *sum = S::fma(*q, k.to_f32(), *sum);
     }
-    sum_lanes(lanes)
+    sums
 }
 
 /// Sets `W` elements of `out` = factor x the sum over keys of score x value, in the order of the keys, and returns W. Rows

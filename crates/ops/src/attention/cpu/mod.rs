@@ -132,11 +132,14 @@ impl<E: Word> Attention for Cpu<E> {
         let out = SharedMut::new(&mut out[..batch * time * channels]);
         let (keys, values) = (SharedMut::new(keys), SharedMut::new(values));
         let tiles = Tiles::<E>::new(self, head_size);
+        let size = capacity * head_size;
         self.parallel(batch * heads, |task| {
             let dims = AttentionDims { batch, time, heads, head_size };
             let first = start_of(task, dims);
             let [q, k, v] = thirds(qkv, task, dims);
-            let size = capacity * head_size;
+            // Memory gives the values while scores are made of the keys, and the next head's keys while values are summed.
+            values.prefetch_to_read(task * size, cached * head_size);
+            keys.prefetch_to_read((task + 1) * size, cached * head_size);
             // SAFETY: each task has its own head of the cache.
             let (keys, values) = unsafe { (keys.slice(task * size, size), values.slice(task * size, size)) };
             for i in 0..time {

@@ -55,7 +55,7 @@ fn check_all<E: Word>() {
     for (isa, format) in
         Isa::ALL.into_iter().filter(|isa| isa.is_available()).flat_map(|isa| FORMATS.map(|f| (isa, f)))
     {
-        for rows in [1, 2, 7, 8, 9, 15, 61] {
+        for rows in [1, 2, 7, 15, 16, 17, 61] {
             for (k, columns) in [(1, 1), (7, 33), (32, 32), (33, 31), (64, 65), (130, 40), (768, 70)] {
                 let one = check::<E>(isa, 1, format, [rows, k, columns]);
                 assert_eq!(one, check::<E>(isa, 3, format, [rows, k, columns]), "threads change no bit");

@@ -222,3 +222,24 @@ impl<'a, T> SharedMut<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(start), len) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_of_an_arena_are_zero_apart_and_outlive_it() {
+        let arena = Arena::new();
+        // Small, odd, more than what a block has left, more than a block shares, none.
+        let lens = [1, 1000, 1 << 20, 2_000_003, 1, 2_000_003, 5 << 20, 0];
+        let mut buffers: Vec<AlignedBuf<u32>> = lens.iter().map(|&len| arena.zeros(len)).collect();
+        drop(arena);
+        for (i, buffer) in buffers.iter_mut().enumerate() {
+            assert_eq!(buffer.len, lens[i]);
+            assert!(buffer.is_empty() || buffer.as_ptr().addr().is_multiple_of(ALIGNMENT), "buffer {i}");
+            assert!(buffer.iter().all(|x| *x == 0), "buffer {i}: nobody has written to it");
+            buffer.fill(1 + i as u32);
+        }
+        assert!((0..).zip(&buffers).all(|(i, buffer)| buffer.iter().all(|x| *x == 1 + i)));
+    }
+}

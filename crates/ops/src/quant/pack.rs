@@ -4,6 +4,7 @@
 //! the least squared error is taken, as llama.cpp's `make_qx_quants` does; each is the best fit to the integers it gives.
 
 use super::{Format, Quantized, SCALE_WORDS, shift};
+use crate::cpu::math::lanes;
 use crate::cpu::{Cpu, SharedMut, Simd, Task};
 use crate::element::{Bf16, Element};
 use crate::gemm::{PANEL, Word};
@@ -81,7 +82,7 @@ impl Task for PackGroup<'_> {
             Format::Int8 => scales_to_largest(values),
             Format::Int4 => scales_of_least_error(values),
         };
-        let inverses = scales.map(|scale| if scale == 0.0 { 0.0 } else { 1.0 / scale });
+        let inverses: [f32; PANEL] = lanes(|j| if scales[j] == 0.0 { 0.0 } else { 1.0 / scales[j] });
         let (scale_words, words) = out.split_at_mut(SCALE_WORDS);
         for (j, word) in scale_words.iter_mut().enumerate() {
             *word = scales[j].to_bits() >> 16 | scales[SCALE_WORDS + j].to_bits();
@@ -127,14 +128,15 @@ fn largest(values: &[[f32; PANEL]]) -> [f32; PANEL] {
             *largest = if x.abs() > largest.abs() { *x } else { *largest };
         }
     }
-    largest.map(|x| if x.abs() < SMALLEST { 0.0 } else { x })
+    lanes(|j| if largest[j].abs() < SMALLEST { 0.0 } else { largest[j] })
 }
 
 #[inline(always)]
 fn scales_to_largest(values: &[[f32; PANEL]]) -> [f32; PANEL] {
     // Rounding up by one step where rounding went down: no element is beyond 127.
-    largest(values).map(|x| {
-        let scale = x.abs() / 127.0;
+    let largest = largest(values);
+    lanes(|j| {
+        let scale = largest[j].abs() / 127.0;
         let rounded = round_scale(scale);
         if rounded < scale { f32::from_bits(rounded.to_bits() + 0x1_0000) } else { rounded }
     })
@@ -146,7 +148,8 @@ fn scales_of_least_error(values: &[[f32; PANEL]]) -> [f32; PANEL] {
     let largest = largest(values);
     let (mut best, mut gains) = ([0.0f32; PANEL], [0.0f32; PANEL]);
     for trial in -TRIALS..=TRIALS {
-        let inverses = largest.map(|x| if x == 0.0 { 0.0 } else { -(8.0 + TRIAL_STEP * trial as f32) / x });
+        let levels = -(8.0 + TRIAL_STEP * trial as f32);
+        let inverses: [f32; PANEL] = lanes(|j| if largest[j] == 0.0 { 0.0 } else { levels / largest[j] });
         let (mut xq, mut qq) = ([0.0f32; PANEL], [0.0f32; PANEL]);
         for values in values {
             for j in 0..PANEL {

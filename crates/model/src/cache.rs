@@ -94,7 +94,7 @@ impl<D: Backend> Gpt<D> {
         }
     }
 
-    /// Reads one token of each sequence and returns the logits of the next, (B, V), to be worked on.
+    /// Reads one token of each sequence and returns the logits of the next, (B, V), which the caller may change.
     pub fn step<'a>(&self, cache: &'a mut KvCache<D>, tokens: &[u32]) -> &'a mut [f32] {
         assert_eq!(tokens.len(), cache.batch, "one token for each sequence");
         let dims = self.read(cache, tokens);

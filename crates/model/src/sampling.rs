@@ -78,7 +78,7 @@ impl Sampling {
 
     /// Chooses a token by processed scores. `None` if they are not finite where they should be.
     pub fn choose(&self, scores: &[f32], rng: &mut Rng) -> Option<u32> {
-        // Not `any`, whose early end keeps it from several at a time.
+        // Not `any`: its early exit keeps the loop from being vectorized.
         let is_broken = |score: &f32| u32::from(score.is_nan() || *score == f32::INFINITY);
         if scores.iter().map(is_broken).fold(0, |any, is_broken| any | is_broken) != 0 {
             return None;
@@ -214,6 +214,20 @@ mod tests {
         let (sampling, mut rng) = (Sampling::default(), Rng::new(1));
         assert_eq!(sampling.choose(&[0.0, 2.0, 2.0], &mut rng), Some(1));
         assert_eq!(sampling.choose(&[0.0, f32::NAN], &mut rng), None);
+        // Of more scores than are looked at together.
+        let best = |best: &[usize], score| {
+            let mut scores = vec![-1.0; 37];
+            best.iter().for_each(|&id| scores[id] = score);
+            Sampling::default().choose(&scores, &mut Rng::new(1))
+        };
+        assert_eq!(
+            [best(&[21, 5], 2.0), best(&[36, 5], 2.0), best(&[36], 2.0)],
+            [Some(5), Some(5), Some(36)]
+        );
+        assert_eq!([best(&[20], f32::INFINITY), best(&[20], f32::NAN)], [None, None]);
+        assert_eq!(sampling.choose(&[-0.0, 0.0], &mut rng), Some(0));
+        assert_eq!(sampling.choose(&[f32::NEG_INFINITY; 20], &mut rng), None);
+        assert_eq!(sampling.choose(&[], &mut rng), None);
     }
 
     #[test]

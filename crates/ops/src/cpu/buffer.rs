@@ -1,7 +1,7 @@
 //! Host memory aligned to a cache line, and the one way tasks share a mutable slice.
 //!
 //! The trick: a large buffer is a mapping of its own, on huge pages where the system has them, so that walking over rows
-//! which are kilobytes apart takes fewer translations and weights are read from memory as fast as it gives them; and memory
+//! which are kilobytes apart takes fewer translations, and reading weights is limited by memory alone; and memory
 //! that nobody has touched goes to the thread, and the socket, that works on it first.
 
 use crate::device::Scalar;
@@ -24,7 +24,7 @@ pub struct AlignedBuf<T> {
     mapping: Option<Arc<MmapMut>>,
 }
 
-// SAFETY: AlignedBuf owns its memory as Vec does.
+// SAFETY: AlignedBuf owns its memory as Vec does; of a mapping that others share, its own part.
 unsafe impl<T: Send> Send for AlignedBuf<T> {}
 // SAFETY: as above; shared access is read-only.
 unsafe impl<T: Sync> Sync for AlignedBuf<T> {}
@@ -36,7 +36,7 @@ impl<T: Scalar> AlignedBuf<T> {
         match layout.size() {
             0 => AlignedBuf { ptr: NonNull::dangling(), len, mapping: None },
             HUGE_PAGE.. => {
-                let (ptr, mapping) = map(layout.size());
+                let (ptr, mapping) = map(layout);
                 AlignedBuf { ptr: ptr.cast(), len, mapping: Some(Arc::new(mapping)) }
             }
             _ => {
@@ -48,13 +48,11 @@ impl<T: Scalar> AlignedBuf<T> {
     }
 }
 
-/// A mapping of `bytes` that start on a huge page: one more is reserved for that, but never touched.
-fn map(bytes: usize) -> (NonNull<u8>, MmapMut) {
+/// A mapping for `layout` that starts on a huge page: one more is reserved for that, but never touched.
+fn map(layout: Layout) -> (NonNull<u8>, MmapMut) {
+    let bytes = layout.size();
     let mapping = MmapMut::map_anon(bytes + HUGE_PAGE);
-    let no_memory = |_| {
-        Layout::from_size_align(bytes, ALIGNMENT).map_or_else(|_| panic!("{bytes} bytes"), handle_alloc_error)
-    };
-    let mut mapping: MmapMut = mapping.unwrap_or_else(no_memory);
+    let mut mapping = mapping.unwrap_or_else(|_| handle_alloc_error(layout));
     let skipped = mapping.as_ptr().align_offset(HUGE_PAGE);
     // A wish: without huge pages everything works, only slower. Not for the end, which would take a whole one.
     #[cfg(target_os = "linux")]
@@ -62,8 +60,8 @@ fn map(bytes: usize) -> (NonNull<u8>, MmapMut) {
     (NonNull::from(&mut mapping[skipped..][..bytes]).cast(), mapping)
 }
 
-/// Buffers that lie one after the other on huge pages, also those that are smaller than one. Memory is given back when all buffers of a
-/// block are gone: so it is for what lives as long as a network.
+/// Buffers that lie one after the other on huge pages, also those that are smaller than one. A block of them is given back when all of its
+/// buffers have gone, and the arena has begun another or gone too; room is not used twice. So it is for what lives as long as a network.
 pub(crate) struct Arena(Mutex<Option<ArenaBlock>>);
 
 /// A mapping with room left.
@@ -93,11 +91,11 @@ impl Arena {
         }
         let mut current = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut block = current.take().filter(|block| block.left >= size).unwrap_or_else(|| {
-            let (next, mapping) = map(Self::BLOCK);
+            let (next, mapping) = map(AlignedBuf::<u8>::layout(Self::BLOCK));
             ArenaBlock { mapping: Arc::new(mapping), next, left: Self::BLOCK }
         });
         let (ptr, mapping) = (block.next.cast(), Some(block.mapping.clone()));
-        // SAFETY: there are `size` bytes left, and the end of them still belongs to the mapping, which is longer than the block.
+        // SAFETY: at least `size` bytes are left, so this stays in the block or is its end.
         block.next = unsafe { block.next.add(size) };
         block.left -= size;
         *current = Some(block);
@@ -150,12 +148,12 @@ const LINE: usize = 64;
 /// Asks for the cache lines of `slice`, which will be read from the second-level cache.
 #[inline(always)]
 pub(crate) fn prefetch<T>(slice: &[T]) {
-    ask(slice.as_ptr_range(), false);
+    ask::<false, T>(slice.as_ptr_range());
 }
 
 /// Asks for cache lines: of the second-level cache, or to be written in the first. A wish: it changes nothing, wherever it points.
 #[inline(always)]
-fn ask<T>(range: Range<*const T>, to_write: bool) {
+fn ask<const TO_WRITE: bool, T>(range: Range<*const T>) {
     let (first, end) = (range.start.cast::<i8>(), range.end.cast::<i8>());
     (0..end.addr().saturating_sub(first.addr())).step_by(LINE).for_each(|byte| {
         let line = first.wrapping_add(byte);
@@ -163,13 +161,13 @@ fn ask<T>(range: Range<*const T>, to_write: bool) {
         // SAFETY: a prefetch changes nothing, whatever the address.
         unsafe {
             use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T1, _mm_prefetch};
-            match to_write {
+            match TO_WRITE {
                 true => _mm_prefetch::<_MM_HINT_ET0>(line),
                 false => _mm_prefetch::<_MM_HINT_T1>(line),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = (line, to_write);
+        let _ = line;
     });
 }
 
@@ -195,13 +193,13 @@ impl<'a, T> SharedMut<'a, T> {
     /// nothing, wherever it points.
     #[inline(always)]
     pub(crate) fn prefetch(&self, start: usize, len: usize) {
-        ask(self.range(start, len), true);
+        ask::<true, T>(self.range(start, len));
     }
 
     /// The same, for what will be read from the second-level cache.
     #[inline(always)]
     pub(crate) fn prefetch_to_read(&self, start: usize, len: usize) {
-        ask(self.range(start, len), false);
+        ask::<false, T>(self.range(start, len));
     }
 
     #[inline(always)]
@@ -230,9 +228,10 @@ mod tests {
     #[test]
     fn buffers_of_an_arena_are_zero_apart_and_outlive_it() {
         let arena = Arena::new();
-        // Small, odd, more than what a block has left, more than a block shares, none.
-        let lens = [1, 1000, 1 << 20, 2_000_003, 1, 2_000_003, 5 << 20, 0];
+        // Small, odd, a block filled to the last byte, more than one has left, more than one shares, none.
+        let lens = [1, 1000, 2 << 20, 2_096_096, 1, 2_000_003, 2_000_003, 2_000_003, 5 << 20, 0];
         let mut buffers: Vec<AlignedBuf<u32>> = lens.iter().map(|&len| arena.zeros(len)).collect();
+        assert_eq!(buffers[0].as_ptr().addr() + ALIGNMENT, buffers[1].as_ptr().addr(), "one after the other");
         drop(arena);
         for (i, buffer) in buffers.iter_mut().enumerate() {
             assert_eq!(buffer.len, lens[i]);

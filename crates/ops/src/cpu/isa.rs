@@ -19,7 +19,7 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512,
-    /// AVX-512 with dot products of bf16 and of bytes (BF16 and VNNI), which machines have both or neither.
+    /// AVX-512 with BF16 dot products (`vdpbf16ps`).
     Avx512Bf16,
 }
 
@@ -43,7 +43,7 @@ impl Isa {
                 Isa::Portable => true,
                 Isa::Avx2 => avx2,
                 Isa::Avx512 => avx512,
-                Isa::Avx512Bf16 => avx512 && has!("avx512bf16") && has!("avx512vnni"),
+                Isa::Avx512Bf16 => avx512 && has!("avx512bf16"),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]

@@ -60,8 +60,8 @@ impl std::fmt::Display for Format {
 
 /// Words of scales at the start of a group.
 const SCALE_WORDS: usize = PANEL / 2;
-/// Rows that are multiplied in integers; beyond, writing a panel out once costs less than reading it for each row. Of 768 x 3072 both
-/// take the same time at 16 rows in Int4 with AVX-512, at more in Int8 and with AVX2.
+/// Rows that are multiplied in integers. At this many, writing a panel out once takes as long as reading it for each row in Int4 with
+/// AVX-512 (768 x 3072, two threads; LOG.md, 2026-11-27); in Int8, and with AVX2, it takes a few rows more.
 const FEW_ROWS: usize = 16;
 
 impl Format {
@@ -150,7 +150,7 @@ impl Quantized {
                 let mut values = [[0.0; PANEL]; FEW_ROWS];
                 for panel in task * per_task..num_panels.min((task + 1) * per_task) {
                     for (row, values) in values.iter_mut().enumerate().take(rows) {
-                        *values = kernel.run(fixed.row(row), self.panel(panel));
+                        *values = fixed.times(row, self.panel(panel));
                     }
                     let col = panel * PANEL;
                     let cols = PANEL.min(self.columns - col);

@@ -4,12 +4,12 @@
 //! out[j] = sum over groups of (x scale[group] w scale[group, j]) sum over the group of x integer w integer
 //! ```
 //!
-//! The inner sums are exact, so that only the outer ones have an order, and every kernel gives the same. 15 bits of x and 7 or 3 of a
-//! weight leave 10 for the length of a group in 32. A group of x is stored as its kernel multiplies it with words:
+//! The inner sums are exact, so that only the outer ones have an order, and every kernel adds the same integers. 15 bits of x and at most
+//! 8 of a weight leave 8 of 31 for the length of a group, which takes 6. A group of x is stored as its kernel multiplies it with words:
 //!
 //! ```text
 //! Pairs    two integers of 16 bits:  Int8: k0 k2, k1 k3     Int4: k0 k2, k4 k6, k1 k3, k5 k7
-//!          (what one shift and one mask leave of a word, in ascending order of its bits)
+//!          (the elements that a shift, and in Int4 a mask, leave of a word)
 //! Bytes    [high bytes of the group, low bytes of the group], x = 256 high + low, both signed
 //! ```
 //!
@@ -18,7 +18,7 @@
 
 use super::{Format, portable};
 use crate::cpu::math::{LANES, max_lanes, sum_lanes};
-use crate::cpu::{Cpu, Isa, Simd, Task};
+use crate::cpu::{Cpu, Isa, SharedMut, Simd, Task};
 use crate::gemm::{PANEL, Word};
 
 /// One row of x. A group is `[group / 2 words of x, start, scale]`.
@@ -33,9 +33,10 @@ pub(super) const fn row_group_words(format: Format) -> usize {
 }
 
 /// How the integers of x lie in words.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Layout {
     Pairs,
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "no kernel there wants it"))]
     Bytes,
 }
 
@@ -43,6 +44,8 @@ enum Layout {
 pub(super) struct FixedRows<'a> {
     words: &'a [u32],
     row_words: usize,
+    /// What they are laid out for.
+    kernel: Kernel,
 }
 
 impl<'a> FixedRows<'a> {
@@ -61,17 +64,23 @@ impl<'a> FixedRows<'a> {
         rows: usize,
     ) -> Self {
         let (k, row_words, layout) = (x.len() / rows, words.len() / rows, kernel.layout());
-        for (out, x) in words.chunks_exact_mut(row_words).zip(x.chunks_exact(k)) {
+        let shared = SharedMut::new(words);
+        cpu.parallel(rows, |row| {
+            // SAFETY: each task has its own row.
+            let out = unsafe { shared.slice(row * row_words, row_words) };
+            let x = &x[row * k..][..k];
             match format {
                 Format::Int8 => cpu.isa().run(Round::<E, 64> { out, x, format, layout }),
                 Format::Int4 => cpu.isa().run(Round::<E, 32> { out, x, format, layout }),
             }
-        }
-        FixedRows { words, row_words }
+        });
+        FixedRows { words, row_words, kernel }
     }
 
-    pub(super) fn row(&self, row: usize) -> FixedRow<'_> {
-        FixedRow { words: &self.words[row * self.row_words..][..self.row_words] }
+    /// A row times a panel.
+    #[inline(always)]
+    pub(super) fn times(&self, row: usize, panel: &[u32]) -> [f32; PANEL] {
+        self.kernel.run(FixedRow { words: &self.words[row * self.row_words..][..self.row_words] }, panel)
     }
 }
 
@@ -86,7 +95,7 @@ impl<E: Word, const G: usize> Task for Round<'_, E, G> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self) {
-        /// The largest integer whose high byte is signed.
+        /// 127 x 256 + 127: above it the high byte would be 128.
         const LIMIT: f32 = 32639.0;
         const ROUND: f32 = 12_582_912.0;
         let groups = self.out.chunks_exact_mut(row_group_words(self.format));
@@ -142,8 +151,8 @@ fn pairs(words: &mut [u32], integers: &[u16], format: Format) {
     let per_word = format.per_word();
     for (words, integers) in words.chunks_exact_mut(per_word / 2).zip(integers.chunks_exact(per_word)) {
         for (i, word) in words.iter_mut().enumerate() {
-            let [low, high] = pair_elements(format, i).map(|element| u32::from(integers[element]));
-            *word = low | high << 16;
+            let [low, high] = pair_elements(format, i);
+            *word = u32::from(integers[low]) | u32::from(integers[high]) << 16;
         }
     }
 }
@@ -156,6 +165,12 @@ fn bytes(words: &mut [u32], integers: &[u16]) {
         // The low byte is signed: where it is negative, the high one has one more.
         (*high, *low) = ((x.wrapping_add(128) >> 8) as u8, *x as u8);
     }
+}
+
+/// VNNI, which machines with AVX-512 may have or not.
+#[cfg(target_arch = "x86_64")]
+fn has_products_of_bytes() -> bool {
+    std::arch::is_x86_feature_detected!("avx512vnni")
 }
 
 /// A row of x times a panel.
@@ -172,15 +187,14 @@ impl Kernel {
     pub(super) fn of(format: Format, isa: Isa) -> Self {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => Kernel::Avx512(format),
-            // AVX-512 does not bring the products of bytes with it.
+            Isa::Avx512 | Isa::Avx512Bf16 if has_products_of_bytes() => Kernel::Avx512(format),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::Avx512 => Kernel::Avx2(format),
+            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => Kernel::Avx2(format),
             _ => Kernel::Portable(format),
         }
     }
 
-    /// What it multiplies with the elements of a word.
+    /// How it wants x laid out.
     fn layout(self) -> Layout {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -190,8 +204,8 @@ impl Kernel {
     }
 
     #[inline(always)]
-    pub(super) fn run(self, x: FixedRow<'_>, panel: &[u32]) -> [f32; PANEL] {
-        // SAFETY (all blocks): `of` chooses a kernel only for the instruction set of a `Cpu`, which is available.
+    fn run(self, x: FixedRow<'_>, panel: &[u32]) -> [f32; PANEL] {
+        // SAFETY (all blocks): `of` chooses a kernel only where its instructions are available.
         match self {
             Kernel::Portable(format) => portable::dot(format, x, panel),
             #[cfg(target_arch = "x86_64")]

@@ -133,13 +133,19 @@ impl<E: Word> Attention for Cpu<E> {
         let (keys, values) = (SharedMut::new(keys), SharedMut::new(values));
         let tiles = Tiles::<E>::new(self, head_size);
         let size = capacity * head_size;
+        // What a task asks for ahead must not drive out what it reads.
+        let asked = (cached * head_size).min(self.level2_bytes() / 4 / size_of::<E>());
         self.parallel(batch * heads, |task| {
             let dims = AttentionDims { batch, time, heads, head_size };
             let first = start_of(task, dims);
             let [q, k, v] = thirds(qkv, task, dims);
-            // Memory gives the values while scores are made of the keys, and the next head's keys while values are summed.
-            values.prefetch_to_read(task * size, cached * head_size);
-            keys.prefetch_to_read((task + 1) * size, cached * head_size);
+            if time == 1 {
+                // Keys were asked for by the task before.
+                values.prefetch_to_read(task * size, asked);
+                if task + 1 < batch * heads {
+                    keys.prefetch_to_read((task + 1) * size, asked);
+                }
+            }
             // SAFETY: each task has its own head of the cache.
             let (keys, values) = unsafe { (keys.slice(task * size, size), values.slice(task * size, size)) };
             for i in 0..time {

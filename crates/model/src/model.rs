@@ -76,6 +76,14 @@ impl<D: Backend> Gpt<D> {
         Ok(gpt)
     }
 
+    /// Bytes a second at which the compute copies can be read, measured: what limits the choice of one token after the other.
+    pub fn read_rate(&self) -> f64 {
+        let Matrices { blocks, head } = &self.matrices;
+        let blocks =
+            blocks.iter().flat_map(|block| [&block.c_attn, &block.attn_proj, &block.c_fc, &block.mlp_proj]);
+        self.device.read_rate(&blocks.chain([head]).collect::<Vec<_>>())
+    }
+
     /// Draws GPT-2's initial values. Each tensor has its own streams, named by `seed` and the tensor's name, so that
     /// networks of different depth begin alike where they are alike.
     pub fn init(&mut self, seed: u64) {

@@ -235,6 +235,9 @@ impl<D: Linear> Linear for Metered<D> {
     fn weights_bytes(&self, inputs: usize, outputs: usize, purpose: Use) -> usize {
         self.device.weights_bytes(inputs, outputs, purpose)
     }
+    fn read_rate(&self, weights: &[&D::Weights]) -> f64 {
+        self.device.read_rate(weights)
+    }
     fn linear_scratch_bytes(&self, dims: LinearDims) -> usize {
         self.device.linear_scratch_bytes(dims)
     }

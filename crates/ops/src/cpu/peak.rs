@@ -32,11 +32,22 @@ impl<E: Word> Cpu<E> {
         const WORDS: usize = 32 << 20;
         let mut buffer = AlignedBuf::<u32>::zeros(WORDS * self.num_threads());
         buffer.fill(1);
+        self.measure_reading(&[&buffer])
+    }
+
+    /// Bytes a second of reading `slices`, one after the other, each shared among all threads.
+    pub(crate) fn measure_reading(&self, slices: &[&[u32]]) -> f64 {
+        let threads = self.num_threads();
         self.best_rate(|| {
-            let share = &buffer[rayon::current_thread_index().unwrap_or(0) * WORDS..][..WORDS];
-            let start = Instant::now();
-            black_box(self.isa().run(Sum(share)));
-            (WORDS * 4) as f64 / start.elapsed().as_secs_f64()
+            let thread = rayon::current_thread_index().unwrap_or(0);
+            let (start, mut words) = (Instant::now(), 0);
+            for slice in slices {
+                let at = |thread: usize| slice.len() * thread / threads;
+                let share = &slice[at(thread)..at(thread + 1)];
+                black_box(self.isa().run(Sum(share)));
+                words += share.len();
+            }
+            (words * 4) as f64 / start.elapsed().as_secs_f64()
         })
     }
 

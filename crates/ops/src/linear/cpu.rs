@@ -101,6 +101,14 @@ impl<E: Word> Linear for Cpu<E> {
         }
     }
 
+    fn read_rate(&self, weights: &[&CpuWeights<E>]) -> f64 {
+        let words = weights.iter().map(|weights| match &weights.forward {
+            Forward::Packed(words) => &words[..],
+            Forward::Quantized(quantized) => quantized.words(),
+        });
+        self.measure_reading(&words.collect::<Vec<_>>())
+    }
+
     fn linear_forward_scratch_bytes(&self, dims: LinearDims, purpose: Use) -> usize {
         let LinearDims { rows, inputs, outputs } = dims;
         4 * match purpose {

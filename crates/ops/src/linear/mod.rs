@@ -68,6 +68,12 @@ pub trait Linear: Device {
     fn weights(&self, inputs: usize, outputs: usize, storage: Storage, purpose: Use) -> Self::Weights;
     /// Bytes that such a copy takes.
     fn weights_bytes(&self, inputs: usize, outputs: usize, purpose: Use) -> usize;
+    /// Bytes a second at which such copies can be read, and nothing done with them, measured: the peak of a product with one
+    /// row. Memory may not be equally fast everywhere, so that this can differ from [`peak_bytes`](Device::peak_bytes).
+    fn read_rate(&self, weights: &[&Self::Weights]) -> f64 {
+        let _ = weights;
+        self.peak_bytes()
+    }
     /// Bytes of scratch memory that the device allocates once for the backward pass of a layer of these shapes.
     fn linear_scratch_bytes(&self, dims: LinearDims) -> usize;
     /// Bytes of scratch memory that the device allocates once for the forward pass of a layer of these shapes.

@@ -111,6 +111,11 @@ impl Quantized {
         Quantized { format, words: memory.zeros(format.num_words(k, columns)), k, columns }
     }
 
+    /// All that is read for a product.
+    pub(crate) fn words(&self) -> &[u32] {
+        &self.words
+    }
+
     /// Words of scratch that multiplying `rows` rows of `k` elements takes: x in fixed point, or for each thread a panel and what
     /// a product takes.
     pub(crate) fn scratch_words<E: Word>(cpu: &Cpu<E>, format: Format, k: usize, rows: usize) -> usize {

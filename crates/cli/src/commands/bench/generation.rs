@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 /// Measure generation: the reading of a prompt, and new tokens one at a time
 ///
 /// On random weights and tokens. For new tokens, share_of_peak is tokens/s x the bytes of weights that a token reads
-/// (blocks and head in their format, scales included) / the reading of memory measured right before and after; the median
+/// (blocks and head in their format, scales included) / the mere reading of these weights, measured right before and after; the median
 /// token of the median of five sequences counts. For the prompt it is FLOP/s / the measured multiply-adds, at
 /// 2 x (matrix weights of the blocks) a token plus the causal half of attention, 2 L C T; the head is not run.
 #[derive(clap::Args)]
@@ -112,10 +112,10 @@ pub(super) fn figures<D: Backend>(
     let reading =
         Figure { unit_of_peak: "GFLOP/s", peak, per_item: flops, tokens: prompt as f64, times, threads };
     let mut rounds = Vec::new();
-    let mut before = device.peak_bytes();
+    let mut before = gpt.read_rate();
     for _ in 0..ROUNDS {
         let times = device.install(|| token_times(&gpt, prompt, new))?;
-        let after = device.peak_bytes();
+        let after = gpt.read_rate();
         let peak = before.max(after);
         rounds.push(Figure { unit_of_peak: "GB/s", peak, per_item: bytes, tokens: 1.0, times, threads });
         before = after;

@@ -7,7 +7,7 @@
 use crate::device::Scalar;
 use memmap2::MmapMut;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
-use std::ops::{Deref, DerefMut, Range};
+use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
@@ -148,14 +148,14 @@ const LINE: usize = 64;
 /// Asks for the cache lines of `slice`, which will be read from the second-level cache.
 #[inline(always)]
 pub(crate) fn prefetch<T>(slice: &[T]) {
-    ask::<false, T>(slice.as_ptr_range());
+    ask::<false>(slice.as_ptr().cast(), size_of_val(slice));
 }
 
-/// Asks for cache lines: of the second-level cache, or to be written in the first. A wish: it changes nothing, wherever it points.
+/// Asks for the cache lines of `bytes` from `first`: of the second-level cache, or to be written in the first. A wish: it changes nothing,
+/// wherever it points. A length that is known when this is compiled leaves no loop.
 #[inline(always)]
-fn ask<const TO_WRITE: bool, T>(range: Range<*const T>) {
-    let (first, end) = (range.start.cast::<i8>(), range.end.cast::<i8>());
-    (0..end.addr().saturating_sub(first.addr())).step_by(LINE).for_each(|byte| {
+fn ask<const TO_WRITE: bool>(first: *const i8, bytes: usize) {
+    (0..bytes).step_by(LINE).for_each(|byte| {
         let line = first.wrapping_add(byte);
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a prefetch changes nothing, whatever the address.
@@ -193,19 +193,13 @@ impl<'a, T> SharedMut<'a, T> {
     /// nothing, wherever it points.
     #[inline(always)]
     pub(crate) fn prefetch(&self, start: usize, len: usize) {
-        ask::<true, T>(self.range(start, len));
+        ask::<true>(self.ptr.wrapping_add(start).cast(), len * size_of::<T>());
     }
 
     /// The same, for what will be read from the second-level cache.
     #[inline(always)]
     pub(crate) fn prefetch_to_read(&self, start: usize, len: usize) {
-        ask::<false, T>(self.range(start, len));
-    }
-
-    #[inline(always)]
-    fn range(&self, start: usize, len: usize) -> Range<*const T> {
-        let first = self.ptr.cast_const().wrapping_add(start);
-        first..first.wrapping_add(len)
+        ask::<false>(self.ptr.wrapping_add(start).cast(), len * size_of::<T>());
     }
 
     /// The piece of `len` elements from `start`, which must lie within the slice (checked).

@@ -32,7 +32,7 @@ pub struct Cpu<E> {
     pool: rayon::ThreadPool,
     /// Bytes of a core's second-level cache.
     level2_bytes: usize,
-    /// Where weights lie.
+    /// Where weights lie that are only read.
     weights: Arena,
     /// Scratch buffers that no operation is using now.
     scratch: Mutex<Vec<AlignedBuf<u32>>>,
@@ -73,7 +73,7 @@ impl<E: Word> Cpu<E> {
         self.isa
     }
 
-    /// Memory for weights that the kernels read.
+    /// Memory for weights that are only read.
     pub(crate) fn weights_memory(&self) -> &Arena {
         &self.weights
     }

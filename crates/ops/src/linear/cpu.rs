@@ -83,12 +83,15 @@ impl<E: Word> Linear for Cpu<E> {
 
     fn weights(&self, inputs: usize, outputs: usize, storage: Storage, purpose: Use) -> CpuWeights<E> {
         let memory = self.weights_memory();
+        let words = Packed::num_words::<E>(inputs, outputs);
         let forward = match purpose {
             Use::Quantized(format) => Forward::Quantized(Quantized::zeros(memory, format, inputs, outputs)),
-            _ => Forward::Packed(memory.zeros(Packed::num_words::<E>(inputs, outputs))),
+            Use::Inference => Forward::Packed(memory.zeros(words)),
+            // No single row waits for these: where they lie made no difference.
+            Use::Training => Forward::Packed(AlignedBuf::zeros(words)),
         };
         let backward =
-            (purpose == Use::Training).then(|| memory.zeros(Packed::num_words::<E>(outputs, inputs)));
+            (purpose == Use::Training).then(|| AlignedBuf::zeros(Packed::num_words::<E>(outputs, inputs)));
         CpuWeights { inputs, outputs, storage, forward, backward, element: PhantomData }
     }
 

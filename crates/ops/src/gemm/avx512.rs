@@ -18,8 +18,8 @@ pub(super) const BF16: Kernel = Kernel { height: HEIGHT, tile: bf16::tile, widen
 pub(super) const F32: Kernel = Kernel { height: HEIGHT, tile: f32::tile, widen: None };
 
 const HEIGHT: usize = 14;
-/// Words of B that a single row asks for ahead: 4 KiB was as fast as leaving it to the hardware on huge pages, and faster on small ones;
-/// 16 KiB was slower on both.
+/// Words of B that a single row asks for ahead. On huge pages, where weights that are only read lie, 4 KiB was as fast as leaving it to the
+/// hardware and 16 KiB slower.
 const AHEAD: usize = 1024;
 
 /// Defines a module with the kernel for one way to multiply words and the instruction set that has it.

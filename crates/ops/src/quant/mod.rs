@@ -150,7 +150,7 @@ impl Quantized {
         let num_panels = self.columns.div_ceil(PANEL);
         let per_task = num_panels.div_ceil(TASKS * cpu.num_threads()).max(1);
         cpu.with_scratch(FixedRows::num_words(self.format, self.k, rows), |words| {
-            let fixed = FixedRows::new(cpu, self.format, kernel, words, x, rows);
+            let fixed = FixedRows::new(cpu, kernel, words, x, rows);
             cpu.parallel(num_panels.div_ceil(per_task), |task| {
                 let mut values = [[0.0; PANEL]; FEW_ROWS];
                 for panel in task * per_task..num_panels.min((task + 1) * per_task) {

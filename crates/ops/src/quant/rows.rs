@@ -57,13 +57,13 @@ impl<'a> FixedRows<'a> {
     /// Rounds `x` (rows, k) for a kernel.
     pub(super) fn new<E: Word>(
         cpu: &Cpu<E>,
-        format: Format,
         kernel: Kernel,
         words: &'a mut [u32],
         x: &[E],
         rows: usize,
     ) -> Self {
-        let (k, row_words, layout) = (x.len() / rows, words.len() / rows, kernel.layout());
+        let (k, row_words) = (x.len() / rows, words.len() / rows);
+        let (format, layout) = (kernel.format(), kernel.layout());
         let shared = SharedMut::new(words);
         cpu.parallel(rows, |row| {
             // SAFETY: each task has its own row.
@@ -191,6 +191,14 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => Kernel::Avx2(format),
             _ => Kernel::Portable(format),
+        }
+    }
+
+    fn format(self) -> Format {
+        match self {
+            Kernel::Portable(format) => format,
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2(format) | Kernel::Avx512(format) => format,
         }
     }
 

@@ -98,7 +98,7 @@ fn every_kernel_adds_the_integers_of_a_group() {
         let single = |at: usize| (0..k).map(|i| if i == at { -1.0 } else { 0.0 }).collect::<Vec<f32>>();
         for x in [vec![1.0; k], vec![-1.0; k], alternating].into_iter().chain((0..k).map(single)) {
             let mut words = vec![0; FixedRows::num_words(format, k, 1)];
-            let got = FixedRows::new(&cpu, format, kernel, &mut words, &x, 1).times(0, weights.panel(0));
+            let got = FixedRows::new(&cpu, kernel, &mut words, &x, 1).times(0, weights.panel(0));
             for (j, got) in got.into_iter().enumerate() {
                 // Of 1 and -1 the integers are the largest, and their scale is what is left.
                 let sum: i64 = (0..k).map(|i| (32639.0 * x[i]) as i64 * weight(i, j)).sum();

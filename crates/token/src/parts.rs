@@ -8,6 +8,7 @@ use crate::bounded::Bounded;
 use crate::error::Error;
 use crate::file::{File, get, kind, shorten};
 use crate::guard::guarded;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -67,9 +68,16 @@ impl Part<'_> {
         kind(self.json).unwrap_or_default()
     }
 
-    /// The library's own reading of the step.
-    pub(crate) fn build<T: DeserializeOwned>(&self, file: File<'_>) -> Result<T, Error> {
-        build(file, &self.field, self.json.clone())
+    /// The library's own reading of the step, which goes by the other fields where it does not know the type.
+    pub(crate) fn build<T: DeserializeOwned + Serialize>(&self, file: File<'_>) -> Result<T, Error> {
+        let step: T = build(file, &self.field, self.json.clone())?;
+        let read = guarded("read", || Ok(serde_json::to_value(&step)?))?;
+        if kind(&read) == Some(self.kind()) {
+            return Ok(step);
+        }
+        let problem =
+            format!("expected {}, by the other fields, found {:?}", shorten(&read["type"]), self.kind());
+        Err(file.invalid(format!("{}.type", self.field), problem))
     }
 
     /// The `pattern` of a `Replace`, and the `content` that goes in its place.

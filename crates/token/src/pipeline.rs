@@ -1,5 +1,5 @@
 //! The steps of pre-tokenizers and decoders that have no fast path, as the `tokenizers` library does them but for
-//! regular expressions, which are [`Bounded`], and those known to [`Pattern`], which need none.
+//! regular expressions, which are [`Bounded`], those known to [`Pattern`], which need none, and `Strip`, which panics.
 
 use crate::bounded::Bounded;
 use crate::error::Error;
@@ -8,6 +8,7 @@ use crate::parts::{Part, flatten};
 use crate::split::Pattern;
 use serde_json::Value;
 use tokenizers::decoders::DecoderWrapper;
+use tokenizers::decoders::strip::Strip;
 use tokenizers::normalizer::SplitDelimiterBehavior;
 use tokenizers::pattern::{Invert, Pattern as Matching};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -131,6 +132,7 @@ pub(crate) struct Decoder {
 enum Decoding {
     Library(DecoderWrapper),
     Replace { pattern: Bounded, content: String },
+    Strip(Strip),
 }
 
 impl Decoder {
@@ -147,7 +149,10 @@ impl Decoder {
                     let (pattern, content) = part.replacement(file)?;
                     Decoding::Replace { pattern, content }
                 }
-                _ => Decoding::Library(part.build(file)?),
+                _ => match part.build(file)? {
+                    DecoderWrapper::Strip(step) => Decoding::Strip(step),
+                    step => Decoding::Library(step),
+                },
             });
         }
         Ok(Self { steps: (!json.is_null()).then_some(steps), has_byte_fallback })
@@ -163,6 +168,9 @@ impl Decoder {
                         *token = replace(pattern, content, token)?;
                     }
                 }
+                Decoding::Strip(step) => {
+                    tokens.iter_mut().for_each(|token| *token = strip(step, token).to_owned());
+                }
             }
         }
         Ok(tokens.concat())
@@ -175,4 +183,47 @@ fn replace(pattern: &Bounded, content: &str, token: &str) -> tokenizers::Result<
         .into_iter()
         .map(|((start, end), found)| if found { content } else { &token[start..end] })
         .collect())
+}
+
+/// What is left of `token` when at most `start` and then `stop` times `content` are cut from its two ends. The library
+/// does the same, but panics where the two cuts meet.
+fn strip<'a>(step: &Strip, mut token: &'a str) -> &'a str {
+    for _ in 0..step.start {
+        let Some(rest) = token.strip_prefix(step.content) else { break };
+        token = rest;
+    }
+    for _ in 0..step.stop {
+        let Some(rest) = token.strip_suffix(step.content) else { break };
+        token = rest;
+    }
+    token
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::guarded;
+
+    #[test]
+    fn strips_as_the_library_does_and_where_it_panics() {
+        let mut num_panics = 0;
+        for (start, stop) in (0..4).flat_map(|start| (0..4).map(move |stop| (start, stop))) {
+            let step = Strip::new('▁', start, stop);
+            // Every token of up to five of two characters.
+            for bits in 1u32..1 << 6 {
+                let length = bits.ilog2();
+                let token: String = (0..length).map(|i| ['a', '▁'][(bits >> i & 1) as usize]).collect();
+                match guarded("strip", || step.decode_chain(vec![token.clone()])) {
+                    Ok(text) => assert_eq!(strip(&step, &token), text[0], "{token:?}, {start}, {stop}"),
+                    Err(_) => {
+                        num_panics += 1;
+                        // Too short for both cuts, of that character alone, or empty.
+                        assert_eq!(strip(&step, &token), "", "{token:?}, {start}, {stop}");
+                    }
+                }
+            }
+        }
+        assert!(num_panics > 0, "the library needs no help any more");
+        assert_eq!(strip(&Strip::new('▁', usize::MAX, usize::MAX), "▁▁"), "");
+    }
 }

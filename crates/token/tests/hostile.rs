@@ -161,6 +161,9 @@ fn what_the_library_runs_is_checked_too() {
         ("BERT", "/model/vocab/let", json!(5_000_000), "model.vocab[\"let\"]: id 5000000 is too large"),
         ("BERT", "/model/vocab", json!([]), "model: "),
         ("BERT", "/model/max_input_chars_per_word", json!(-1), "model: "),
+        ("BERT", "/decoder/type", json!("Wordpiece"), "decoder.type: expected \"WordPiece\""),
+        ("CLIP", "/post_processor/type", json!(""), "post_processor.type: expected \"TemplateProcessing\""),
+        ("T5", "/normalizer/normalizers/1/type", json!("replace"), "normalizer.normalizers[1].type: "),
         ("BERT", "/decoder/prefix", json!(3), "decoder: "),
         (
             "GPT-4o",

@@ -36,7 +36,7 @@ impl<D: Backend> KvCache<D> {
             "a cache of {capacity} tokens for {positions} positions"
         );
         let num_logits = batch * config.vocab_size;
-        let layers = || (0..config.n_layer).map(|_| device.zeros(batch * capacity * config.n_embd)).collect();
+        let layers = || device.zeros_together(config.n_layer, batch * capacity * config.n_embd);
         KvCache {
             batch,
             capacity,

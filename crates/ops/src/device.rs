@@ -33,6 +33,10 @@ pub trait Device: Send + Sync + Sized + 'static {
 
     /// Allocates `len` zeros.
     fn zeros<T: Scalar>(&self, len: usize) -> Self::Buffer<T>;
+    /// Allocates `count` times `len` zeros, which are read one after the other and given back together.
+    fn zeros_together<T: Scalar>(&self, count: usize, len: usize) -> Vec<Self::Buffer<T>> {
+        (0..count).map(|_| self.zeros(len)).collect()
+    }
     /// Copies `src` to the start of `dst`. `src` must not be longer than `dst`.
     fn write<T: Scalar>(&self, dst: &mut Self::Buffer<T>, src: &[T]);
     /// Copies the start of `src` to `dst`. `dst` must not be longer than `src`.

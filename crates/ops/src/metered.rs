@@ -113,6 +113,9 @@ impl<D: Device> Device for Metered<D> {
     fn zeros<T: Scalar>(&self, len: usize) -> D::Buffer<T> {
         self.device.zeros(len)
     }
+    fn zeros_together<T: Scalar>(&self, count: usize, len: usize) -> Vec<D::Buffer<T>> {
+        self.device.zeros_together(count, len)
+    }
     fn write<T: Scalar>(&self, dst: &mut D::Buffer<T>, src: &[T]) {
         self.note("write".into(), 0, 2 * size_of_val(src), |device| device.write(dst, src));
     }

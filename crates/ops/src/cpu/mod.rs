@@ -163,6 +163,11 @@ impl<E: Word> Device for Cpu<E> {
         AlignedBuf::zeros(len)
     }
 
+    fn zeros_together<T: Scalar>(&self, count: usize, len: usize) -> Vec<AlignedBuf<T>> {
+        let arena = Arena::new();
+        (0..count).map(|_| arena.zeros(len)).collect()
+    }
+
     fn write<T: Scalar>(&self, dst: &mut AlignedBuf<T>, src: &[T]) {
         dst[..src.len()].copy_from_slice(src);
     }

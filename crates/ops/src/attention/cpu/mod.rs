@@ -133,19 +133,13 @@ impl<E: Word> Attention for Cpu<E> {
         let (keys, values) = (SharedMut::new(keys), SharedMut::new(values));
         let tiles = Tiles::<E>::new(self, head_size);
         let size = capacity * head_size;
-        // What a task asks for ahead must not drive out what it reads.
-        let asked = (cached * head_size).min(self.level2_bytes() / 4 / size_of::<E>());
+        // What is asked for ahead must not drive out what is read.
+        let num_ahead = cached.min(self.level2_bytes() / 4 / size_of::<E>() / head_size);
         self.parallel(batch * heads, |task| {
             let dims = AttentionDims { batch, time, heads, head_size };
             let first = start_of(task, dims);
             let [q, k, v] = thirds(qkv, task, dims);
-            if time == 1 {
-                // Keys were asked for by the task before.
-                values.prefetch_to_read(task * size, asked);
-                if task + 1 < batch * heads {
-                    keys.prefetch_to_read((task + 1) * size, asked);
-                }
-            }
+            let next_keys = (task + 1 < batch * heads).then_some((keys, (task + 1) * size));
             // SAFETY: each task has its own head of the cache.
             let (keys, values) = unsafe { (keys.slice(task * size, size), values.slice(task * size, size)) };
             for i in 0..time {
@@ -159,7 +153,7 @@ impl<E: Word> Attention for Cpu<E> {
                 // SAFETY: each task has its own head of the output.
                 let out = unsafe { out.slice(first, head_size) };
                 return self.with_scratch(cached + 1 + head_size, |scratch| {
-                    self.isa().run(Decode { out, q, keys, values, scratch });
+                    self.isa().run(Decode { out, q, keys, values, next_keys, num_ahead, scratch });
                 });
             }
             let out = RowsMut { elements: out, start: first, stride: channels };

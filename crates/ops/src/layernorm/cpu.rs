@@ -1,7 +1,7 @@
 //! LayerNorm on the CPU: a block of rows a task; the parameters' gradients are summed within blocks, then over blocks.
 
 use super::{LayerNorm, LayerNormDims};
-use crate::cpu::math::{LANES, sum_lanes};
+use crate::cpu::math::{LANES, lanes, sum_lanes};
 use crate::cpu::{AlignedBuf, Cpu, SharedMut, Simd, Task};
 use crate::element::Element;
 use crate::gemm::{Word, narrow};
@@ -84,17 +84,17 @@ impl<E: Word> LayerNorm for Cpu<E> {
 /// The sum of `f(x)`, in 16 lanes.
 #[inline(always)]
 fn sum<E: Element>(x: &[E], f: impl Fn(f32) -> f32) -> f32 {
-    let mut lanes = [0.0; LANES];
+    let mut sums = [0.0; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane += f(x.to_f32());
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            *sum += f(x.to_f32());
         }
     }
-    for (lane, x) in lanes.iter_mut().zip(rest) {
-        *lane += f(x.to_f32());
+    for (sum, x) in sums.iter_mut().zip(rest) {
+        *sum += f(x.to_f32());
     }
-    sum_lanes(lanes)
+    sum_lanes(sums)
 }
 
 struct Forward<'a, E> {
@@ -142,46 +142,82 @@ struct Backward<'a, E> {
     weight: &'a [f32],
 }
 
-impl<E: Element> Task for Backward<'_, E> {
+impl<E: Word> Task for Backward<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let Backward { weight, dweight, dbias, .. } = self;
-        let channels = weight.len();
+        let channels = self.weight.len();
         let rows = self.dx.chunks_exact_mut(channels).zip(self.dout.chunks_exact(channels));
         let rows = rows.zip(self.x.chunks_exact(channels)).zip(self.mean.iter().zip(self.rstd));
         for (((dx, dout), x), (&mean, &rstd)) in rows {
-            let (sum_g, sum_gn) = sums_backward::<S, E>(dout, x, weight, mean, rstd);
-            let (mean_g, mean_gn) = (sum_g / channels as f32, sum_gn / channels as f32);
-            let outputs = dx.iter_mut().zip(dweight.iter_mut()).zip(dbias.iter_mut());
-            let inputs = dout.iter().zip(x).zip(weight);
-            for (((dx, dweight), dbias), ((d, x), w)) in outputs.zip(inputs) {
-                let (d, n) = (d.to_f32(), (x.to_f32() - mean) * rstd);
-                *dbias += d;
-                *dweight = S::fma(d, n, *dweight);
-                *dx = E::from_f32(dx.to_f32() + rstd * (d * w - mean_g - n * mean_gn));
+            let row = Row { dout, x, weight: self.weight, mean, rstd };
+            let means = row.sums::<S>().map(|sum| sum / channels as f32);
+            let whole = channels / LANES * LANES;
+            for column in (0..whole).step_by(LANES) {
+                row.add::<S, LANES>(column, means, dx, self.dweight, self.dbias);
+            }
+            for column in whole..channels {
+                row.add::<S, 1>(column, means, dx, self.dweight, self.dbias);
             }
         }
     }
 }
 
-/// The sums over a row of g = dout weight and of g n, each in 16 lanes.
-#[inline(always)]
-fn sums_backward<S: Simd, E: Element>(
-    dout: &[E],
-    x: &[E],
-    weight: &[f32],
+/// A row of the backward pass, with n = (x - mean) rstd and g = dout weight.
+struct Row<'a, E> {
+    dout: &'a [E],
+    x: &'a [E],
+    weight: &'a [f32],
     mean: f32,
     rstd: f32,
-) -> (f32, f32) {
-    let (mut g_lanes, mut gn_lanes) = ([0.0; LANES], [0.0; LANES]);
-    for ((dout, x), weight) in dout.chunks(LANES).zip(x.chunks(LANES)).zip(weight.chunks(LANES)) {
-        let lanes = g_lanes.iter_mut().zip(gn_lanes.iter_mut());
-        for ((g_lane, gn_lane), ((d, x), w)) in lanes.zip(dout.iter().zip(x).zip(weight)) {
-            let g = d.to_f32() * w;
-            *g_lane += g;
-            *gn_lane = S::fma(g, (x.to_f32() - mean) * rstd, *gn_lane);
+}
+
+impl<E: Word> Row<'_, E> {
+    /// The sums of g and of g n.
+    #[inline(always)]
+    fn sums<S: Simd>(&self) -> [f32; 2] {
+        let (mut g_sums, mut gn_sums) = ([0.0; LANES], [0.0; LANES]);
+        let whole = self.x.len() / LANES * LANES;
+        for column in (0..whole).step_by(LANES) {
+            let ([_, n, g], before) = (self.columns::<LANES>(column), (g_sums, gn_sums));
+            g_sums = lanes(|j| before.0[j] + g[j]);
+            gn_sums = lanes(|j| S::fma(g[j], n[j], before.1[j]));
         }
+        let mut sums = [sum_lanes(g_sums), sum_lanes(gn_sums)];
+        for column in whole..self.x.len() {
+            let [_, [n], [g]] = self.columns::<1>(column);
+            sums = [sums[0] + g, S::fma(g, n, sums[1])];
+        }
+        sums
     }
-    (sum_lanes(g_lanes), sum_lanes(gn_lanes))
+
+    /// Adds what `N` columns give to the gradients, with the means of g and of g n.
+    #[inline(always)]
+    fn add<S: Simd, const N: usize>(
+        &self,
+        column: usize,
+        [mean_g, mean_gn]: [f32; 2],
+        dx: &mut [E],
+        dweight: &mut [f32],
+        dbias: &mut [f32],
+    ) {
+        const INSIDE: &str = "columns of the row";
+        let [d, n, g] = self.columns::<N>(column);
+        let dx: &mut [E; N] = dx[column..].first_chunk_mut().expect(INSIDE);
+        let dweight: &mut [f32; N] = dweight[column..].first_chunk_mut().expect(INSIDE);
+        let dbias: &mut [f32; N] = dbias[column..].first_chunk_mut().expect(INSIDE);
+        let (dx_before, dw_before, db_before) = (*dx, *dweight, *dbias);
+        *dbias = lanes(|j| db_before[j] + d[j]);
+        *dweight = lanes(|j| S::fma(d[j], n[j], dw_before[j]));
+        *dx = narrow::<S, E, N>(|j| dx_before[j].to_f32() + self.rstd * (g[j] - mean_g - n[j] * mean_gn));
+    }
+
+    /// dout, n and g of `N` columns.
+    #[inline(always)]
+    fn columns<const N: usize>(&self, column: usize) -> [[f32; N]; 3] {
+        let (dout, x, weight) =
+            (&self.dout[column..][..N], &self.x[column..][..N], &self.weight[column..][..N]);
+        let d: [f32; N] = lanes(|j| dout[j].to_f32());
+        [d, lanes(|j| (x[j].to_f32() - self.mean) * self.rstd), lanes(|j| d[j] * weight[j])]
+    }
 }

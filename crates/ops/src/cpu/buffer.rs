@@ -145,6 +145,16 @@ impl<T> DerefMut for AlignedBuf<T> {
 /// Bytes of a cache line, almost everywhere.
 const LINE: usize = 64;
 
+/// Orders what this thread has written past the caches (`Simd::stream`) before what it writes from now on.
+#[inline(always)]
+pub(crate) fn fence() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has the instruction.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    }
+}
+
 /// Asks for the cache lines of `slice`, which will be read from the second-level cache.
 #[inline(always)]
 pub(crate) fn prefetch<T>(slice: &[T]) {

@@ -116,6 +116,13 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn transpose(block: &[[u32; 16]; 16]) -> [[u32; 16]; 16] {
         std::array::from_fn(|i| std::array::from_fn(|j| block[j][i]))
     }
+
+    /// Writes a cache line that nobody reads soon, past the caches where the machine can: then it need not be read from memory
+    /// first. Who does must call `fence` before others read it.
+    #[inline(always)]
+    fn stream(out: &mut [u32; 16], values: &[u32; 16]) {
+        *out = *values;
+    }
 }
 
 /// No instruction set beyond the compiler's baseline.
@@ -138,6 +145,23 @@ impl Simd for Fused {
     fn fma(a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
     }
+
+    /// In halves of a line, which the machine puts together.
+    #[inline(always)]
+    fn stream(out: &mut [u32; 16], values: &[u32; 16]) {
+        use std::arch::x86_64::{_mm256_loadu_si256, _mm256_stream_si256};
+        if !out.as_ptr().addr().is_multiple_of(32) {
+            *out = *values;
+            return;
+        }
+        for (out, values) in out.as_chunks_mut::<8>().0.iter_mut().zip(values.as_chunks::<8>().0) {
+            // SAFETY: `Isa::run` gives this type to tasks only where AVX is available; both are 32 bytes, `out` on a multiple of
+            // that.
+            unsafe {
+                _mm256_stream_si256(out.as_mut_ptr().cast(), _mm256_loadu_si256(values.as_ptr().cast()));
+            }
+        }
+    }
 }
 
 /// A machine with AVX-512.
@@ -156,6 +180,20 @@ impl Simd for Wide {
     fn transpose(block: &[[u32; 16]; 16]) -> [[u32; 16]; 16] {
         // SAFETY: `Isa::run` gives this type to tasks only where AVX-512 is available.
         unsafe { super::transpose::avx512(block) }
+    }
+
+    #[inline(always)]
+    fn stream(out: &mut [u32; 16], values: &[u32; 16]) {
+        use std::arch::x86_64::{_mm512_loadu_si512, _mm512_stream_si512};
+        if !out.as_ptr().addr().is_multiple_of(64) {
+            *out = *values;
+            return;
+        }
+        // SAFETY: `Isa::run` gives this type to tasks only where AVX-512 is available; both are 64 bytes, `out` on a multiple
+        // of that.
+        unsafe {
+            _mm512_stream_si512(out.as_mut_ptr().cast(), _mm512_loadu_si512(values.as_ptr().cast()));
+        }
     }
 }
 
@@ -194,6 +232,11 @@ impl Simd for WideBf16 {
     #[inline(always)]
     fn transpose(block: &[[u32; 16]; 16]) -> [[u32; 16]; 16] {
         Wide::transpose(block)
+    }
+
+    #[inline(always)]
+    fn stream(out: &mut [u32; 16], values: &[u32; 16]) {
+        Wide::stream(out, values);
     }
 }
 

@@ -14,7 +14,7 @@ mod queue;
 mod transpose;
 
 pub use buffer::AlignedBuf;
-pub(crate) use buffer::{Arena, SharedMut, prefetch};
+pub(crate) use buffer::{Arena, SharedMut, fence, prefetch};
 pub use isa::Isa;
 pub(crate) use isa::{Simd, Task};
 pub(crate) use queue::Work;

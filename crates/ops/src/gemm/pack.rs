@@ -5,7 +5,7 @@
 
 use super::{MAX_HEIGHT, PANEL, Word};
 use crate::cpu::math::lanes;
-use crate::cpu::{Cpu, SharedMut, Simd, Task, Work};
+use crate::cpu::{Cpu, SharedMut, Simd, Task, Work, fence};
 use crate::device::Device;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -115,7 +115,7 @@ fn rhs_rows<'a, E: Word, T: Word>(
             let mut added = [[0.0; PANEL]; GROUP];
             let into = sums.is_some().then_some(&mut added[..]);
             let (first, steps) = (panels.start * PANEL, 0..k_words);
-            cpu.isa().run(Interleave::<E, T, _, PANEL, PANEL> {
+            cpu.isa().run(Interleave::<E, T, _, PANEL, PANEL, false> {
                 out,
                 source,
                 panels,
@@ -178,7 +178,15 @@ fn panels_of<E: Word, T: Word, const W: usize, const V: usize>(
     change: impl Change,
 ) {
     let word = PhantomData;
-    cpu.isa().run(Interleave::<E, T, _, W, V> { out, source, panels, steps, sums: None, change, word });
+    cpu.isa().run(Interleave::<E, T, _, W, V, false> {
+        out,
+        source,
+        panels,
+        steps,
+        sums: None,
+        change,
+        word,
+    });
 }
 
 /// Packs B = transpose of `source` (columns, k), row-major.
@@ -199,7 +207,7 @@ pub(crate) fn pack_rhs_columns<'a, E: Word, T: Word>(
         // SAFETY: each task has its own panel.
         let out = unsafe { panels.slice(panel * size, size) };
         let rows = &source[first * k..(first + PANEL).min(columns) * k];
-        cpu.isa().run(Transpose::<E, T> { out, rows, k, word: PhantomData });
+        cpu.isa().run(Transpose::<E, T, false> { out, rows, k, word: PhantomData });
     });
     Packed { words, k_words, columns }
 }
@@ -275,8 +283,9 @@ impl Change for Unchanged {
 /// Makes words `steps` of `panels`, `out[panel][k_words][W]`, by interleaving rows, and sums the columns.
 ///
 /// `V` >= W is a number of lanes that the machine has: V words are written at once, and those too many are then
-/// overwritten by the next step's. Some steps of one panel after another keep both sides in the first-level cache.
-struct Interleave<'a, E, T, C, const W: usize, const V: usize> {
+/// overwritten by the next step's. Some steps of one panel after another keep both sides in the first-level cache. `STREAMED`
+/// writes whole lines past the caches.
+struct Interleave<'a, E, T, C, const W: usize, const V: usize, const STREAMED: bool> {
     out: SharedMut<'a, u32>,
     source: Source<'a, T>,
     panels: Range<usize>,
@@ -287,7 +296,9 @@ struct Interleave<'a, E, T, C, const W: usize, const V: usize> {
     word: PhantomData<E>,
 }
 
-impl<E: Word, T: Word, C: Change, const W: usize, const V: usize> Task for Interleave<'_, E, T, C, W, V> {
+impl<E: Word, T: Word, C: Change, const W: usize, const V: usize, const STREAMED: bool> Task
+    for Interleave<'_, E, T, C, W, V, STREAMED>
+{
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self) {
@@ -319,7 +330,14 @@ impl<E: Word, T: Word, C: Change, const W: usize, const V: usize> Task for Inter
                         // As values, so that the compiler need not think of what else `out` may be.
                         let (first, second) = (change.all::<S, T, V>(*first), change.all::<S, T, V>(*second));
                         let words: &mut [u32; V] = out[i * W..].first_chunk_mut().expect("there is room");
-                        *words = lanes(|j| E::join(first[j], second[j]));
+                        let joined: [u32; V] = lanes(|j| E::join(first[j], second[j]));
+                        match STREAMED {
+                            true => {
+                                let lines = words.as_chunks_mut().0.iter_mut().zip(joined.as_chunks().0);
+                                lines.for_each(|(words, joined)| S::stream(words, joined));
+                            }
+                            false => *words = joined,
+                        }
                         if sums.is_some() {
                             add_rows::<E, T, W>(&mut added, &first, &second);
                         }
@@ -345,7 +363,8 @@ impl<E: Word, T: Word, C: Change, const W: usize, const V: usize> Task for Inter
 }
 
 /// Packs `source` (rows, columns), row-major, in both directions: as [`pack_rhs_rows`] into `by_rows`, and as
-/// [`pack_rhs_columns`] into `by_columns`. A task reads 32 rows from memory once.
+/// [`pack_rhs_columns`] into `by_columns`. A task reads 32 rows from memory once, and writes past the caches: this is for
+/// weights, of which there are more than caches hold.
 pub(crate) fn pack_rhs_both<E: Word, T: Word>(
     cpu: &Cpu<E>,
     by_rows: &mut [u32],
@@ -361,7 +380,7 @@ pub(crate) fn pack_rhs_both<E: Word, T: Word>(
     let by_columns = SharedMut::new(&mut by_columns[..Packed::num_words::<E>(columns, rows)]);
     cpu.parallel(rows.div_ceil(PANEL), |task| {
         let (first, end) = (task * PANEL, rows.min((task + 1) * PANEL));
-        cpu.isa().run(Interleave::<E, T, _, PANEL, PANEL> {
+        cpu.isa().run(Interleave::<E, T, _, PANEL, PANEL, true> {
             out: by_rows,
             source,
             panels: 0..columns.div_ceil(PANEL),
@@ -373,19 +392,20 @@ pub(crate) fn pack_rhs_both<E: Word, T: Word>(
         // SAFETY: each task has its own panel.
         let out = unsafe { by_columns.slice(task * size, size) };
         let rows = &source.elements[first * columns..end * columns];
-        cpu.isa().run(Transpose::<E, T> { out, rows, k: columns, word: PhantomData });
+        cpu.isa().run(Transpose::<E, T, true> { out, rows, k: columns, word: PhantomData });
+        fence();
     });
 }
 
-/// Makes one panel `out[k_words][32]` of up to 32 rows of `k` elements, a square of words at a time.
-struct Transpose<'a, E, T> {
+/// Makes one panel `out[k_words][32]` of up to 32 rows of `k` elements, a square of words at a time, `STREAMED` past the caches.
+struct Transpose<'a, E, T, const STREAMED: bool> {
     out: &'a mut [u32],
     rows: &'a [T],
     k: usize,
     word: PhantomData<E>,
 }
 
-impl<E: Word, T: Word> Task for Transpose<'_, E, T> {
+impl<E: Word, T: Word, const STREAMED: bool> Task for Transpose<'_, E, T, STREAMED> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self) {
@@ -398,7 +418,11 @@ impl<E: Word, T: Word> Task for Transpose<'_, E, T> {
                 }
                 let columns = S::transpose(&block);
                 for (column, out) in columns.iter().zip(self.out[word * PANEL..].chunks_exact_mut(PANEL)) {
-                    out[first..][..SIDE].copy_from_slice(column);
+                    let out = out[first..].first_chunk_mut().expect("a square is inside a panel");
+                    match STREAMED {
+                        true => S::stream(out, column),
+                        false => *out = *column,
+                    }
                 }
             }
         }

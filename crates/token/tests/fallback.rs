@@ -238,3 +238,74 @@ fn reasons_name_the_field() {
     );
     assert_eq!(reason("CLIP"), "model.unk_token is \"[UNK]\", not null");
 }
+
+#[test]
+fn steps_of_every_type_load() {
+    let split = |behavior: &str| json!({"type": "Split", "pattern": {"String": "a"}, "behavior": behavior, "invert": false});
+    let steps = [
+        (
+            "normalizer",
+            vec![
+                json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true}),
+                json!({"type": "Strip", "strip_left": true, "strip_right": false}),
+                json!({"type": "StripAccents"}),
+                json!({"type": "NFC"}),
+                json!({"type": "NFD"}),
+                json!({"type": "NFKC"}),
+                json!({"type": "NFKD"}),
+                json!({"type": "Lowercase"}),
+                json!({"type": "Nmt"}),
+                json!({"type": "Replace", "pattern": {"String": "a"}, "content": "b"}),
+                json!({"type": "Prepend", "prepend": "▁"}),
+                json!({"type": "ByteLevel"}),
+            ],
+        ),
+        (
+            "pre_tokenizer",
+            vec![
+                json!({"type": "BertPreTokenizer"}),
+                json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}),
+                json!({"type": "CharDelimiterSplit", "delimiter": " "}),
+                json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true}),
+                json!({"type": "Whitespace"}),
+                json!({"type": "WhitespaceSplit"}),
+                split("Isolated"),
+                json!({"type": "Punctuation", "behavior": "Isolated"}),
+                json!({"type": "Digits", "individual_digits": true}),
+                json!({"type": "UnicodeScripts"}),
+                json!({"type": "FixedLength", "length": 5}),
+            ],
+        ),
+        (
+            "decoder",
+            vec![
+                json!({"type": "BPEDecoder", "suffix": "</w>"}),
+                json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}),
+                json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
+                json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true}),
+                json!({"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": true}),
+                json!({"type": "Replace", "pattern": {"String": "a"}, "content": "b"}),
+                json!({"type": "Fuse"}),
+                json!({"type": "Strip", "content": " ", "start": 1, "stop": 1}),
+                json!({"type": "ByteFallback"}),
+            ],
+        ),
+        (
+            "post_processor",
+            vec![
+                json!({"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0], "trim_offsets": true, "add_prefix_space": false}),
+                json!({"type": "BertProcessing", "sep": ["[SEP]", 1], "cls": ["[CLS]", 0]}),
+                json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}),
+                json!({"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}], "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}], "special_tokens": {}}),
+            ],
+        ),
+    ];
+    let kind = KINDS.iter().find(|kind| kind.name == "BERT").expect("one of the kinds");
+    for (field, step) in steps.iter().flat_map(|(field, steps)| steps.iter().map(move |step| (field, step))) {
+        let mut json = kind.json.clone();
+        json[*field] = step.clone();
+        let library = serde_json::from_value::<tokenizers::Tokenizer>(json.clone());
+        library.unwrap_or_else(|error| panic!("the library refuses {step}: {error}"));
+        load(&json).unwrap_or_else(|error| panic!("{step}: {error}"));
+    }
+}

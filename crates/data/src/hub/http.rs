@@ -4,8 +4,10 @@
 //! no other, however a redirect leads there; and the hub says only in its redirect which file the content network is going
 //! to send. A redirect from TLS to plain text is refused.
 
+use super::address::{Origin, join, shorten, shown};
 use super::connect::agent;
 use super::error::HubError;
+use super::headers::{asked_wait, etag, header, next_link};
 use super::id::HubId;
 use super::options::{HubOptions, Secret};
 use super::refusal;
@@ -13,8 +15,8 @@ use super::retry::Attempts;
 use serde::de::DeserializeOwned;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
-use ureq::http::{HeaderMap, Uri};
+use std::time::{Duration, Instant};
+use ureq::http::HeaderMap;
 use ureq::{Agent, Body, BodyReader};
 
 /// Most redirects in a row.
@@ -265,103 +267,6 @@ impl Status {
     }
 }
 
-/// `scheme://host:port`: what a token may be sent to, or an ETag compared with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Origin {
-    scheme: String,
-    host: String,
-    port: u16,
-}
-
-impl Origin {
-    /// `None` if `address` is not of HTTP, or has a name or password in it.
-    pub(super) fn of(address: &str) -> Option<Self> {
-        let uri: Uri = address.parse().ok()?;
-        let (scheme, authority) = (uri.scheme_str()?, uri.authority()?);
-        let usual = match scheme {
-            "https" => 443,
-            "http" => 80,
-            _ => return None,
-        };
-        if authority.as_str().contains('@') || authority.host().is_empty() {
-            return None;
-        }
-        let (scheme, host) = (scheme.to_owned(), authority.host().to_ascii_lowercase());
-        Some(Origin { scheme, host, port: authority.port_u16().unwrap_or(usual) })
-    }
-}
-
-/// Where a redirect leads.
-fn join(address: &str, location: &str) -> Option<String> {
-    let location = location.split('#').next().filter(|location| !location.is_empty())?;
-    let (scheme, rest) = address.split_once("://")?;
-    let authority_end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(authority_end);
-    if location.contains("://") && location.starts_with("http") {
-        Some(location.to_owned())
-    } else if location.starts_with("//") {
-        Some(format!("{scheme}:{location}"))
-    } else if location.starts_with('/') {
-        Some(format!("{scheme}://{authority}{location}"))
-    } else {
-        let path = path.split('?').next().unwrap_or_default();
-        let folder = path.rfind('/').map_or("/", |slash| &path[..=slash]);
-        Some(format!("{scheme}://{authority}{folder}{location}"))
-    }
-}
-
-/// The link to the next page of a `Link` header: `<https://...>; rel="next"`.
-fn next_link(header: &str) -> Option<&str> {
-    header.split('<').skip(1).find_map(|link| {
-        let (address, parameters) = link.split_once('>')?;
-        let rel = |p: &str| p.trim().trim_end_matches(',').trim().replace('"', "") == "rel=next";
-        parameters.split(';').any(rel).then_some(address)
-    })
-}
-
-/// How long a server asks to be left alone: `Retry-After`, in seconds or as a date, or the hub's own
-/// `RateLimit: "api";r=0;t=55`.
-fn asked_wait(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = |text: &str| text.trim().parse().ok().map(Duration::from_secs);
-    let until = |text: &str| date(text)?.duration_since(SystemTime::now()).ok();
-    let rate_limit = || header(headers, "ratelimit")?.split(';').find_map(|p| p.trim().strip_prefix("t="));
-    let retry_after = header(headers, "retry-after").and_then(|text| seconds(text).or_else(|| until(text)));
-    retry_after.or_else(|| rate_limit().and_then(seconds))
-}
-
-/// A date as HTTP writes it: `Sun, 06 Nov 1994 08:49:37 GMT`.
-fn date(text: &str) -> Option<SystemTime> {
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let (_, text) = text.split_once(", ")?;
-    let [day, month, year, time, "GMT"] = text.split_whitespace().collect::<Vec<_>>()[..] else {
-        return None;
-    };
-    let month = MONTHS.iter().position(|name| *name == month)? as u64;
-    let (day, year) = (day.parse::<u64>().ok()?, year.parse::<u64>().ok()?);
-    let time: Vec<u64> = time.split(':').map(str::parse).collect::<Result<_, _>>().ok()?;
-    let [hour, minute, second] = time[..] else { return None };
-    if !(1..=31).contains(&day) || !(1970..=9999).contains(&year) || hour > 23 || minute > 59 || second > 60 {
-        return None;
-    }
-    // Years begin in March here, so that the day that some of them lack is their last; then months have 30.6 days.
-    let (year, month) = if month < 2 { (year - 1, month + 10) } else { (year, month - 2) };
-    let days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 306 + 5) / 10 + day - 1;
-    let seconds = (days - 719_468) * 86_400 + hour * 3600 + minute * 60 + second;
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
-}
-
-pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
-}
-
-/// An ETag without its quotes, and without the mark that it is a weak one.
-pub(super) fn etag(headers: &HeaderMap, name: &str) -> Option<String> {
-    let text = header(headers, name)?;
-    let text = text.strip_prefix("W/").unwrap_or(text).trim_matches('"');
-    (!text.is_empty() && text.len() <= 256 && !text.contains('"')).then(|| text.to_owned())
-}
-
 /// Reads a body that nobody wants, if it is short and comes soon, so that its connection can be used again.
 fn drain(body: Body, time: Duration) {
     let mut reader = body.into_with_config().limit(u64::MAX).reader().take(MAX_REDIRECT_BODY_BYTES);
@@ -400,103 +305,4 @@ pub(super) fn broken(address: &str, error: &ureq::Error) -> Failure {
         other => (other.to_string(), network),
     };
     Failure::Broken { address: shown(address), what, hint }
-}
-
-/// A text as a part of an address.
-pub(super) fn encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(byte.into());
-        } else {
-            encoded += &format!("%{byte:02X}");
-        }
-    }
-    encoded
-}
-
-/// An address as messages show it: without its query, which may be signed, and without a name and password.
-pub(super) fn shown(address: &str) -> String {
-    let address = address.split(['?', '#']).next().unwrap_or_default();
-    let (scheme, rest) = address.split_once("://").unwrap_or(("", address));
-    let authority = rest.split('/').next().unwrap_or_default();
-    match authority.rfind('@') {
-        Some(at) => format!("{scheme}://...{}", &rest[at..]),
-        None => address.to_owned(),
-    }
-}
-
-/// What a message shows of a text that another machine sent: a line, and not a long one.
-pub(super) fn shorten(text: &str) -> String {
-    const MOST: usize = 200;
-    let clean: String = text.chars().take(MOST).map(|c| if c.is_control() { '?' } else { c }).collect();
-    if text.chars().nth(MOST).is_some() { clean + "..." } else { clean }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn redirects_lead_where_a_browser_would_go() {
-        for (address, location, want) in [
-            ("https://a/b/c?q=1", "https://x/y", "https://x/y"),
-            ("https://a/b/c?q=1", "//x/y", "https://x/y"),
-            ("https://a:8/b/c?q=1", "/y?z", "https://a:8/y?z"),
-            ("https://a/b/c?q=/1/2", "y", "https://a/b/y"),
-            ("https://a", "y#z", "https://a/y"),
-        ] {
-            assert_eq!(join(address, location).as_deref(), Some(want));
-        }
-        assert_eq!(join("https://a/b", ""), None);
-        assert_eq!(join("https://a/b", "#c"), None);
-    }
-
-    #[test]
-    fn origins_are_compared_with_their_ports() {
-        let origin = |address| Origin::of(address).expect(address);
-        assert_eq!(origin("https://A.b/x"), origin("https://a.b:443/y?z"));
-        assert_ne!(origin("https://a.b"), origin("http://a.b"));
-        assert_ne!(origin("https://a.b"), origin("https://a.b:444"));
-        assert_ne!(origin("https://a.b"), origin("https://a.b.c"));
-        for address in
-            ["", "a.b", "ftp://a.b", "https://u:p@a.b", "https://a.b@c.d", "https://", "https://a b"]
-        {
-            assert_eq!(Origin::of(address), None, "{address}");
-        }
-    }
-
-    #[test]
-    fn dates() {
-        let seconds =
-            |text| date(text).map(|d| d.duration_since(SystemTime::UNIX_EPOCH).expect("later").as_secs());
-        assert_eq!(seconds("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
-        assert_eq!(seconds("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
-        assert_eq!(seconds("Thu, 29 Feb 2024 23:59:59 GMT"), Some(1_709_251_199));
-        assert_eq!(seconds("Fri, 01 Mar 2024 00:00:00 GMT"), Some(1_709_251_200));
-        for text in
-            ["", "5", "Sun, 06 Nov 1994 08:49 GMT", "Sun, 99 Nov 1994 08:49:37 GMT", "x, 1 y 2 3:4:5 GMT"]
-        {
-            assert_eq!(seconds(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn links() {
-        assert_eq!(next_link("<https://a/b?c=d>; rel=\"next\""), Some("https://a/b?c=d"));
-        assert_eq!(next_link("<x>; rel=\"prev\", <y>; title=a; rel=next"), Some("y"));
-        for none in ["", "<x>", "<x>; rel=\"last\"", "x; rel=\"next\"", "<x"] {
-            assert_eq!(next_link(none), None, "{none}");
-        }
-    }
-
-    #[test]
-    fn addresses_are_shown_without_what_opens_files() {
-        assert_eq!(shown("https://a/b?X-Signature=secret#f"), "https://a/b");
-        assert_eq!(shown("https://u:p@a/b@c"), "https://...@a/b@c");
-        assert_eq!(shown("u:p@a"), "://...@a");
-        assert_eq!(encode("refs/pr/1 ü"), "refs%2Fpr%2F1%20%C3%BC");
-        assert_eq!(shorten("a\nb\u{1b}[2J"), "a?b?[2J");
-        assert_eq!(shorten(&"x".repeat(300)).len(), 203);
-    }
 }

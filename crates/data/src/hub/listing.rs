@@ -4,9 +4,10 @@
 //! changes nothing. The listing comes in pages, and none of it is believed: names become paths in the cache, hashes become
 //! names of files there, and neither pages nor their number are bounded by what the hub says.
 
+use super::address::{encode, shorten, shown};
 use super::content::ContentHash;
 use super::error::HubError;
-use super::http::{Client, encode, shorten, shown};
+use super::http::Client;
 use super::id::{HubId, is_commit};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

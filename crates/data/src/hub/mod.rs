@@ -13,11 +13,13 @@
 //! them are data), `remote` (a file read by ranges), `download` and `cache`, and below these `http`, `connect`, `retry` and
 //! `refusal`.
 
+mod address;
 mod cache;
 mod connect;
 mod content;
 mod download;
 mod error;
+mod headers;
 mod http;
 mod id;
 mod listing;

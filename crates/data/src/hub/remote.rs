@@ -5,9 +5,11 @@
 //! is asked for again from the byte that was reached, and only what is the same file is taken: its size, its ETags, and,
 //! when a reader has seen it from the first byte to the last, its hash.
 
+use super::address::{encode, shorten, shown};
 use super::content::{ContentHash, ContentHasher};
 use super::error::HubError;
-use super::http::{Answer, Client, Failure, Get, Validator, broken, encode, etag, header, shorten, shown};
+use super::headers::{etag, header};
+use super::http::{Answer, Client, Failure, Get, Validator, broken};
 use super::id::HubId;
 use super::listing::RemoteEntry;
 use super::retry::Attempts;

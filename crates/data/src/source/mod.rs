@@ -7,6 +7,7 @@
 mod find;
 mod item;
 mod options;
+mod so_far;
 
 use crate::duplicates::{NearDuplicates, Seen};
 use crate::error::Error;
@@ -19,7 +20,7 @@ use find::{Found, HUB, RowsFile, Source};
 use item::{Outcome, Raw};
 pub use options::{OnError, SourceOptions};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+pub(crate) use so_far::{NewDocuments, ReadSoFar};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Read;
@@ -115,33 +116,6 @@ impl OpenRows {
         let row = self.rows.next()?;
         self.num_rows += u64::from(row.is_some());
         Ok(row)
-    }
-}
-
-/// How far reading is: enough to go on from, over the same sources.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct ReadSoFar {
-    num_sources: u64,
-    /// Rows of the last of them that were read, if there may be more.
-    num_rows: Option<u64>,
-    num_seen: u64,
-    pub(crate) new: NewDocuments,
-    report: SourceReport,
-}
-
-/// Documents that are no exact duplicates: how many, and a hash of them in their order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct NewDocuments {
-    pub(crate) num_documents: u64,
-    digest: [u8; 32],
-}
-
-impl NewDocuments {
-    fn add(&mut self, hash: &[u8; 16]) {
-        self.num_documents += 1;
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&self.digest).update(hash);
-        self.digest = *hasher.finalize().as_bytes();
     }
 }
 

@@ -1,6 +1,7 @@
 //! Elementary functions that vectorize, and sums with a fixed order.
 
 use super::Simd;
+use crate::element::Element;
 use bytemuck::Zeroable;
 
 /// Lanes of the fixed-order sums: one vector of 512 bits.
@@ -79,6 +80,25 @@ pub(crate) fn gelu_grad<S: Simd>(x: f32) -> f32 {
     let square = x * x;
     let s = gelu_sigmoid::<S>(x, square);
     S::fma(s * (1.0 - s), x * S::fma(CUBIC, square, LINEAR), s)
+}
+
+/// The products of two rows of equal length, in lanes that are still to be added.
+#[inline(always)]
+pub(crate) fn dot_lanes<S: Simd, X: Element, Y: Element>(x: &[X], y: &[Y]) -> [f32; LANES] {
+    let mut sums = [0.0; LANES];
+    let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
+    for (x, y) in x.iter().zip(y) {
+        let before = sums;
+        sums = lanes(|j| S::fma(x[j].to_f32(), y[j].to_f32(), before[j]));
+    }
+    if !x_rest.is_empty() {
+        // Filled up, so that the sums are added to as a vector: lane by lane they would go through memory, for all lengths.
+        let (mut x, mut y, before) = ([0.0; LANES], [0.0; LANES], sums);
+        x.iter_mut().zip(x_rest).for_each(|(x, rest)| *x = rest.to_f32());
+        y.iter_mut().zip(y_rest).for_each(|(y, rest)| *y = rest.to_f32());
+        sums = lanes(|j| S::fma(x[j], y[j], before[j]));
+    }
+    sums
 }
 
 /// The sum of lanes as a balanced tree.

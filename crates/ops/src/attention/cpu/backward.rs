@@ -2,7 +2,7 @@
 
 use super::tiles::{Ahead, CHUNK, KEYS, Left, Rows, RowsMut, Starts, Tiles};
 use super::tiles::{cut, cut_floats, mask, scores_of, store_chunk};
-use crate::cpu::math::{LANES, exp2, sum_lanes};
+use crate::cpu::math::{dot_lanes, exp2, sum_lanes};
 use crate::cpu::{Simd, Task};
 use crate::gemm::Word;
 use crate::random::Dropout;
@@ -91,7 +91,7 @@ impl<E: Word> Task for Backward<'_, E> {
         let wide_rows = cut(&mut scratch, tiles.wide_words());
         dq.fill(0.0);
         for (i, delta) in delta.iter_mut().enumerate() {
-            *delta = dot::<S, E>(self.out.row(i), self.dout.row(i));
+            *delta = sum_lanes(dot_lanes::<S, E, E>(self.out.row(i), self.dout.row(i)));
         }
         let scale = 1.0 / (tiles.head_size as f32).sqrt();
         let (row_steps, tile_steps) = (KEYS / E::PER_WORD, tile / E::PER_WORD);
@@ -214,18 +214,6 @@ impl<E: Word> Task for Backward<'_, E> {
             tiles.store::<S>(self.dq, &dq[first * wide..][..tile * wide], tile, first, queries, |_| scale);
         }
     }
-}
-
-/// The product of two rows, summed in lanes.
-#[inline(always)]
-fn dot<S: Simd, E: Word>(x: &[E], y: &[E]) -> f32 {
-    let mut sums = [0.0; LANES];
-    for (x, y) in x.chunks(LANES).zip(y.chunks(LANES)) {
-        for ((sum, x), y) in sums.iter_mut().zip(x).zip(y) {
-            *sum = S::fma(x.to_f32(), y.to_f32(), *sum);
-        }
-    }
-    sum_lanes(sums)
 }
 
 /// What a query brings to a tile of keys.

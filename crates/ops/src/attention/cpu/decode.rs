@@ -3,7 +3,7 @@
 //! With one query there is no tile to fill, and packing the cache for one would cost more than attention itself. Each row
 //! that is read asks for one that will be: a key for the value of the same token, a value for a key of the next head.
 
-use crate::cpu::math::{LANES, exp, lanes, sum_columns, sum_lanes};
+use crate::cpu::math::{LANES, dot_lanes, exp, sum_columns, sum_lanes};
 use crate::cpu::{SharedMut, Simd, Task, prefetch};
 use crate::gemm::Word;
 
@@ -35,7 +35,7 @@ impl<E: Word> Task for Decode<'_, E> {
             ahead.by_ref().take(LANES).for_each(prefetch);
             let mut products = [[0.0; LANES]; LANES];
             for (products, key) in products.iter_mut().zip(keys.chunks_exact(head_size)) {
-                *products = lane_products::<S, E>(q, key);
+                *products = dot_lanes::<S, f32, E>(q, key);
             }
             let sums = sum_columns(bytemuck::cast_ref(&S::transpose(bytemuck::cast_ref(&products))));
             scores.iter_mut().zip(sums).for_each(|(score, sum)| *score = scale * sum);
@@ -69,25 +69,6 @@ impl<E: Word> Task for Decode<'_, E> {
             };
         }
     }
-}
-
-/// q . key, in 16 lanes that are still to be added.
-#[inline(always)]
-fn lane_products<S: Simd, E: Word>(q: &[f32], key: &[E]) -> [f32; LANES] {
-    let mut sums = [0.0; LANES];
-    let ((q, q_rest), (key, key_rest)) = (q.as_chunks::<LANES>(), key.as_chunks::<LANES>());
-    for (q, key) in q.iter().zip(key) {
-        let before = sums;
-        sums = lanes(|j| S::fma(q[j], key[j].to_f32(), before[j]));
-    }
-    if !q_rest.is_empty() {
-        // Filled up, so that the sums are added to as a vector: lane by lane they would go through memory, for all sizes.
-        let (mut q, mut k, before) = ([0.0; LANES], [0.0; LANES], sums);
-        q.iter_mut().zip(q_rest).for_each(|(q, rest)| *q = *rest);
-        k.iter_mut().zip(key_rest).for_each(|(k, rest)| *k = rest.to_f32());
-        sums = lanes(|j| S::fma(q[j], k[j], before[j]));
-    }
-    sums
 }
 
 /// Sets `W` elements of `out` = factor x the sum over keys of score x value, in the order of the keys, and returns W. Rows

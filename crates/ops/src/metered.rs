@@ -5,6 +5,8 @@
 //! half), and the bytes of its arguments, each read or written once. What is added to is read and written. These are what
 //! the operation cannot do without, so that time beyond its [`limit`](Record::limit_seconds) is what could be gained.
 
+mod device;
+
 use crate::{
     Act, Buf, Device, Dropout, Embedding, EmbeddingDims, LayerNorm, LayerNormDims, Linear, LinearDims,
 };
@@ -12,7 +14,7 @@ use crate::{
     AdamW, AdamWStep, AdamWTensor, Attention, AttentionDims, Buffer, CachedAttentionDims, Loss, LossDims,
     Muon,
 };
-use crate::{MuonDims, MuonStep, Scalar, Storage, Use};
+use crate::{MuonDims, MuonStep, Storage, Use};
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -101,61 +103,6 @@ impl<D: Device> Metered<D> {
         let bytes = element * (weights + activations) + gradient;
         let name = format!("{name} {inputs} -> {outputs}");
         self.note(name, products * 2 * rows * weights, bytes, operation)
-    }
-}
-
-impl<D: Device> Device for Metered<D> {
-    type Element = D::Element;
-    type Buffer<T: Scalar> = D::Buffer<T>;
-    /// Operations are measured one by one, so nothing is recorded.
-    type Recording = ();
-
-    fn zeros<T: Scalar>(&self, len: usize) -> D::Buffer<T> {
-        self.device.zeros(len)
-    }
-    fn zeros_together<T: Scalar>(&self, count: usize, len: usize) -> Vec<D::Buffer<T>> {
-        self.device.zeros_together(count, len)
-    }
-    fn write<T: Scalar>(&self, dst: &mut D::Buffer<T>, src: &[T]) {
-        self.note("write".into(), 0, 2 * size_of_val(src), |device| device.write(dst, src));
-    }
-    fn read<T: Scalar>(&self, dst: &mut [T], src: &D::Buffer<T>) {
-        self.note("read".into(), 0, 2 * size_of_val(dst), |device| device.read(dst, src));
-    }
-    fn copy<T: Scalar>(&self, dst: &mut D::Buffer<T>, src: &D::Buffer<T>) {
-        let bytes = 2 * src.len() * size_of::<T>();
-        self.note("copy".into(), 0, bytes, |device| device.copy(dst, src));
-    }
-    fn clear<T: Scalar>(&self, dst: &mut D::Buffer<T>) {
-        self.note("clear".into(), 0, dst.len() * size_of::<T>(), |device| device.clear(dst));
-    }
-    fn clear_all(&self, dsts: &mut [&mut D::Buffer<f32>]) {
-        let bytes = dsts.iter().map(|dst| 4 * dst.len()).sum();
-        self.note("clear".into(), 0, bytes, |device| device.clear_all(dsts));
-    }
-    fn num_threads(&self) -> usize {
-        self.device.num_threads()
-    }
-    fn describe(&self) -> String {
-        self.device.describe()
-    }
-    fn peak_flops(&self) -> f64 {
-        self.device.peak_flops()
-    }
-    fn peak_bytes(&self) -> f64 {
-        self.device.peak_bytes()
-    }
-    fn synchronize(&self) {
-        self.device.synchronize();
-    }
-    fn free_bytes(&self) -> Option<usize> {
-        self.device.free_bytes()
-    }
-    fn max_elements(&self) -> usize {
-        self.device.max_elements()
-    }
-    fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
-        self.device.install(f)
     }
 }
 

@@ -219,6 +219,11 @@ macro_rules! on_every_cpu {
 }
 pub(crate) use on_every_cpu;
 
+/// Whether a card is the one in software (tools/emulator), which is a thousand times slower than any other.
+pub(crate) fn is_emulated<E: crate::CudaElement>(device: &crate::Cuda<E>) -> bool {
+    device.name() == "Emulated card"
+}
+
 /// Runs a test body on the first GPU for every element type, or says why there is none.
 macro_rules! on_cuda {
     (|$device:ident| $body:expr) => {

@@ -34,7 +34,9 @@ pub(crate) fn cpu(threads: usize) -> Arc<Cpu<f32>> {
 pub(crate) fn gpu<E: CudaElement>() -> Option<Arc<Cuda<E>>> {
     let first = std::env::var_os("EYAS_CUDA_PATH").map(|path| std::env::split_paths(&path).collect());
     let libraries = LibraryPaths::usual(first.unwrap_or_default(), std::env::var_os("PATH").as_deref());
-    match Cuda::open(&CudaOptions { libraries, ..CudaOptions::default() }) {
+    // Kernels are kept between tests, each of which opens the card for itself.
+    let cache_dir = Some(std::env::temp_dir().join("eyas-test-kernels"));
+    match Cuda::open(&CudaOptions { libraries, cache_dir, ..CudaOptions::default() }) {
         Ok(device) => Some(Arc::new(device)),
         Err(error) => {
             println!("skipped on a GPU: {error}");

@@ -15,7 +15,6 @@
 
 #if !defined(ELEMENT_F32)
 
-#ifndef EMULATED
 // Four 8x8 matrices; lane l names row l % 8 of matrix l / 8, and receives elements 2 (l % 4) and the next of row l / 4.
 __device__ __forceinline__ void load_matrices(u32 (&out)[4], u32 address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -49,7 +48,6 @@ __device__ __forceinline__ float exp2_approximate(float x) {
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
     return out;
 }
-#endif
 
 constexpr float LOG2_E = 1.4426950408889634f;
 constexpr float LN_2 = 0.6931471805599453f;

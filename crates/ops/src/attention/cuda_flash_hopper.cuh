@@ -22,7 +22,7 @@
 
 constexpr int HOPPER_THREADS = 256;
 
-#if defined(HOPPER) && !defined(EMULATED)
+#if defined(HOPPER)
 #define GROUP_PRODUCT "wgmma.mma_async.sync.aligned.m64n64k16." GROUP_TYPES
 #define GROUP_SUMS                                                                                                     \
     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "            \
@@ -59,48 +59,32 @@ __device__ __forceinline__ void settle(u32 (&a)[4][4]) {
 #if defined(HOPPER)
 // As copy_async_16, if `is_wanted`: a branch would end the stretch of code in which products run beside other work.
 __device__ __forceinline__ void copy_async_16_if(u32 to, const void* from, bool is_valid, bool is_wanted) {
-#if defined(EMULATED)
-    if (is_wanted) copy_async_16(to, from, is_valid);
-#else
     asm volatile("{.reg .pred wanted; setp.ne.b32 wanted, %3, 0;"
                  "@wanted cp.async.cg.shared.global [%0], [%1], 16, %2;}" ::"r"(to),
                  "l"(from), "r"(is_valid ? 16 : 0), "r"((int)is_wanted)
                  : "memory");
-#endif
 }
 
 // Four sums in scratch memory, past L1, which has no use for them. Zeros unless they are there, without a branch.
 __device__ __forceinline__ Four read_sums(const Four* from, bool are_there) {
-#if defined(EMULATED)
-    return are_there ? *from : Four{};
-#else
     Four out = {};
     asm volatile("{.reg .pred there; setp.ne.b32 there, %5, 0; @there ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];}"
                  : "+f"(out.x[0]), "+f"(out.x[1]), "+f"(out.x[2]), "+f"(out.x[3])
                  : "l"(from), "r"((int)are_there)
                  : "memory");
     return out;
-#endif
 }
 __device__ __forceinline__ void write_sums(Four* to, Four x, bool is_wanted) {
-#if defined(EMULATED)
-    if (is_wanted) *to = x;
-#else
     asm volatile("{.reg .pred wanted; setp.ne.b32 wanted, %5, 0;"
                  "@wanted st.global.cg.v4.f32 [%0], {%1, %2, %3, %4};}" ::"l"(to),
                  "f"(x.x[0]), "f"(x.x[1]), "f"(x.x[2]), "f"(x.x[3]), "r"((int)is_wanted)
                  : "memory");
-#endif
 }
 // Two elements, if `are_wanted`.
 __device__ __forceinline__ void write_pair(E* to, u32 pair, bool are_wanted) {
-#if defined(EMULATED)
-    if (are_wanted) *(u32*)to = pair;
-#else
     asm volatile("{.reg .pred wanted; setp.ne.b32 wanted, %2, 0; @wanted st.global.b32 [%0], %1;}" ::"l"(to), "r"(pair),
                  "r"((int)are_wanted)
                  : "memory");
-#endif
 }
 
 // Rows of a tile, and its bytes.

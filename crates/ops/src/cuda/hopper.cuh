@@ -6,11 +6,9 @@
 
 #if !defined(ELEMENT_F32)
 
-#if defined(EMULATED) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define HOPPER
-#endif
 
-#if defined(HOPPER) && !defined(EMULATED)
 // The types of a product's sums and operands, and four or sixteen of its sums as assembly takes them.
 #if defined(ELEMENT_BF16)
 #define GROUP_TYPES "f32.bf16.bf16 "
@@ -87,9 +85,7 @@ template <int COUNT>
 __device__ __forceinline__ void give_registers() {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
 }
-#endif
 
-#if defined(HOPPER)
 // A matrix in memory and the box that a copy takes out of it: what cuTensorMapEncodeTiled makes.
 struct alignas(64) TensorMap {
     u64 words[16];
@@ -102,9 +98,7 @@ __device__ __forceinline__ u64 operand(u32 address, u32 column_bytes = 1024) {
 }
 // The same `bytes` further on.
 __device__ __forceinline__ u64 further(u64 operand, u32 bytes) { return operand + (bytes >> 4); }
-#endif
 
-#if defined(HOPPER) && !defined(EMULATED)
 // Begins to copy the box at column x, row y of a matrix to shared memory, zeros for what lies outside, and reports its bytes to
 // `barrier`; into every block of the cluster that `blocks` has a bit for, at the same addresses there, if IS_SHARED.
 template <bool IS_SHARED>

@@ -98,7 +98,6 @@ __device__ __forceinline__ void load_floats(float (&out)[VEC], const float* from
     }
 }
 
-#ifndef EMULATED
 // Where something lies in shared memory, as instructions count there.
 __device__ __forceinline__ u32 shared_address(const void* pointer) { return (u32)__cvta_generic_to_shared(pointer); }
 
@@ -116,7 +115,6 @@ template <int PENDING>
 __device__ __forceinline__ void copy_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
-#endif
 
 // Whether rows of `n` elements can be read 16 bytes at a time; the buffers themselves begin on 256-byte boundaries.
 __device__ __forceinline__ bool is_vectorizable(int n) { return n % VEC == 0; }

@@ -11,11 +11,7 @@
 constexpr int PRODUCT_THREADS = 512;
 
 #if defined(HOPPER)
-#if defined(EMULATED)
-constexpr int CLUSTER = 1;
-#else
 constexpr int CLUSTER = 2;
-#endif
 constexpr int PRODUCT_ROWS = 128, PRODUCT_COLS = 192, PRODUCT_DEPTH = 64;
 constexpr int STAGES = 4;
 // Threads that take sums through GELU, 16 bytes at a time: so many rows of a tile at once.
@@ -31,7 +27,6 @@ constexpr u32 STAGED_AT = STAGES * STAGE_BYTES, STAGED_BYTES = PRODUCT_ROWS / 2 
 constexpr u32 BIASES_AT = STAGED_AT + 2 * STAGED_BYTES, SUMS_AT = BIASES_AT;
 constexpr u32 BARRIERS_AT = SUMS_AT + TAKEN_ROWS * PRODUCT_COLS * sizeof(float);
 
-#if !defined(EMULATED)
 #define WIDE_PRODUCT "wgmma.mma_async.sync.aligned.m64n192k16." GROUP_TYPES
 #define WIDE_SUMS                                                                                                      \
     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "       \
@@ -57,7 +52,6 @@ __device__ __forceinline__ void settle_wide(float (&c)[24][4]) { asm volatile(""
 
 // Waits for the warps that take.
 __device__ __forceinline__ void takers_sync() { asm volatile("bar.sync 1, %0;" ::"n"(TAKERS) : "memory"); }
-#endif
 
 struct Operands {
     TensorMap left, right;

@@ -112,20 +112,13 @@ extern "C" __global__ void __launch_bounds__(1024)
 #if !defined(ELEMENT_F32)
 // 2 to the x, where what is below the smallest normal number may be zero.
 __device__ __forceinline__ float power_of_2(float x) {
-#if defined(EMULATED)
-    return exp2f(x);
-#else
     float out;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
     return out;
-#endif
 }
 
 // The larger of each half.
 __device__ __forceinline__ u32 larger_pair(u32 a, u32 b) {
-#if defined(EMULATED)
-    return pack2(fmaxf(first_of(a), first_of(b)), fmaxf(second_of(a), second_of(b)));
-#else
     u32 out;
 #if defined(ELEMENT_BF16)
     asm("max.bf16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
@@ -133,7 +126,6 @@ __device__ __forceinline__ u32 larger_pair(u32 a, u32 b) {
     asm("max.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
 #endif
     return out;
-#endif
 }
 
 // The same in 16 bits for rows that fit shared memory twice: a row is read once, and while one block waits for memory another

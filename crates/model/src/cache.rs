@@ -5,7 +5,7 @@
 
 use crate::activations::{Activations, Around, Dims, Keep};
 use crate::model::Gpt;
-use eyas_ops::{Act, Backend, Buf, Buffer, CachedAttentionDims, Dropout, Element};
+use eyas_ops::{Act, Backend, Buf, Buffer, CachedAttentionDims, Changing, Dropout, Element};
 
 /// Tokens that a prompt is read in at a time.
 const PIECE: usize = 128;
@@ -20,6 +20,8 @@ pub struct KvCache<D: Backend> {
     acts: Activations<D>,
     logits: Buf<D, f32>,   // (B, V)
     host_logits: Vec<f32>, // (B, V)
+    /// What a new token of each sequence takes.
+    recording: D::Recording,
 }
 
 impl<D: Backend> KvCache<D> {
@@ -46,6 +48,7 @@ impl<D: Backend> KvCache<D> {
             acts: Activations::allocate(device, config, batch, piece.min(capacity), Keep::Nothing, false),
             logits: device.zeros(num_logits),
             host_logits: vec![0.0; num_logits],
+            recording: D::Recording::default(),
         }
     }
 
@@ -90,23 +93,33 @@ impl<D: Backend> Gpt<D> {
     pub fn prefill(&self, cache: &mut KvCache<D>, tokens: &[u32]) {
         assert_eq!(cache.batch, 1, "a prompt is read by one sequence, then repeated");
         for piece in tokens.chunks(cache.acts.capacity()) {
-            self.read(cache, piece);
+            let (dims, cached) = self.begin_read(cache, piece);
+            self.queue_read(cache, dims, cached);
+            cache.len += piece.len();
         }
     }
 
     /// Reads one token of each sequence and returns the logits of the next, (B, V), which the caller may change.
     pub fn step<'a>(&self, cache: &'a mut KvCache<D>, tokens: &[u32]) -> &'a mut [f32] {
         assert_eq!(tokens.len(), cache.batch, "one token for each sequence");
-        let dims = self.read(cache, tokens);
-        self.ln_f_forward(&mut cache.acts, dims);
-        self.device().logits(&mut cache.logits, &cache.acts.ln_f.out, &self.matrices.head, dims.head);
+        let (dims, cached) = self.begin_read(cache, tokens);
+        let mut recording = std::mem::take(&mut cache.recording);
+        let signature = self.signature(dims, false, None, 0);
+        let changing = Changing { position: cache.len, ..Changing::default() };
+        self.device().replay(&mut recording, signature, changing, || {
+            self.queue_read(cache, dims, cached);
+            self.ln_f_forward(&mut cache.acts, dims);
+            self.device().logits(&mut cache.logits, &cache.acts.ln_f.out, &self.matrices.head, dims.head);
+        });
+        cache.recording = recording;
+        cache.len += 1;
         self.device().read(&mut cache.host_logits, &cache.logits);
         &mut cache.host_logits
     }
 
-    /// Runs the blocks on new tokens (B, T) of each sequence, appending their keys and values.
-    fn read(&self, cache: &mut KvCache<D>, tokens: &[u32]) -> Dims {
-        let (device, weights, time) = (&**self.device(), &self.weights, tokens.len() / cache.batch);
+    /// Checks new tokens (B, T) of each sequence and copies them to the device.
+    fn begin_read(&self, cache: &mut KvCache<D>, tokens: &[u32]) -> (Dims, CachedAttentionDims) {
+        let time = tokens.len() / cache.batch;
         assert!(
             time <= cache.capacity - cache.len,
             "{time} tokens after {} of {}",
@@ -123,7 +136,12 @@ impl<D: Backend> Gpt<D> {
             heads: dims.attention.heads,
             head_size: dims.attention.head_size,
         };
-        let acts = &mut cache.acts;
+        (dims, cached)
+    }
+
+    /// Runs the blocks on what `begin_read` copied, appending keys and values.
+    fn queue_read(&self, cache: &mut KvCache<D>, dims: Dims, cached: CachedAttentionDims) {
+        let (device, weights, acts) = (&**self.device(), &self.weights, &mut cache.acts);
         let (stream, tokens) = (&mut acts.stream[0], &acts.tokens);
         device.embedding_forward(stream, tokens, &weights.wte, &weights.wpe, Dropout::NONE, dims.embedding);
         for (layer, (keys, values)) in cache.keys.iter_mut().zip(&mut cache.values).enumerate() {
@@ -132,7 +150,5 @@ impl<D: Backend> Gpt<D> {
                 device.attention_cached(atty, keys, values, qkv, cached);
             });
         }
-        cache.len += time;
-        dims
     }
 }

@@ -23,7 +23,7 @@ use crate::activations::{ActivationGradients, Activations, Around, BlockActivati
 use crate::documents::document_starts;
 use crate::model::Gpt;
 use crate::parameters::{Block, Parameters};
-use eyas_ops::{Act, Backend, Buf, Dropout, IGNORE, LinearDims};
+use eyas_ops::{Act, Backend, Buf, Changing, Dropout, IGNORE, LinearDims};
 
 /// What an evaluation says of each token.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +60,8 @@ impl<D: Backend> Gpt<D> {
         let which = usize::from(dropout_key.is_some());
         let mut recording = std::mem::take(&mut acts.recordings[which]);
         let signature = self.signature(dims, acts.has_starts, dropout_key, 0);
-        self.device().replay(&mut recording, signature, dropout_key, || self.queue_forward(acts, dims, dropout_key));
+        let changing = Changing { dropout_key, ..Changing::default() };
+        self.device().replay(&mut recording, signature, changing, || self.queue_forward(acts, dims, dropout_key));
         acts.recordings[which] = recording;
     }
 
@@ -98,7 +99,8 @@ impl<D: Backend> Gpt<D> {
         self.device().write(&mut acts.loss_weights, weights);
         let mut recording = std::mem::take(&mut acts.recordings[2]);
         let signature = self.signature(dims, acts.has_starts, dropout_key, grads.identity);
-        self.device().replay(&mut recording, signature, dropout_key, || {
+        let changing = Changing { dropout_key, ..Changing::default() };
+        self.device().replay(&mut recording, signature, changing, || {
             self.queue_backward(acts, &mut grads.table, dims, dropout_key);
         });
         acts.recordings[2] = recording;
@@ -345,7 +347,7 @@ impl<D: Backend> Gpt<D> {
     }
 
     /// A number for everything that the operations of a pass depend on but the dropouts' keys: FNV-1a over it.
-    fn signature(&self, dims: Dims, has_starts: bool, dropout_key: Option<u64>, gradients: u64) -> u64 {
+    pub(crate) fn signature(&self, dims: Dims, has_starts: bool, dropout_key: Option<u64>, gradients: u64) -> u64 {
         let config = self.config();
         let probabilities = [config.embd_pdrop, config.attn_pdrop, config.resid_pdrop];
         let [embd, attn, resid] = probabilities.map(|p| if dropout_key.is_some() { u64::from(p.to_bits()) } else { 0 });

@@ -22,6 +22,15 @@ pub trait Buffer: Send + Sync {
     }
 }
 
+/// What differs from one run of the same operations to the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changing {
+    /// The key of their dropouts; `None` where nothing is dropped.
+    pub dropout_key: Option<u64>,
+    /// Tokens that were read before, in generation: where the new ones begin.
+    pub position: usize,
+}
+
 /// A place where operations run.
 pub trait Device: Send + Sync + Sized + 'static {
     /// The element type of activations and of compute copies of weights.
@@ -44,16 +53,16 @@ pub trait Device: Send + Sync + Sized + 'static {
     /// Copies all of `src` to the start of `dst`.
     fn copy<T: Scalar>(&self, dst: &mut Self::Buffer<T>, src: &Self::Buffer<T>);
     /// Runs `queue`, or what it queued before if the device has recorded that. `signature` names everything that the
-    /// operations depend on, shapes and buffers, but the key of their dropouts, which is `dropout_key`. They must neither
-    /// read from the device nor write to it.
+    /// operations depend on, shapes and buffers, but what is `changing`. They must neither read from the device nor write
+    /// to it.
     fn replay(
         &self,
         recording: &mut Self::Recording,
         signature: u64,
-        dropout_key: Option<u64>,
+        changing: Changing,
         mut queue: impl FnMut(),
     ) {
-        let _ = (recording, signature, dropout_key);
+        let _ = (recording, signature, changing);
         queue();
     }
     /// Sets all of `dst` to zero.

@@ -2,11 +2,12 @@
 //! call and the card shorter pauses between kernels.
 //!
 //! A recording holds addresses, so it is good for one signature: the caller's buffers and shapes, and the scratch memory
-//! that they found. The trick: keys of dropout differ from step to step, so kernels that take one are noted while they are
-//! recorded, and get the step's own before each launch.
+//! that they found. The trick: keys of dropout differ from step to step, and the place of a new token from token to token, so
+//! kernels that take one are noted while they are recorded, and get the run's own before each launch.
 
 use super::context::{Context, Lane, Shape, require};
 use crate::Dropout;
+use crate::device::Changing;
 use cudarc::driver::sys as driver;
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ struct Graph {
     /// Its nodes are the names by which arguments are changed.
     graph: driver::CUgraph,
     executable: driver::CUgraphExec,
-    dropouts: Vec<DropoutNode>,
+    changing: Vec<ChangingNode>,
     context: Arc<Context>,
 }
 
@@ -36,15 +37,23 @@ unsafe impl Send for Graph {}
 // SAFETY: it is changed through exclusive references only.
 unsafe impl Sync for Graph {}
 
-/// A kernel that takes the key of a dropout.
-pub(crate) struct DropoutNode {
+/// What an argument is made from that differs from run to run.
+#[derive(Clone, Copy)]
+pub(crate) enum Change {
+    /// The key of this dropout, for the run's.
+    Key(Dropout),
+    /// The run's position.
+    Position,
+}
+
+/// A kernel with arguments that change.
+pub(crate) struct ChangingNode {
     pub(crate) node: driver::CUgraphNode,
     pub(crate) function: driver::CUfunction,
     pub(crate) shape: Shape,
     pub(crate) arguments: Vec<u64>,
-    /// Which argument is the key.
-    pub(crate) index: usize,
-    pub(crate) dropout: Dropout,
+    /// Which arguments those are.
+    pub(crate) changes: Vec<(usize, Change)>,
 }
 
 impl Recording {
@@ -53,7 +62,7 @@ impl Recording {
         &mut self,
         context: &Arc<Context>,
         signature: u64,
-        dropout_key: Option<u64>,
+        changing: Changing,
         mut queue: impl FnMut(),
     ) {
         let signature = signature ^ context.scratch_generation().wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -61,29 +70,26 @@ impl Recording {
             *self = Recording { signature, ..Recording::default() };
         }
         match &mut self.graph {
-            Some(graph) => graph.launch(dropout_key),
+            Some(graph) => graph.launch(changing),
             None if self.runs < RUNS_BEFORE || !context.can_record() => {
                 self.runs += 1;
                 queue();
             }
             None => {
-                let (graph, executable, dropouts) = context.record(queue);
-                let graph = Graph { graph, executable, dropouts, context: context.clone() };
-                self.graph.insert(graph).launch(dropout_key);
+                let (graph, executable, nodes) = context.record(queue);
+                let graph = Graph { graph, executable, changing: nodes, context: context.clone() };
+                self.graph.insert(graph).launch(changing);
             }
         }
     }
 }
 
 impl Graph {
-    fn launch(&mut self, dropout_key: Option<u64>) {
+    fn launch(&mut self, changing: Changing) {
         self.context.join();
         self.context.bind();
-        if let Some(key) = dropout_key {
-            for node in &mut self.dropouts {
-                node.arguments[node.index] = node.dropout.with_key(key).parts().0;
-                node.set(self.executable);
-            }
+        for node in &mut self.changing {
+            node.change(self.executable, changing);
         }
         // SAFETY: the graph was instantiated, and all memory that it names is alive: see the signature.
         let launched = unsafe { driver::cuGraphLaunch(self.executable, self.context.stream(Lane::First)) };
@@ -91,8 +97,24 @@ impl Graph {
     }
 }
 
-impl DropoutNode {
-    /// Gives the graph this node's arguments.
+impl ChangingNode {
+    /// Gives the graph the arguments of this run, if they are others than before.
+    fn change(&mut self, executable: driver::CUgraphExec, changing: Changing) {
+        let mut is_changed = false;
+        for &(index, change) in &self.changes {
+            let word = match (change, changing.dropout_key) {
+                (Change::Key(dropout), Some(key)) => dropout.with_key(key).parts().0,
+                (Change::Key(_), None) => continue,
+                (Change::Position, _) => changing.position as u64,
+            };
+            is_changed |= self.arguments[index] != word;
+            self.arguments[index] = word;
+        }
+        if is_changed {
+            self.set(executable);
+        }
+    }
+
     fn set(&mut self, executable: driver::CUgraphExec) {
         let mut pointers: Vec<*mut c_void> =
             self.arguments.iter().map(|argument| std::ptr::from_ref(argument).cast_mut().cast()).collect();

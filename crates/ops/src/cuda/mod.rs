@@ -25,7 +25,7 @@ pub use library::LibraryPaths;
 pub(crate) use matmul::{Epilogue, Kind, Operands, Product};
 pub(crate) use tensor_map::{Boxes, TensorMap};
 
-use crate::device::{Buffer, Device, Scalar};
+use crate::device::{Buffer, Changing, Device, Scalar};
 use crate::element::{Bf16, Element, F16};
 use context::Context;
 use matmul::Matmul;
@@ -296,14 +296,8 @@ impl<E: CudaElement> Device for Cuda<E> {
         )
     }
 
-    fn replay(
-        &self,
-        recording: &mut Recording,
-        signature: u64,
-        dropout_key: Option<u64>,
-        queue: impl FnMut(),
-    ) {
-        recording.replay(&self.context, signature, dropout_key, queue);
+    fn replay(&self, recording: &mut Recording, signature: u64, changing: Changing, queue: impl FnMut()) {
+        recording.replay(&self.context, signature, changing, queue);
     }
 
     fn copy<T: Scalar>(&self, dst: &mut CudaBuf<T>, src: &CudaBuf<T>) {

@@ -1,8 +1,8 @@
-//! Recording of queued work as a CUDA graph, and of the kernels in it whose dropout changes; `graph.rs` replays it.
+//! Recording of queued work as a CUDA graph, and of the kernels in it whose arguments change; `graph.rs` replays it.
 
 use super::{Context, Lane, Shape, require};
 use crate::Dropout;
-use crate::cuda::graph::DropoutNode;
+use crate::cuda::graph::{Change, ChangingNode};
 use cudarc::driver::sys as driver;
 use std::ffi::c_void;
 
@@ -11,7 +11,9 @@ use std::ffi::c_void;
 pub(super) struct Recorder {
     /// The dropouts that were asked for.
     keys: Vec<Dropout>,
-    nodes: Vec<DropoutNode>,
+    /// Which argument of the next kernel is the position.
+    position_at: Option<usize>,
+    nodes: Vec<ChangingNode>,
 }
 
 impl Context {
@@ -23,7 +25,15 @@ impl Context {
         }
     }
 
-    /// Notes a kernel that was just recorded, if it takes the key of a dropout.
+    /// Notes that argument `index` of the next kernel is the position, which another token has another of.
+    pub(crate) fn note_position(&self, index: usize) {
+        let mut recorder = self.recorder.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(recorder) = recorder.as_mut() {
+            recorder.position_at = Some(index);
+        }
+    }
+
+    /// Notes a kernel that was just recorded, if it has arguments that change.
     pub(super) fn note_kernel(
         &self,
         lane: Lane,
@@ -36,18 +46,15 @@ impl Context {
         // A key is 64 hashed bits: no address or size equals one.
         let key_of =
             |argument: &u64| recorder.keys.iter().find(|dropout| dropout.parts().0 == *argument).copied();
-        let found =
-            arguments.iter().enumerate().find_map(|(index, argument)| Some((index, key_of(argument)?)));
-        if let Some((index, dropout)) = found {
-            let node = self.last_node(lane);
-            recorder.nodes.push(DropoutNode {
-                node,
-                function,
-                shape,
-                arguments: arguments.to_vec(),
-                index,
-                dropout,
-            });
+        let key = arguments
+            .iter()
+            .enumerate()
+            .find_map(|(index, argument)| Some((index, Change::Key(key_of(argument)?))));
+        let position = recorder.position_at.take().map(|index| (index, Change::Position));
+        let changes: Vec<_> = key.into_iter().chain(position).collect();
+        if !changes.is_empty() {
+            let (node, arguments) = (self.last_node(lane), arguments.to_vec());
+            recorder.nodes.push(ChangingNode { node, function, shape, arguments, changes });
         }
     }
 
@@ -82,7 +89,7 @@ impl Context {
     pub(crate) fn record(
         &self,
         mut queue: impl FnMut(),
-    ) -> (driver::CUgraph, driver::CUgraphExec, Vec<DropoutNode>) {
+    ) -> (driver::CUgraph, driver::CUgraphExec, Vec<ChangingNode>) {
         self.join();
         self.bind();
         let recorder = || self.recorder.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

@@ -63,7 +63,14 @@ fn learn<D: Backend>(
 fn check<E: CudaElement>(tolerance: f64) {
     let Some(device) = gpu::<E>() else { return };
     // Without dropout, kernels have the sums of biases on the way; from 1,024 rows on those of products with GELU may.
-    for (batch, has_dropout, end) in [(3, true, None), (8, false, None), (3, true, Some(0))] {
+    let all = [(3, true, None), (8, false, None), (3, true, Some(0))];
+    // The card in software takes a minute for what another does in a blink: there each type has a share of them.
+    let taken = match (device.name() == "Emulated card", E::NAME) {
+        (false, _) => &all[..],
+        (true, "bfloat16") => &all[1..],
+        (true, _) => &all[..1],
+    };
+    for &(batch, has_dropout, end) in taken {
         let learn_once = |checkpointing| learn(device.clone(), batch, has_dropout, end, checkpointing);
         let once = learn_once(false);
         assert!(once == learn_once(false), "{}: the same bits from run to run", E::NAME);

@@ -22,7 +22,8 @@ impl Default for Settings {
         Settings {
             capability: (9, 0),
             num_processors: 4,
-            memory: 8 << 30,
+            // Not more: what measures a card takes larger products on a larger one, which last minutes here.
+            memory: 1 << 30,
             schedule: Schedule::Eager,
             problem: None,
         }

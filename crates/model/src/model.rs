@@ -1,7 +1,8 @@
 //! A network on a device: its configuration, its weights, and the compute copies that matrices are multiplied from.
 //!
 //! Owns the one rule that keeps them right: weights change only inside [`Gpt::update`], [`Gpt::init`] and loading, each of
-//! which makes the compute copies again before it returns, so that a stale copy cannot be used.
+//! which makes the compute copies again before it returns, so that a stale copy cannot be used. Copies are of the nearest
+//! numbers, but for those that an update asks to be rounded by chance.
 
 use crate::activations::{Keep, new_identity};
 use crate::config::Config;
@@ -10,7 +11,7 @@ use crate::files::{WeightFiles, config_files, save_model};
 use crate::memory::compute_copies_bytes;
 use crate::parameters::{Declaration, Init, Parameters, num_parameters};
 use crate::safetensors::TensorOut;
-use eyas_ops::{Backend, Buf, Buffer, Rng, Storage, Use};
+use eyas_ops::{Backend, Buf, Buffer, Rng, Rounding, Storage, Use};
 use rayon::prelude::*;
 use std::path::Path;
 use std::sync::Arc;
@@ -72,7 +73,7 @@ impl<D: Backend> Gpt<D> {
             weights,
             matrices,
         };
-        gpt.pack();
+        gpt.pack(Rounding::Nearest);
         Ok(gpt)
     }
 
@@ -90,7 +91,7 @@ impl<D: Backend> Gpt<D> {
         for (declared, weight) in self.declarations.iter().zip(self.weights.iter_mut()) {
             self.device.write(weight, &initial_values(declared, seed));
         }
-        self.pack();
+        self.pack(Rounding::Nearest);
     }
 
     /// Reads a model folder of any layout that GPT-2 checkpoints come in. Every tensor must be there, of the declared
@@ -104,7 +105,7 @@ impl<D: Backend> Gpt<D> {
             gpt.device.write(weight, &files.read(declared)?);
         }
         files.check_head(&gpt.declarations.wte, &gpt.host(&gpt.weights.wte))?;
-        gpt.pack();
+        gpt.pack(Rounding::Nearest);
         Ok(gpt)
     }
 
@@ -143,14 +144,24 @@ impl<D: Backend> Gpt<D> {
         for (declared, weight) in self.declarations.iter().zip(self.weights.iter_mut()) {
             self.device.write(weight, &files.read(declared)?);
         }
-        self.pack();
+        self.pack(Rounding::Nearest);
         Ok(())
     }
 
     /// Changes the weights with `change`, then makes the compute copies again.
     pub fn update<R>(&mut self, change: impl FnOnce(&D, &mut Parameters<Buf<D, f32>>) -> R) -> R {
+        self.update_rounded(Rounding::Nearest, change)
+    }
+
+    /// The same with compute copies of matrices that are rounded as `rounding` says, until the weights change again or are
+    /// loaded. Weights themselves are never rounded.
+    pub fn update_rounded<R>(
+        &mut self,
+        rounding: Rounding,
+        change: impl FnOnce(&D, &mut Parameters<Buf<D, f32>>) -> R,
+    ) -> R {
         let result = change(&self.device, &mut self.weights);
-        self.pack();
+        self.pack(rounding);
         result
     }
 
@@ -204,7 +215,7 @@ impl<D: Backend> Gpt<D> {
     }
 
     /// Makes the compute copies from the weights.
-    fn pack(&mut self) {
+    fn pack(&mut self, rounding: Rounding) {
         let Matrices { blocks, head } = &mut self.matrices;
         let blocks = blocks.iter_mut().zip(&self.weights.blocks).flat_map(|(copy, master)| {
             [
@@ -215,7 +226,7 @@ impl<D: Backend> Gpt<D> {
             ]
         });
         let mut copies: Vec<_> = blocks.chain([(head, &self.weights.wte)]).collect();
-        self.device.pack(&mut copies);
+        self.device.pack(&mut copies, rounding);
     }
 
     /// Copies a tensor from the device.

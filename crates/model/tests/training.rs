@@ -4,7 +4,7 @@ mod common;
 
 use common::{cpu, host, network, relative_error, tiny, tokens};
 use eyas_model::{Activations, Config, Gpt, Gradients, IGNORE, Init, Use, memory_plan};
-use eyas_ops::{Backend, Bf16, Cpu, Isa};
+use eyas_ops::{Backend, Bf16, Cpu, Isa, Rounding};
 use std::sync::Arc;
 
 const TIME: usize = 7;
@@ -83,6 +83,40 @@ fn bits_do_not_depend_on_the_number_of_threads() {
     for threads in [2, 3] {
         assert!(run(threads) == one, "{threads} threads");
     }
+}
+
+#[test]
+fn an_update_may_round_copies_by_chance_and_leaves_weights_alone() {
+    let (inputs, targets) = batch(4);
+    let new = |threads| {
+        let device = Arc::new(Cpu::<Bf16>::with(Isa::detect(), threads));
+        let mut gpt = Gpt::new(device, Config { initializer_range: 0.2, ..tiny() }, Use::Training).unwrap();
+        gpt.init(42);
+        gpt
+    };
+    let mut gpt = new(2);
+    let weights: Vec<_> = gpt.weights().iter().map(|weight| host(&**gpt.device(), weight)).collect();
+    let nearest = gradients(&gpt, &inputs, &targets, None);
+    let rounded = |gpt: &mut Gpt<Cpu<Bf16>>, rounding| {
+        gpt.update_rounded(rounding, |_, _| ());
+        for (now, before) in gpt.weights().iter().zip(&weights) {
+            assert!(host(&**gpt.device(), now) == *before, "weights stay in f32");
+        }
+        gradients(gpt, &inputs, &targets, None)
+    };
+    let [one, two] = [1, 2].map(|key| Rounding::Stochastic { key });
+    let first = rounded(&mut gpt, one);
+    assert_ne!(first.0, nearest.0);
+    assert_ne!(first.0, rounded(&mut gpt, two).0);
+    assert!(first == rounded(&mut gpt, one), "the key decides");
+    assert!(first == rounded(&mut new(3), one), "threads change no bit");
+    assert!(nearest == rounded(&mut gpt, Rounding::Nearest));
+    // What is loaded is rounded to nearest.
+    rounded(&mut gpt, one);
+    let folder = tempfile::TempDir::new().unwrap();
+    gpt.save(folder.path()).unwrap();
+    gpt.reload(folder.path()).unwrap();
+    assert!(nearest == gradients(&gpt, &inputs, &targets, None));
 }
 
 /// Losses and gradients of what two micro-batches add up to, the second shorter, with an evaluation between them.

@@ -22,6 +22,7 @@ mod metered;
 pub mod muon;
 mod quant;
 mod random;
+mod rounding;
 #[cfg(test)]
 mod testing;
 
@@ -39,6 +40,7 @@ pub use metered::{Metered, Record};
 pub use muon::{Muon, MuonDims, MuonStep};
 pub use quant::Format;
 pub use random::{Dropout, Rng, mix};
+pub use rounding::Rounding;
 
 /// A target that is not scored: its loss and its gradient are zero.
 pub const IGNORE: u32 = u32::MAX;

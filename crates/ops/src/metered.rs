@@ -14,7 +14,7 @@ use crate::{
     AdamW, AdamWStep, AdamWTensor, Attention, AttentionDims, Buffer, CachedAttentionDims, Loss, LossDims,
     Muon,
 };
-use crate::{MuonDims, MuonStep, Storage, Use};
+use crate::{MuonDims, MuonStep, Rounding, Storage, Use};
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -196,10 +196,10 @@ impl<D: Linear> Linear for Metered<D> {
     }
 
     /// Counted as in training, where both directions are written.
-    fn pack(&self, copies: &mut [(&mut D::Weights, &Buf<Self, f32>)]) {
+    fn pack(&self, copies: &mut [(&mut D::Weights, &Buf<Self, f32>)], rounding: Rounding) {
         let len: usize = copies.iter().map(|(_, master)| master.len()).sum();
         let bytes = len * (4 + 2 * size_of::<D::Element>());
-        self.note("pack".into(), 0, bytes, |device| device.pack(copies));
+        self.note("pack".into(), 0, bytes, |device| device.pack(copies, rounding));
     }
 
     fn linear_forward(

@@ -26,6 +26,12 @@ fn finalize(mut x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
+/// The key of one slice of what `key` names.
+#[inline]
+pub(crate) fn slice_key(key: u64, slice: u64) -> u64 {
+    finalize(key ^ finalize(slice.wrapping_add(1)))
+}
+
 /// One dropout site at one step: the probability, and the key of its mask.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
@@ -77,7 +83,7 @@ impl Dropout {
     /// The same site for another slice of the work, such as one head: its elements start again at index 0.
     #[inline]
     pub fn slice(&self, slice: u64) -> Self {
-        Dropout { key: finalize(self.key ^ finalize(slice.wrapping_add(1))), ..*self }
+        Dropout { key: slice_key(self.key, slice), ..*self }
     }
 }
 

@@ -44,6 +44,7 @@ pub(crate) fn model_card(
         "max_grad_norm",
         "seed",
         "bf16",
+        "stochastic_rounding",
     ] {
         row(key, settings[key].to_string().replace('"', ""));
     }

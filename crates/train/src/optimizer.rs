@@ -6,8 +6,9 @@
 
 use crate::error::Error;
 use crate::settings::{OptimizerKind, TrainConfig};
+use crate::step::key_of;
 use eyas_model::{Block, Declaration, Gpt, Gradients, Parameters, TensorFile, TensorOut, write_tensors};
-use eyas_ops::{AdamWStep, AdamWTensor, Backend, Buf, Buffer, Device, MuonDims, MuonStep};
+use eyas_ops::{AdamWStep, AdamWTensor, Backend, Buf, Buffer, Device, MuonDims, MuonStep, Rounding};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -26,6 +27,8 @@ pub struct Hyper {
     pub momentum: f64,
     /// Muon's learning rate as a multiple of AdamW's.
     pub muon_rate: f64,
+    /// Seed of the stochastic rounding of compute copies; `None`: they are rounded to nearest.
+    pub rounding_seed: Option<u64>,
 }
 
 impl Default for Hyper {
@@ -38,6 +41,7 @@ impl Default for Hyper {
             max_grad_norm: 1.0,
             momentum: 0.95,
             muon_rate: 1.0,
+            rounding_seed: None,
         }
     }
 }
@@ -53,6 +57,7 @@ impl Hyper {
             max_grad_norm: config.max_grad_norm,
             momentum: config.muon_momentum,
             muon_rate: config.muon_learning_rate.map_or(1.0, rate),
+            rounding_seed: config.stochastic_rounding.then_some(config.seed),
         }
     }
 }
@@ -113,6 +118,25 @@ impl<D: Backend> Optimizer<D> {
         self.num_updates
     }
 
+    /// How the last update rounded the compute copies of matrices. Before the first they are of the nearest numbers.
+    pub fn rounding(&self) -> Rounding {
+        /// Keeps the key apart from the updates' dropout: there are not so many updates.
+        const ROUNDING: u64 = u64::MAX;
+        match (self.hyper.rounding_seed, self.num_updates) {
+            (None, _) | (_, 0) => Rounding::Nearest,
+            (Some(seed), update) => Rounding::Stochastic { key: key_of(key_of(seed, ROUNDING), update) },
+        }
+    }
+
+    /// Makes the compute copies of `gpt` as the last update made them, which is left to do when its weights and this state have
+    /// been read from a checkpoint.
+    pub fn make_copies(&self, gpt: &mut Gpt<D>) {
+        let rounding = self.rounding();
+        if rounding != Rounding::Nearest {
+            gpt.update_rounded(rounding, |_, _| ());
+        }
+    }
+
     /// Bytes of its state.
     pub fn state_bytes(&self) -> usize {
         let bytes = |state: &State<D>| match &state.rule {
@@ -144,6 +168,7 @@ impl<D: Backend> Optimizer<D> {
             max => (max / (norm + 1e-6)).min(1.0),
         } / grads.loss_scale;
         self.num_updates += 1;
+        let rounding = self.rounding();
         let (states, hyper, step) = (&mut self.states, self.hyper, self.num_updates);
         let adamw = AdamWStep {
             learning_rate: learning_rate as f32,
@@ -159,7 +184,7 @@ impl<D: Backend> Optimizer<D> {
             weight_decay: hyper.weight_decay as f32,
             grad_scale: scale as f32,
         };
-        gpt.update(|device, weights| {
+        gpt.update_rounded(rounding, |device, weights| {
             let mut tensors = Vec::new();
             for ((value, state), grad) in weights.iter_mut().zip(states.iter_mut()).zip(grads.table.iter()) {
                 let weight_decay = if state.declaration.decay { hyper.weight_decay as f32 } else { 0.0 };
@@ -209,7 +234,7 @@ impl<D: Backend> Optimizer<D> {
         Ok(write_tensors(path, &self.metadata(), self.tensors())?)
     }
 
-    /// Reads the state that [`save`](Self::save) wrote.
+    /// Reads the state that [`save`](Self::save) wrote. [`make_copies`](Self::make_copies) is what comes then.
     ///
     /// # Errors
     /// A file that is damaged, or of another model or optimizer.

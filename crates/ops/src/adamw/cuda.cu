@@ -67,7 +67,16 @@ extern "C" __global__ void __launch_bounds__(1024) clear(const Tensor* tensors, 
     }
 }
 
-// Compute copies, in the element type, of f32 masters: a = b, narrowed.
+// `x` rounded up or down by chance to what bf16 holds, as element `index` under `key`: `stochastic` of ops::rounding.
+__device__ __forceinline__ float round_stochastically(float x, u64 key, u32 index) {
+    u32 bits = __float_as_uint(x);
+    const u32 magnitude = bits & 0x7fffffffu;
+    if (magnitude < 0x7f7f0000u) bits += mix(key, index) >> 16;
+    if (magnitude > 0x7f800000u) bits |= 0x00400000u;
+    return __uint_as_float(bits & 0xffff0000u);
+}
+
+// Compute copies, in the element type, of f32 masters: a = b, narrowed; where d is not 0, rounded by chance before, under key c.
 extern "C" __global__ void __launch_bounds__(1024) pack(const Tensor* tensors, int count) {
     int start;
     const Tensor& tensor = tensor_of_block(tensors, count, start);
@@ -78,9 +87,15 @@ extern "C" __global__ void __launch_bounds__(1024) pack(const Tensor* tensors, i
         if (i + VEC <= n) {
             float wide[VEC];
             load_floats(wide, master + i);
+            if (tensor.d) {
+#pragma unroll
+                for (int j = 0; j < VEC; ++j) wide[j] = round_stochastically(wide[j], tensor.c, i + j);
+            }
             *(Words*)(copy + i) = words_of(wide);
         } else {
-            for (int j = i; j < n; ++j) copy[j] = from_f32(master[j]);
+            for (int j = i; j < n; ++j) {
+                copy[j] = from_f32(tensor.d ? round_stochastically(master[j], tensor.c, j) : master[j]);
+            }
         }
     }
 }

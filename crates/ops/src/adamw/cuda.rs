@@ -14,6 +14,18 @@ pub(crate) const SOURCE: Source = Source {
 /// Elements of a block: the kernels'.
 const BLOCK: usize = 1 << 15;
 
+/// A compute copy to be made.
+pub(crate) struct ComputeCopy {
+    /// Its address.
+    pub(crate) copy: u64,
+    /// That of its master.
+    pub(crate) master: u64,
+    /// Elements.
+    pub(crate) len: usize,
+    /// Key of rounding by chance; `None` for rounding to nearest.
+    pub(crate) key: Option<u64>,
+}
+
 /// The rows of a table that a kernel over many tensors reads: addresses and constants of each, behind the block at which it
 /// begins. A block finds its tensor by bisection.
 struct Table {
@@ -61,11 +73,13 @@ impl<E: CudaElement> Cuda<E> {
         self.launch_table("clear", &table, &[]);
     }
 
-    /// Makes compute copies of tensors of f32: each the address of the copy, that of the master, and the elements.
-    pub(crate) fn pack_table(&self, tensors: &[(u64, u64, usize)]) {
+    /// Makes compute copies of tensors of f32.
+    pub(crate) fn pack_table(&self, tensors: &[ComputeCopy]) {
         for tensors in tensors.chunks(TABLE_ROWS) {
             let mut table = Table::new(tensors.len());
-            tensors.iter().for_each(|&(copy, master, len)| table.push(len, [copy, master, 0, 0], 0.0));
+            for &ComputeCopy { copy, master, len, key } in tensors {
+                table.push(len, [copy, master, key.unwrap_or(0), u64::from(key.is_some())], 0.0);
+            }
             self.launch_table("pack", &table, &[]);
         }
     }

@@ -25,7 +25,8 @@ mod word;
 pub(crate) use block::{Block, gemm, product, scratch_words, task_rows};
 pub(crate) use pack::{Change, LhsPanels, Packed, SIDE, Unchanged, words_of};
 pub(crate) use pack::{
-    pack_for_gradient, pack_lhs_transposed, pack_rhs_both, pack_rhs_columns, pack_rhs_rows,
+    pack_for_gradient, pack_lhs_transposed, pack_rhs_both, pack_rhs_both_by_chance, pack_rhs_columns,
+    pack_rhs_rows,
 };
 pub use word::Word;
 pub(crate) use word::{narrow, padded, store};

@@ -3,9 +3,13 @@
 //! With K along the rows of the source, a word is two elements of one column in neighbouring rows; with K along its
 //! columns, a word is two neighbouring elements of a row. Missing columns and the missing half of a last word are zero.
 
+mod both;
+
+pub(crate) use both::{pack_rhs_both, pack_rhs_both_by_chance};
+
 use super::{MAX_HEIGHT, PANEL, Word};
 use crate::cpu::math::lanes;
-use crate::cpu::{Cpu, SharedMut, Simd, Task, Work, fence};
+use crate::cpu::{Cpu, SharedMut, Simd, Task, Work};
 use crate::device::Device;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -118,6 +122,8 @@ fn rhs_rows<'a, E: Word, T: Word>(
             cpu.isa().run(Interleave::<E, T, _, PANEL, PANEL, false> {
                 out,
                 source,
+                k_words,
+                offset: 0,
                 panels,
                 steps,
                 sums: into,
@@ -181,6 +187,8 @@ fn panels_of<E: Word, T: Word, const W: usize, const V: usize>(
     cpu.isa().run(Interleave::<E, T, _, W, V, false> {
         out,
         source,
+        k_words: source.k.div_ceil(E::PER_WORD),
+        offset: 0,
         panels,
         steps,
         sums: None,
@@ -288,7 +296,11 @@ impl Change for Unchanged {
 struct Interleave<'a, E, T, C, const W: usize, const V: usize, const STREAMED: bool> {
     out: SharedMut<'a, u32>,
     source: Source<'a, T>,
+    /// Words along K of a panel, and which of them is the source's first.
+    k_words: usize,
+    offset: usize,
     panels: Range<usize>,
+    /// Words along K of the source.
     steps: Range<usize>,
     /// One row for each of the panels.
     sums: Option<&'a mut [[f32; W]]>,
@@ -304,8 +316,7 @@ impl<E: Word, T: Word, C: Change, const W: usize, const V: usize, const STREAMED
     fn run<S: Simd>(self) {
         /// Words along K of one panel, then of the next: 16 rows of bf16.
         const STEPS: usize = 8;
-        let Interleave { out, source, panels, steps, mut sums, change, .. } = self;
-        let k_words = source.k.div_ceil(E::PER_WORD);
+        let Interleave { out, source, k_words, offset, panels, steps, mut sums, change, .. } = self;
         for start in steps.clone().step_by(STEPS) {
             let end = steps.end.min(start + STEPS);
             for (panel, place) in panels.clone().zip(0..) {
@@ -317,7 +328,7 @@ impl<E: Word, T: Word, C: Change, const W: usize, const V: usize, const STREAMED
                     true => start..if V > W && end == steps.end { end - 1 } else { end },
                     false => start..start,
                 };
-                let at = |step: usize| (panel * k_words + step) * W;
+                let at = |step: usize| (panel * k_words + offset + step) * W;
                 if !inner.is_empty() {
                     let pair = E::PER_WORD * source.stride;
                     let rows = source.elements[start * pair + column..].chunks(pair);
@@ -360,41 +371,6 @@ impl<E: Word, T: Word, C: Change, const W: usize, const V: usize, const STREAMED
             }
         }
     }
-}
-
-/// Packs `source` (rows, columns), row-major, in both directions: as [`pack_rhs_rows`] into `by_rows`, and as
-/// [`pack_rhs_columns`] into `by_columns`. A task reads 32 rows from memory once, and writes past the caches: this is for
-/// weights, of which there are more than caches hold.
-pub(crate) fn pack_rhs_both<E: Word, T: Word>(
-    cpu: &Cpu<E>,
-    by_rows: &mut [u32],
-    by_columns: &mut [u32],
-    source: &[T],
-    rows: usize,
-    columns: usize,
-) {
-    let source = Source { elements: source, k: rows, columns, stride: columns };
-    source.check();
-    let (k_words, size) = (rows.div_ceil(E::PER_WORD), columns.div_ceil(E::PER_WORD) * PANEL);
-    let by_rows = SharedMut::new(&mut by_rows[..Packed::num_words::<E>(rows, columns)]);
-    let by_columns = SharedMut::new(&mut by_columns[..Packed::num_words::<E>(columns, rows)]);
-    cpu.parallel(rows.div_ceil(PANEL), |task| {
-        let (first, end) = (task * PANEL, rows.min((task + 1) * PANEL));
-        cpu.isa().run(Interleave::<E, T, _, PANEL, PANEL, true> {
-            out: by_rows,
-            source,
-            panels: 0..columns.div_ceil(PANEL),
-            steps: first / E::PER_WORD..k_words.min((first + PANEL) / E::PER_WORD),
-            sums: None,
-            change: Unchanged,
-            word: PhantomData,
-        });
-        // SAFETY: each task has its own panel.
-        let out = unsafe { by_columns.slice(task * size, size) };
-        let rows = &source.elements[first * columns..end * columns];
-        cpu.isa().run(Transpose::<E, T, true> { out, rows, k: columns, word: PhantomData });
-        fence();
-    });
 }
 
 /// Makes one panel `out[k_words][32]` of up to 32 rows of `k` elements, a square of words at a time, `STREAMED` past the caches.

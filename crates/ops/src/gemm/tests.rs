@@ -102,3 +102,23 @@ fn f32_at_odd_sizes() {
 fn bf16_at_odd_sizes() {
     check_all::<Bf16>();
 }
+
+#[test]
+fn rounding_by_chance_comes_before_packing() {
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        for (rows, columns, threads) in [(1, 1, 1), (31, 2, 3), (33, 45, 1), (70, 33, 3), (129, 64, 2)] {
+            let cpu = Cpu::<Bf16>::with(isa, threads);
+            let source = random::<f32>(&mut Rng::new(rows as u64), rows * columns);
+            let rounded = source.iter().enumerate();
+            let rounded: Vec<f32> =
+                rounded.map(|(i, x)| crate::rounding::reference(*x, 77, i as u32)).collect();
+            let words = |k, n| vec![u32::MAX; Packed::num_words::<Bf16>(k, n)];
+            let [mut got, mut want] = [(); 2].map(|()| [words(rows, columns), words(columns, rows)]);
+            let [one, two] = &mut got;
+            pack_rhs_both_by_chance(&cpu, one, two, &source, rows, columns, 77);
+            let [one, two] = &mut want;
+            pack_rhs_both(&cpu, one, two, &rounded, rows, columns);
+            assert!(got == want, "{isa}: {rows} x {columns}");
+        }
+    }
+}

@@ -4,12 +4,14 @@
 use super::epilogues::{AddTo, Matrix, Store, StoreBias, StoreGelu, StoreGeluGrad, StoreResidual};
 use super::{Linear, LinearDims, Storage, Use};
 use crate::cpu::{AlignedBuf, Cpu, SharedMut, Simd, Task, math};
-use crate::gemm::{Change, Unchanged, pack_for_gradient, pack_rhs_both, pack_rhs_columns, pack_rhs_rows};
+use crate::gemm::{Change, Unchanged, pack_for_gradient, pack_rhs_columns, pack_rhs_rows};
 use crate::gemm::{
-    Epilogue, Lhs, LhsPanels, PANEL, Packed, Word, gemm, narrow, padded, product, scratch_words, store,
+    Epilogue, Lhs, LhsPanels, PANEL, Packed, Word, gemm, narrow, pack_rhs_both, pack_rhs_both_by_chance,
+    padded, product, scratch_words, store,
 };
 use crate::quant::Quantized;
 use crate::random::Dropout;
+use crate::rounding::Rounding;
 use std::marker::PhantomData;
 
 /// A weight matrix packed for the kernels, in one or both directions.
@@ -33,16 +35,21 @@ enum Forward {
 }
 
 impl<E: Word> CpuWeights<E> {
-    /// Fills the panels of both directions from the f32 master.
-    fn pack(&mut self, cpu: &Cpu<E>, master: &[f32]) {
+    /// Fills the panels of both directions from the f32 master, rounded to nearest, or by chance under `key`.
+    fn pack(&mut self, cpu: &Cpu<E>, master: &[f32], key: Option<u64>) {
+        assert!(key.is_none() || self.backward.is_some(), "copies for inference are rounded to nearest");
         let (k, n) = (self.inputs, self.outputs);
         let is_rows_of_inputs = self.storage == Storage::InputsOutputs;
+        let both = |by_rows: &mut [u32], by_columns: &mut [u32], rows, columns| match key {
+            None => pack_rhs_both(cpu, by_rows, by_columns, master, rows, columns),
+            Some(key) => pack_rhs_both_by_chance(cpu, by_rows, by_columns, master, rows, columns, key),
+        };
         match (&mut self.forward, &mut self.backward) {
             (Forward::Quantized(quantized), _) => quantized.pack(cpu, master, self.storage),
             (Forward::Packed(forward), Some(backward)) if is_rows_of_inputs => {
-                pack_rhs_both(cpu, forward, backward, master, k, n);
+                both(forward, backward, k, n);
             }
-            (Forward::Packed(forward), Some(backward)) => pack_rhs_both(cpu, backward, forward, master, n, k),
+            (Forward::Packed(forward), Some(backward)) => both(backward, forward, n, k),
             (Forward::Packed(forward), None) if is_rows_of_inputs => {
                 pack_rhs_rows(cpu, forward, master, k, n, None);
             }
@@ -129,8 +136,10 @@ impl<E: Word> Linear for Cpu<E> {
         4 * (lhs + rhs + padded + dweights + scratch_words(self, rows, inputs, words(outputs)))
     }
 
-    fn pack(&self, copies: &mut [(&mut CpuWeights<E>, &AlignedBuf<f32>)]) {
-        copies.iter_mut().for_each(|(weights, master)| weights.pack(self, master));
+    fn pack(&self, copies: &mut [(&mut CpuWeights<E>, &AlignedBuf<f32>)], rounding: Rounding) {
+        for (tensor, (weights, master)) in copies.iter_mut().enumerate() {
+            weights.pack(self, master, rounding.key_of(tensor));
+        }
     }
 
     fn linear_forward(

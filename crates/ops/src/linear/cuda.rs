@@ -6,8 +6,9 @@
 
 use super::cuda_hopper::TILE;
 use super::{Linear, LinearDims, Storage, Use};
+use crate::adamw::cuda::ComputeCopy;
 use crate::cuda::{CudaBuf, CudaElement, Epilogue, Kind, Lane, Operands, Product, Shape, Source, arguments};
-use crate::{Buffer, Cuda, Device, Dropout};
+use crate::{Buffer, Cuda, Device, Dropout, Rounding};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) const SOURCE: Source = Source {
@@ -268,14 +269,16 @@ impl<E: CudaElement> Linear for Cuda<E> {
         0
     }
 
-    fn pack(&self, copies: &mut [(&mut CudaWeights<E>, &CudaBuf<f32>)]) {
+    fn pack(&self, copies: &mut [(&mut CudaWeights<E>, &CudaBuf<f32>)], rounding: Rounding) {
         let mut tensors = Vec::with_capacity(2 * copies.len());
-        for (weights, master) in copies {
+        for (tensor, (weights, master)) in copies.iter_mut().enumerate() {
             assert_eq!(master.len(), weights.inputs * weights.outputs, "a master of the copy's shape");
-            tensors.push((weights.copy.pointer(), master.pointer(), master.len()));
+            let (copy, master, len) = (weights.copy.pointer(), master.pointer(), master.len());
+            tensors.push(ComputeCopy { copy, master, len, key: rounding.key_of(tensor) });
             let bias = *weights.bias_master.get_mut();
             if bias != 0 && !E::IS_F32 {
-                tensors.push((weights.bias.pointer(), bias, weights.outputs));
+                let (copy, len) = (weights.bias.pointer(), weights.outputs);
+                tensors.push(ComputeCopy { copy, master: bias, len, key: None });
             }
         }
         self.pack_table(&tensors);

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
     use crate::linear::{Linear, Use, gelu_reference};
     use crate::testing::*;
-    use crate::{Device, Rng};
+    use crate::{Device, Rng, Rounding};
 
     /// Whole tiles, and tiles cut off below, to the right and in depth; more tiles than clusters.
     const SHAPES: [(usize, usize, usize); 4] =
@@ -115,7 +115,8 @@ mod tests {
         let (num_in, num_out) = (rows * inputs, rows * outputs);
         let mut rng = Rng::new((rows + inputs + outputs) as u64);
         let mut weights = device.weights(inputs, outputs, Storage::InputsOutputs, Use::Training);
-        device.pack(&mut [(&mut weights, &upload(device, &random::<E>(&mut rng, inputs * outputs)))]);
+        let master = upload(device, &random::<E>(&mut rng, inputs * outputs));
+        device.pack(&mut [(&mut weights, &master)], Rounding::Nearest);
         if !device.is_for_hopper(&weights, dims) {
             return;
         }

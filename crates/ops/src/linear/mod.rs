@@ -14,15 +14,15 @@
 //! ```
 //!
 //! Matrices are multiplied from a compute copy of the weights, which a device lays out as its kernels like it and which
-//! is made again from the f32 master once an optimizer step (`pack`). A network that is only read may have copies of small
-//! integers instead ([`Format`]).
+//! is made again from the f32 master once an optimizer step (`pack`), rounded as [`Rounding`] says. A network that is only read
+//! may have copies of small integers instead ([`Format`]).
 
 pub(crate) mod cpu;
 pub(crate) mod cuda;
 pub(crate) mod cuda_hopper;
 pub(crate) mod epilogues;
 
-use crate::{Act, Buf, Device, Dropout, Format};
+use crate::{Act, Buf, Device, Dropout, Format, Rounding};
 
 /// Shapes of a linear layer.
 #[derive(Clone, Copy, Debug)]
@@ -79,9 +79,11 @@ pub trait Linear: Device {
     /// Bytes of scratch memory that the device allocates once for the forward pass of a layer of these shapes.
     fn linear_forward_scratch_bytes(&self, dims: LinearDims, purpose: Use) -> usize;
     /// Fills each compute copy from its f32 master. It takes all copies at once, as the optimizer's operations do and for the
-    /// same reason. A device may keep a copy of the layer's bias beside it, which is made again here: a bias changes only
-    /// together with a call of this, and lives as long as the copy.
-    fn pack(&self, copies: &mut [(&mut Self::Weights, &Buf<Self, f32>)]);
+    /// same reason; their places among them name them to `rounding`. To round by chance, copies must be for training; where the
+    /// element type is not bf16, what that gives is rounded to it. A device may keep a copy of the layer's bias beside it, which is
+    /// made again here: a bias changes only together with a call of this, and lives as long as the copy. That copy is rounded to
+    /// nearest: others have none, and it may be made before the first update.
+    fn pack(&self, copies: &mut [(&mut Self::Weights, &Buf<Self, f32>)], rounding: Rounding);
 
     /// Sets `out` (rows, OC).
     fn linear_forward(

@@ -26,7 +26,7 @@ impl<D: Linear> Layer<D> {
         let weights = random::<D::Element>(rng, inputs * outputs);
         let (bias, dout) = (random::<f32>(rng, outputs), random::<D::Element>(rng, rows * outputs));
         let mut weights_d = device.weights(inputs, outputs, Storage::InputsOutputs, Use::Training);
-        device.pack(&mut [(&mut weights_d, &upload(device, &weights))]);
+        device.pack(&mut [(&mut weights_d, &upload(device, &weights))], Rounding::Nearest);
         let (x_d, bias_d, dout_d) =
             (upload_act(device, &x), upload(device, &bias), upload_act(device, &dout));
         Layer { dims, x, weights, bias, dout, x_d, weights_d, bias_d, dout_d }
@@ -175,7 +175,7 @@ fn check_copies<D: Linear>(device: &D, shapes: &[(usize, usize)]) {
         .collect();
     let copies = layers.iter_mut().zip(&masters);
     let mut copies: Vec<_> = copies.map(|(layer, master)| (&mut layer.weights_d, master)).collect();
-    device.pack(&mut copies);
+    device.pack(&mut copies, Rounding::Nearest);
     for layer in &layers {
         let error = relative_error(&forward(layer), &layer.reference().0);
         assert!(error < forward_tolerance::<D>(), "{:?} among {shapes:?}: {error:e}", layer.dims);
@@ -191,6 +191,109 @@ fn copies_are_made_together() {
             check_copies(device, shapes);
         }
     });
+}
+
+/// `masters` as copies for training, made together.
+fn copies<D: Linear>(
+    device: &D,
+    masters: &[Vec<f32>],
+    shapes: &[(usize, usize)],
+    rounding: Rounding,
+) -> Vec<D::Weights> {
+    let new = |&(inputs, outputs)| device.weights(inputs, outputs, Storage::InputsOutputs, Use::Training);
+    let mut weights: Vec<_> = shapes.iter().map(new).collect();
+    let masters: Vec<_> = masters.iter().map(|master| upload(device, master)).collect();
+    device.pack(&mut weights.iter_mut().zip(&masters).collect::<Vec<_>>(), rounding);
+    weights
+}
+
+/// What a copy holds, as forward and backward read it: the products with identity matrices.
+fn read_copy<D: Linear>(device: &D, weights: &D::Weights, (inputs, outputs): (usize, usize)) -> Vec<f32> {
+    let identity =
+        |n: usize| upload_act(device, &(0..n * n).map(|i| f32::from(i / n == i % n)).collect::<Vec<_>>());
+    let len = inputs * outputs;
+    let (mut out, bias) = (device.zeros(len), device.zeros(outputs));
+    let dims = LinearDims { rows: inputs, inputs, outputs };
+    device.linear_forward(&mut out, &identity(inputs), weights, &bias, dims);
+    let forward = download_act(device, &out, len);
+
+    let (mut dx, mut dweights, x) = (device.zeros(len), device.zeros(len), device.zeros(outputs * inputs));
+    let dims = LinearDims { rows: outputs, inputs, outputs };
+    device.linear_backward(&mut dx, &mut dweights, None, &identity(outputs), &x, weights, dims);
+    let backward = download_act(device, &dx, len);
+    let transposed: Vec<f32> = (0..len).map(|i| backward[i % outputs * inputs + i / outputs]).collect();
+    assert_eq!(forward, transposed, "both directions are of the same numbers");
+    forward
+}
+
+#[test]
+fn copies_are_rounded_by_chance_alike_on_every_device() {
+    let key = 0x1234_5678_9abc_def0;
+    on_every_device!(|device| {
+        // 33,567 elements: more than a GPU's block takes, and odd.
+        let shapes = [(9, 3), (1, 33), (201, 167), (40, 48)];
+        let mut rng = Rng::new(8);
+        let masters = shapes.map(|(inputs, outputs)| random::<f32>(&mut rng, inputs * outputs));
+        let rounding = Rounding::Stochastic { key };
+        let all = copies(device, &masters, &shapes, rounding);
+        for (tensor, (master, weights)) in masters.iter().zip(&all).enumerate() {
+            let key = rounding.key_of(tensor).expect("by chance");
+            let rounded = master.iter().enumerate();
+            let rounded = rounded.map(|(i, x)| crate::rounding::reference(*x, key, i as u32));
+            // f16 does not hold all of bf16's numbers.
+            let want: Vec<f32> = rounded.map(|x| narrowed(device, x)).collect();
+            assert_eq!(read_copy(device, weights, shapes[tensor]), want, "tensor {tensor}");
+        }
+    });
+}
+
+#[test]
+fn rounding_by_chance_is_right_on_average_and_another_one_under_another_key() {
+    on_every_device!(|device| {
+        let shape = (64, 64);
+        let num = shape.0 * shape.1;
+        // Of the way from 1 to its neighbour 1 + 2^-7, and from -0.5 to -0.5 - 2^-8.
+        for (base, step, share) in
+            [(1.0, 1.0 / 128.0, 0.25), (-0.5, -1.0 / 256.0, 0.7), (1.0, 1.0 / 128.0, 0.004)]
+        {
+            let value = (base + step * share) as f32;
+            let share = (f64::from(value) - base) / step;
+            let mut ups = Vec::new();
+            for key in 0..4 {
+                let rounding = Rounding::Stochastic { key };
+                let weights = copies(device, &[vec![value; num]], &[shape], rounding).remove(0);
+                let copy = read_copy(device, &weights, shape);
+                let is_up = |x: f32| (f64::from(x) - base) / step;
+                assert!(copy.iter().all(|&x| [0.0, 1.0].contains(&is_up(x))), "neighbours of {value}");
+                ups.push(copy.iter().map(|&x| is_up(x)).collect::<Vec<_>>());
+            }
+            // Five standard deviations of the number of those that go up.
+            let count = ups.iter().flatten().sum::<f64>();
+            let all = (4 * num) as f64;
+            let bound = 5.0 * (all * share * (1.0 - share)).sqrt();
+            assert!((count - all * share).abs() < bound, "{count} of {all} up, expected {}", all * share);
+            // Two keys agree as often as chance has it.
+            let same = ups[0].iter().zip(&ups[1]).filter(|(a, b)| a == b).count() as f64;
+            let chance = share * share + (1.0 - share) * (1.0 - share);
+            let bound = 5.0 * (num as f64 * chance * (1.0 - chance)).sqrt();
+            assert!(
+                (same - num as f64 * chance).abs() < bound,
+                "{same} alike, expected {}",
+                num as f64 * chance
+            );
+        }
+        // What bf16 holds is what it was.
+        let held = random::<crate::Bf16>(&mut Rng::new(4), num);
+        let rounding = Rounding::Stochastic { key: 3 };
+        let weights = copies(device, std::slice::from_ref(&held), &[shape], rounding).remove(0);
+        let held: Vec<f32> = held.into_iter().map(|x| narrowed(device, x)).collect();
+        assert_eq!(read_copy(device, &weights, shape), held);
+    });
+}
+
+/// `x` as the device's element type has it.
+fn narrowed<D: Device>(_: &D, x: f32) -> f32 {
+    D::Element::from_f32(x).to_f32()
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn reference<R: crate::testing::Real>(x: &[R], head: &[R], targets: &[u32], dims
 mod tests {
     use super::*;
     use crate::testing::*;
-    use crate::{Element, IGNORE, Rng, Storage, Use};
+    use crate::{Element, IGNORE, Rng, Rounding, Storage, Use};
 
     fn check<D: Loss>(device: &D, rows: usize, channels: usize, vocab_size: usize) -> Vec<f32> {
         let dims = LossDims { rows, channels, vocab_size };
@@ -96,7 +96,7 @@ mod tests {
         let mut targets_d = device.zeros::<u32>(rows);
         device.write(&mut targets_d, &targets);
         let mut head_d = device.weights(channels, vocab_size, Storage::OutputsInputs, Use::Training);
-        device.pack(&mut [(&mut head_d, &upload(device, &head))]);
+        device.pack(&mut [(&mut head_d, &upload(device, &head))], Rounding::Nearest);
         let (x_d, weights_d) = (upload_act(device, &x), upload(device, &weights));
         let want: Vec<f32> = reference::<f64>(&constants(&x), &constants(&head), &targets, dims)
             .iter()

@@ -1,6 +1,6 @@
 use super::*;
 use crate::testing::*;
-use crate::{Cpu, Isa, Rng};
+use crate::{Cpu, Isa, Rng, Rounding};
 
 #[test]
 fn it_does_what_its_device_does_and_counts() {
@@ -12,7 +12,7 @@ fn it_does_what_its_device_does_and_counts() {
     let mut weights = device.weights(3, 4, Storage::InputsOutputs, Use::Training);
     let mut others = device.weights(4, 3, Storage::OutputsInputs, Use::Training);
     device.take();
-    device.pack(&mut [(&mut weights, &uploaded), (&mut others, &uploaded)]);
+    device.pack(&mut [(&mut weights, &uploaded), (&mut others, &uploaded)], Rounding::Nearest);
     let records = device.take();
     assert_eq!((records.len(), records[0].name.as_str(), records[0].num_calls), (1, "pack", 1));
     assert_eq!(records[0].bytes, f64::from(2 * 12 * (4 + 2 * 4)));

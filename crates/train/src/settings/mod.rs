@@ -367,6 +367,21 @@ impl TrainConfig {
         Ok(())
     }
 
+    /// Only copies in bf16 are rounded by chance.
+    fn check_rounding(&self, refuse: &impl Fn(&str, &str, String) -> Result<(), Error>) -> Result<(), Error> {
+        if !self.stochastic_rounding {
+            return Ok(());
+        }
+        let (expected, got) = match self.precision() {
+            Precision::Bf16 => return Ok(()),
+            Precision::F32 => ("bf16 = true beside it, or false: in f32 nothing is rounded", "true with f32"),
+            Precision::F16 => {
+                ("bf16 = true instead of fp16, or false: only bf16 is rounded by chance", "true with fp16")
+            }
+        };
+        refuse("stochastic_rounding", expected, got.into())
+    }
+
     fn check_given(&self, refuse: &impl Fn(&str, &str, String) -> Result<(), Error>) -> Result<(), Error> {
         let missing = |name, hint| Err(Error::MissingSetting { name, hint });
         if self.output_dir.as_os_str().is_empty() {
@@ -389,6 +404,7 @@ impl TrainConfig {
         if self.fp16 && self.bf16 {
             return refuse("fp16", "one of fp16 and bf16", "both".into());
         }
+        self.check_rounding(refuse)?;
         if self.overwrite_output_dir && self.resume_from_checkpoint.is_some() {
             return refuse(
                 "overwrite_output_dir",

@@ -132,6 +132,7 @@ settings! {
         bf16: bool = "false", "Activations and compute copies of weights in bf16; everything else stays f32";
         fp16: bool = "false", "Activations and compute copies of weights in fp16, with a loss scale that follows overflows; needs a GPU";
         tf32: bool = "false", "On a GPU: let f32 matrix products round their operands to TF32, which is faster and less exact";
+        stochastic_rounding: bool = "false", "With bf16: round the compute copies of matrices that an update makes up or down by chance, so that they are right on average, instead of to the nearest number, which loses what is smaller than half a step of bf16. Evaluations of the run are of these copies too; what is saved is in f32, and a loaded model is rounded to nearest";
         skip_non_finite: bool = "false", "Leave out an update whose loss or gradient is not finite, and count it in the log, instead of stopping the run";
         device: String = "auto", "Where to train: `auto`, a GPU if one is found; `cpu`; `cuda`, or `cuda:1` for another than the first";
         num_threads: usize = "0", "Threads; 0: one for each core. Results do not depend on it";

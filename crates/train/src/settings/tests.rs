@@ -131,6 +131,23 @@ fn impossible_numbers_are_refused() {
 }
 
 #[test]
+#[test]
+fn rounding_by_chance_is_for_bf16() {
+    let config = parse(LEAST, &[("bf16", ""), ("stochastic-rounding", "")]).expect("valid");
+    assert!(config.stochastic_rounding && config.to_json()["stochastic_rounding"] == json!(true));
+    assert!(!parse(LEAST, &[("bf16", "")]).expect("valid").stochastic_rounding, "off by default");
+    assert_eq!(
+        message("stochastic_rounding = true", &[]),
+        "line 4: `stochastic_rounding`: expected bf16 = true beside it, or false: in f32 nothing is rounded, got true with f32"
+    );
+    // fp16 of the command line replaces the file's bf16.
+    assert_eq!(
+        message("bf16 = true\nstochastic_rounding = true", &[("fp16", "")]),
+        "line 5: `stochastic_rounding`: expected bf16 = true instead of fp16, or false: only bf16 is rounded by chance, got true \
+         with fp16"
+    );
+}
+
 fn the_tables_are_whole() {
     let mut names: Vec<_> = settings().map(|setting| setting.name).collect();
     names.sort_unstable();

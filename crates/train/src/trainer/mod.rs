@@ -132,7 +132,7 @@ impl<D: Backend> Trainer<D> {
     pub fn new(device: Arc<D>, mut config: TrainConfig, on_event: &mut OnEvent<'_>) -> Result<Self, Error> {
         let setup = Setup::new(&*device, &mut config, on_event)?;
         let sampler = Sampler::new(&config, &setup.model, &setup.tokenizer)?;
-        let gpt = setup.gpt(&device, &config)?;
+        let mut gpt = setup.gpt(&device, &config)?;
         let mut optimizer = Optimizer::new(&gpt, config.optim, Hyper::new(&config));
         let data_identity = data_identity(&setup.loader, &setup.tokenizer);
         let (mut resumed, mut saved) = (Resumed::default(), None);
@@ -142,6 +142,7 @@ impl<D: Backend> Trainer<D> {
             }
             resumed = State::from_checkpoint(checkpoint)?;
             optimizer.load(&checkpoint.optimizer())?;
+            optimizer.make_copies(&mut gpt);
             let step = resumed.state.step;
             // One that lies elsewhere is none of this folder's.
             let is_ours = checkpoint::is_same(&checkpoint.path, &checkpoint::path(setup.output.path(), step));

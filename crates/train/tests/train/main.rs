@@ -8,5 +8,6 @@ mod evaluation;
 mod golden;
 mod recipe;
 mod refusals;
+mod rounding;
 mod simulated;
 mod training;

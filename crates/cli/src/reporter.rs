@@ -184,6 +184,7 @@ impl Reporter {
 /// The line that an event stays as, whoever shows it; `None` for what is only progress, or is more than a line.
 pub(crate) fn line_of(event: &Event<'_>) -> Option<String> {
     Some(match event {
+        Event::Plan(plan) => return plan.passes(),
         Event::Prepared { setting, path, report } => {
             let tokens = format::count(report.num_tokens);
             format!("{setting}: {}; {tokens} tokens in {}", report.source, path.display())

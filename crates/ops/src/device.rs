@@ -85,6 +85,10 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn free_bytes(&self) -> Option<usize> {
         None
     }
+    /// Bytes of memory that it has in all; `None` where `free_bytes` is.
+    fn total_bytes(&self) -> Option<usize> {
+        None
+    }
     /// Elements that an operation's tensor may have.
     fn max_elements(&self) -> usize {
         usize::MAX

@@ -43,7 +43,7 @@ pub enum Event<'a> {
         /// Updates it has done.
         step: u64,
     },
-    /// A micro-batch of an update is done.
+    /// A micro-batch of an update is done, or several that run as one pass.
     MicroBatch {
         /// Micro-batches done.
         done: usize,

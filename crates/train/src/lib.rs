@@ -19,6 +19,7 @@ pub mod format;
 mod loss_scale;
 mod optimizer;
 mod output;
+mod passes;
 mod plan;
 mod record;
 pub mod report;

@@ -97,6 +97,8 @@ pub struct Plan {
     pub num_train_tokens: u64,
     /// How an epoch is cut.
     pub epochs: Epochs,
+    /// Micro-batches that run as one pass; `None` on the CPU, where each runs by itself.
+    pub merged: Option<u64>,
     /// When the run ends.
     pub budget: Budget,
     /// Updates done by the checkpoint that the run goes on from.
@@ -119,6 +121,22 @@ impl Plan {
     /// Tokens of a whole update.
     pub fn tokens_per_update(&self) -> u64 {
         self.epochs.samples_per_update() * self.context_length as u64
+    }
+
+    /// Samples that go through the network at once.
+    pub fn samples_per_pass(&self) -> u64 {
+        self.epochs.batch * self.merged.unwrap_or(1)
+    }
+
+    /// What is said of micro-batches that are merged; `None` if each runs by itself.
+    pub fn passes(&self) -> Option<String> {
+        let merged = self.merged.filter(|merged| *merged > 1)?;
+        Some(format!(
+            "{merged} micro-batches at once: {} of {} samples x {} tokens an update",
+            self.epochs.accumulation / merged,
+            self.samples_per_pass(),
+            self.context_length
+        ))
     }
 
     /// Updates in all; `None` if the run ends with its time.
@@ -150,6 +168,7 @@ impl Plan {
             "num_train_tokens": self.num_train_tokens,
             "num_samples": self.epochs.num_samples,
             "tokens_per_update": self.tokens_per_update(),
+            "micro_batches_per_pass": self.merged.unwrap_or(1),
             "updates_per_epoch": self.epochs.updates_per_epoch(),
             "num_steps": self.num_steps(),
             "first_step": self.first_step,
@@ -195,6 +214,9 @@ impl fmt::Display for Plan {
             self.context_length,
             count(self.tokens_per_update())
         )?;
+        if let Some(passes) = self.passes() {
+            writeln!(f, "passes      {passes}")?;
+        }
         let per_epoch = count(cut.updates_per_epoch());
         match self.budget {
             Budget::Steps(steps) => {

@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::evaluate::EvalData;
 use crate::event::{Event, OnEvent};
 use crate::output::OutputDir;
+use crate::passes::Passes;
 use crate::plan::{Epochs, Plan};
 use crate::settings::{OptimizerKind, SaveStrategy, TrainConfig, refuse_hub};
 use crate::storage::Disk;
@@ -61,8 +62,10 @@ impl Setup {
         let eval_data = if config.evaluates() { corpus.eval(on_event)? } else { None };
 
         let asked = config.per_device_train_batch_size;
-        let split = fit(device, config, &model, &loader, context_length)?;
-        let mut plan = plan(device, config, &model, &loader, context_length);
+        let passes = Passes { device, model: &model, loader: &loader, context_length };
+        let split = passes.split(config)?;
+        let (merged, changed) = passes.merge(config, checkpoint.as_ref());
+        let mut plan = plan(device, config, &model, &loader, context_length, merged);
         if config.dataloader_drop_last {
             // An epoch is cut as it was asked for, however its batches are split.
             plan.epochs.num_samples = loader.num_samples() - loader.num_samples() % asked as u64;
@@ -71,7 +74,7 @@ impl Setup {
         plan.peak_flops = device.peak_flops();
         plan.num_eval_targets = eval_data.as_ref().map(|data| data.num_targets(context_length));
         plan.first_step = checkpoint.as_ref().map_or(Ok(0), Checkpoint::step)?;
-        plan.warnings = split.into_iter().collect();
+        plan.warnings = split.into_iter().chain(changed).collect();
         plan.warnings.extend(warnings(config, &plan, context_length, model.n_positions));
         if config.save_in_background {
             plan.memory.push(("copy for saving", plan.checkpoint_bytes));
@@ -261,61 +264,17 @@ fn find_checkpoint(config: &TrainConfig, on_event: &mut OnEvent<'_>) -> Result<O
     })
 }
 
-/// Splits micro-batches that do not fit the device's memory into more and smaller ones of the same update; returns what to
-/// say of it.
-///
-/// # Errors
-/// [`Error::Memory`] if a single sample does not fit.
-fn fit<D: Backend>(
-    device: &D,
-    config: &mut TrainConfig,
-    model: &Config,
-    loader: &Loader,
-    context_length: usize,
-) -> Result<Option<String>, Error> {
-    let Some(free_bytes) = device.free_bytes().map(|bytes| bytes as u64) else { return Ok(None) };
-    let asked = config.per_device_train_batch_size;
-    let needed = |batch: usize| {
-        let config = TrainConfig { per_device_train_batch_size: batch, ..config.clone() };
-        let bytes = plan(device, &config, model, loader, context_length).memory_bytes();
-        // Beside the plan: workspaces, and the unevenness of allocations.
-        bytes + bytes / 32 + (256 << 20)
-    };
-    // Logits are worked on in blocks of rows, so the vocabulary does not count.
-    let wide = model.inner().max(3 * model.n_embd);
-    let counts =
-        |batch: usize| batch.saturating_mul(context_length).saturating_mul(wide) <= device.max_elements();
-    let Some(batch) = largest_batch(asked, |batch| counts(batch) && needed(batch) <= free_bytes) else {
-        return Err(Error::Memory { needed_bytes: needed(1), free_bytes });
-    };
-    if batch == asked {
-        return Ok(None);
-    }
-    let needed_bytes = needed(asked);
-    config.per_device_train_batch_size = batch;
-    config.gradient_accumulation_steps *= asked / batch;
-    Ok(Some(format!(
-        "micro-batches of {asked} samples need {:.1} GiB and {:.1} are free: they are split into {} of {batch}, so that an \
-         update stays the same but for rounding and dropout masks",
-        needed_bytes as f64 / f64::from(1 << 30),
-        free_bytes as f64 / f64::from(1 << 30),
-        asked / batch
-    )))
-}
-
-/// The largest batch that divides `asked` and fits, so that an update keeps its samples.
-fn largest_batch(asked: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
-    (1..=asked).rev().filter(|batch| asked.is_multiple_of(*batch)).find(|&batch| fits(batch))
-}
-
-fn plan<D: Backend>(
+/// What the run is to do; `merged` micro-batches run as one pass.
+pub(crate) fn plan<D: Backend>(
     device: &D,
     config: &TrainConfig,
     model: &Config,
     loader: &Loader,
     context_length: usize,
+    merged: Option<u64>,
 ) -> Plan {
-    let batch = config.per_device_train_batch_size.min(loader.num_samples() as usize);
+    let batch = config.per_device_train_batch_size.saturating_mul(merged.unwrap_or(1) as usize);
+    let batch = batch.min(loader.num_samples() as usize);
     let epochs = Epochs::new(config, loader.num_samples());
     let num_parameters = eyas_model::num_parameters(model);
     let checkpointing = config.gradient_checkpointing;
@@ -347,6 +306,7 @@ fn plan<D: Backend>(
         context_length,
         num_train_tokens: loader.shards().num_tokens(),
         epochs,
+        merged,
         budget: epochs.budget(config),
         first_step: 0,
         flops_per_token: eyas_model::flops_per_token(model, context_length),
@@ -408,20 +368,4 @@ fn warnings(config: &TrainConfig, plan: &Plan, context_length: usize, num_positi
         ));
     }
     warnings
-}
-
-#[cfg(test)]
-mod tests {
-    use super::largest_batch;
-
-    #[test]
-    fn a_batch_is_split_into_equal_parts_that_fit() {
-        let most = |asked: usize, limit: usize| largest_batch(asked, |batch| batch <= limit);
-        assert_eq!(
-            [most(32, 100), most(32, 32), most(32, 31), most(32, 1)],
-            [Some(32), Some(32), Some(16), Some(1)]
-        );
-        // Nothing but single samples divides a prime.
-        assert_eq!([most(31, 30), most(12, 5), most(8, 0)], [Some(1), Some(4), None]);
-    }
 }

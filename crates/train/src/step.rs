@@ -49,7 +49,7 @@ pub struct Samples {
     pub epoch: u64,
     /// Positions in the epoch.
     pub positions: Range<u64>,
-    /// Samples of a micro-batch; the last may be shorter.
+    /// Samples of a micro-batch, or of several that run as one pass; the last may be shorter.
     pub batch: usize,
     /// Key of the update's dropout; `None` for none.
     pub dropout_key: Option<u64>,

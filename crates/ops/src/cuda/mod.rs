@@ -112,13 +112,13 @@ impl<E: CudaElement> Cuda<E> {
 
     /// Bytes a second that a copy inside the card's memory reads and writes together, measured.
     fn measure_copy_bytes(&self) -> f64 {
-        // Many times the second-level cache.
-        const BYTES: usize = 1 << 30;
-        let (from, to) = (self.zeros::<u32>(BYTES / 4), self.zeros::<u32>(BYTES / 4));
-        let copy = || self.launch("copy", Shape::each(BYTES / 16), arguments![to, from, BYTES / 16]);
+        // Many times the second-level cache, where there is so much.
+        let bytes = (1 << 30).min(self.context.memory().0 / 4).next_multiple_of(16);
+        let (from, to) = (self.zeros::<u32>(bytes / 4), self.zeros::<u32>(bytes / 4));
+        let copy = || self.launch("copy", Shape::each(bytes / 16), arguments![to, from, bytes / 16]);
         copy();
         let seconds = (0..5).map(|_| self.context.time(copy)).fold(f64::INFINITY, f64::min);
-        2.0 * BYTES as f64 / seconds
+        2.0 * bytes as f64 / seconds
     }
 
     /// The element type of matrices.
@@ -319,6 +319,10 @@ impl<E: CudaElement> Device for Cuda<E> {
 
     fn free_bytes(&self) -> Option<usize> {
         Some(self.context.memory().0)
+    }
+
+    fn total_bytes(&self) -> Option<usize> {
+        Some(self.context.memory().1)
     }
 
     fn max_elements(&self) -> usize {

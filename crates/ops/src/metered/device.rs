@@ -50,6 +50,10 @@ impl<D: Device> Device for Metered<D> {
     fn free_bytes(&self) -> Option<usize> {
         self.device.free_bytes()
     }
+
+    fn total_bytes(&self) -> Option<usize> {
+        self.device.total_bytes()
+    }
     fn max_elements(&self) -> usize {
         self.device.max_elements()
     }

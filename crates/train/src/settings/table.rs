@@ -126,13 +126,14 @@ settings! {
         max_minutes: f64 = "0", "Minutes of training, instead of updates: the schedule ends when the time is up; 0: not used";
         per_device_train_batch_size: usize = "8", "B: samples of a micro-batch";
         gradient_accumulation_steps: usize = "1", "Micro-batches of an update";
+        merge_micro_batches: bool = "true", "On a GPU: run as many micro-batches of an update as one pass as divide it and fit half of the free memory, up to 65,536 tokens: fewer, larger products keep more of the card busy. The update stays the same but for rounding and dropout masks";
         gradient_checkpointing: bool = "false", "Keep only the activations between blocks, and compute the rest again in the backward pass: less memory, up to a quarter more arithmetic; changes no result";
         seed: u64 = "42", "Seed of initial weights and dropout";
         data_seed: Option<u64> = "", "Seed of the order of samples; by default seed";
         bf16: bool = "false", "Activations and compute copies of weights in bf16; everything else stays f32";
         fp16: bool = "false", "Activations and compute copies of weights in fp16, with a loss scale that follows overflows; needs a GPU";
-        tf32: bool = "false", "On a GPU: let f32 matrix products round their operands to TF32, which is faster and less exact";
         stochastic_rounding: bool = "false", "With bf16: round the compute copies of matrices that an update makes up or down by chance, so that they are right on average, instead of to the nearest number, which loses what is smaller than half a step of bf16. Evaluations of the run are of these copies too; what is saved is in f32, and a loaded model is rounded to nearest";
+        tf32: bool = "false", "On a GPU: let f32 matrix products round their operands to TF32, which is faster and less exact";
         skip_non_finite: bool = "false", "Leave out an update whose loss or gradient is not finite, and count it in the log, instead of stopping the run";
         device: String = "auto", "Where to train: `auto`, a GPU if one is found; `cpu`; `cuda`, or `cuda:1` for another than the first";
         num_threads: usize = "0", "Threads; 0: one for each core. Results do not depend on it";

@@ -52,6 +52,7 @@ fn the_command_line_replaces_the_file() {
 fn defaults_are_those_of_training_arguments() {
     let config = parse(LEAST, &[]).expect("valid");
     assert_eq!((config.per_device_train_batch_size, config.gradient_accumulation_steps), (8, 1));
+    assert!(config.merge_micro_batches);
     assert_eq!((config.learning_rate, config.num_train_epochs, config.max_steps), (5e-5, 3.0, -1));
     assert_eq!((config.logging_steps, config.save_steps, config.save_total_limit), (500, 500, None));
     assert_eq!(config.lr_scheduler_type, SchedulerType::Linear);
@@ -131,7 +132,6 @@ fn impossible_numbers_are_refused() {
 }
 
 #[test]
-#[test]
 fn rounding_by_chance_is_for_bf16() {
     let config = parse(LEAST, &[("bf16", ""), ("stochastic-rounding", "")]).expect("valid");
     assert!(config.stochastic_rounding && config.to_json()["stochastic_rounding"] == json!(true));
@@ -148,6 +148,7 @@ fn rounding_by_chance_is_for_bf16() {
     );
 }
 
+#[test]
 fn the_tables_are_whole() {
     let mut names: Vec<_> = settings().map(|setting| setting.name).collect();
     names.sort_unstable();

@@ -1,4 +1,4 @@
-//! What a run will take, from a short measurement: some micro-batches, an update, a part of an evaluation.
+//! What a run will take, from a short measurement: some passes, an update, a part of an evaluation.
 //!
 //! Nothing is written, and the trainer it is done with is used up: its weights have moved.
 
@@ -13,7 +13,7 @@ use serde::Serialize;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-/// Time for the micro-batches, and as much for an evaluation.
+/// Time for the passes, and as much for an evaluation.
 const MEASURED: Duration = Duration::from_secs(5);
 
 /// What was measured, and what follows from it.
@@ -35,13 +35,13 @@ pub struct Measured {
 }
 
 impl<D: Backend> Trainer<D> {
-    /// Measures for some seconds, or for two micro-batches if they take longer; returns the plan too.
+    /// Measures for some seconds, or for two passes if they take longer; returns the plan too.
     ///
     /// # Errors
     /// Data that cannot be evaluated.
     pub fn measure(mut self) -> Result<(Plan, Measured), Error> {
         let (epoch, positions) = self.plan.epochs.samples_of(self.state.step);
-        let batch = self.config.per_device_train_batch_size;
+        let (batch, device) = (self.plan.samples_per_pass() as usize, self.gpt.device().clone());
         let samples =
             Samples { epoch, positions, batch, dropout_key: Some(key_of(self.config.seed, self.state.step)) };
         let begun = Instant::now();
@@ -50,6 +50,8 @@ impl<D: Backend> Trainer<D> {
             let start = Instant::now();
             let mut in_update = Vec::new();
             let mut after_each = |_, _| {
+                // A pass may be queued long before it is done.
+                device.synchronize();
                 in_update.push(start.elapsed().as_secs_f64());
                 let is_over = begun.elapsed() >= MEASURED && in_update.len() + ends.len() >= 2;
                 if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -62,15 +64,15 @@ impl<D: Backend> Trainer<D> {
         // The first one finds nothing in any cache.
         let measured = &mut ends[1..];
         measured.sort_by(f64::total_cmp);
-        let batch_seconds = measured[measured.len() / 2];
+        let pass_seconds = measured[measured.len() / 2];
         let start = Instant::now();
         // An update by a rate of 0 moves as many bytes as any other. One that is not finite says so when the run does.
         let _ = self.optimizer.update(&mut self.gpt, &self.step.gradients, 0.0);
         let update_seconds = start.elapsed().as_secs_f64();
         let epochs = &self.plan.epochs;
-        let batches = epochs.num_samples as f64 / epochs.batch as f64 / epochs.updates_per_epoch() as f64;
-        let batches = batches.max(1.0);
-        let update_seconds = batch_seconds * batches + update_seconds;
+        let passes = epochs.num_samples as f64 / batch as f64 / epochs.updates_per_epoch() as f64;
+        let passes = passes.max(1.0);
+        let update_seconds = pass_seconds * passes + update_seconds;
         let tokens = epochs.num_samples as f64 * self.plan.context_length as f64;
         let tokens_per_second = tokens / epochs.updates_per_epoch() as f64 / update_seconds;
         let (eval_seconds, num_evaluations) = (self.measure_evaluation()?, self.num_evaluations());

@@ -156,14 +156,14 @@ impl<D: Backend> Trainer<D> {
             Budget::Steps(steps) => Schedule::new(&config, steps),
             Budget::Time(_) => Schedule::timed(&config),
         };
-        let (batch, accumulation) = (config.per_device_train_batch_size, config.gradient_accumulation_steps);
+        let (cut, batch) = (setup.plan.epochs, setup.plan.samples_per_pass());
         // No update is larger than an epoch, whatever the settings say.
-        let batch = batch.min(setup.plan.epochs.num_samples as usize);
-        let accumulation = accumulation.min((setup.plan.epochs.num_samples as usize).div_ceil(batch));
+        let batch = batch.min(cut.num_samples);
+        let num_passes = cut.samples_per_update().min(cut.num_samples).div_ceil(batch);
         let output_dir = setup.output.path();
         let saver = Saver::new(Arc::new(Disk), output_dir, config.save_in_background, &gpt, &optimizer);
         Ok(Trainer {
-            step: Step::new(&gpt, batch, accumulation, setup.plan.context_length),
+            step: Step::new(&gpt, batch as usize, num_passes as usize, setup.plan.context_length),
             saving: Saving::new(saver, output_dir, saved),
             evaluations: Evaluations::new(&config, &history),
             eta: Eta::timed(0.0),

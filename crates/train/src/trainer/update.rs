@@ -32,12 +32,15 @@ impl<D: Backend> Trainer<D> {
         let samples = Samples {
             epoch,
             positions: positions.clone(),
-            batch: self.config.per_device_train_batch_size,
+            batch: self.plan.samples_per_pass() as usize,
             dropout_key: Some(key_of(self.config.seed, done)),
         };
         let live = live!(self);
         let (saving, mut failed) = (&mut self.saving, None);
-        let mut after_each = |done, of| {
+        let merged = self.plan.merged.unwrap_or(1) as usize;
+        let of = (positions.end - positions.start).div_ceil(self.plan.epochs.batch) as usize;
+        let mut after_each = |num_passes: usize, _| {
+            let done = of.min(num_passes * merged);
             on_event(Event::MicroBatch { done, of });
             if let Err(error) = saving.attend(&live, requests, on_event) {
                 failed = Some(error);

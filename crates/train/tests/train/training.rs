@@ -1,11 +1,15 @@
 //! Runs: bits across stops, resumes and threads; logs, evaluations, budgets; arithmetic that breaks down.
 
 use crate::common::{World, run, run_on, run_to_end, run_until, weights};
+use eyas_data::{Loader, Shards};
+use eyas_model::{Gpt, Use};
 use eyas_ops::{Bf16, Cpu, Isa};
-use eyas_train::{Error, Event};
+use eyas_train::{Error, Event, Samples, Step};
 use serde_json::Value;
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -244,4 +248,45 @@ fn an_evaluation_can_be_stopped_and_is_made_up_for() {
         .map(|l| l["step"].clone())
         .collect();
     assert_eq!(steps, [6, 12]);
+}
+
+#[test]
+fn a_pass_over_merged_micro_batches_gives_the_gradients_of_separate_ones() {
+    let world = World::new();
+    let none = [("resid_pdrop", "0"), ("embd_pdrop", "0"), ("attn_pdrop", "0"), ("max_steps", "1")];
+    run_to_end(world.config("out", &none).expect("valid"));
+    let device = Arc::new(Cpu::<f32>::with(Isa::detect(), 2));
+    let gpt = Gpt::load(device, &world.path("out"), Use::Training).expect("a model");
+    let shards = Arc::new(Shards::open(&world.path("out/data/train_data")).expect("shards"));
+    let loader = Loader::new(shards, 16, 1, true).expect("a loader");
+    // Updates of eight micro-batches of 3 samples: a whole one, and the end of an epoch with two and a third, shorter one.
+    for num_samples in [24, 7] {
+        let of = |merged: usize| {
+            let mut step = Step::new(&gpt, 3 * merged, 8 / merged, 16);
+            let samples =
+                Samples { epoch: 0, positions: 5..5 + num_samples, batch: 3 * merged, dropout_key: None };
+            let mut num_passes = 0;
+            let loss = step
+                .gradients_of(&gpt, &loader, &samples, 1.0, &mut |_, _| {
+                    num_passes += 1;
+                    ControlFlow::Continue(())
+                })
+                .expect("not stopped");
+            assert_eq!(num_passes, (num_samples as usize).div_ceil(3 * merged));
+            let gradients: Vec<Vec<f32>> =
+                step.gradients.table.iter().map(|gradient| gradient.to_vec()).collect();
+            (loss, gradients.concat())
+        };
+        let (separate, expected) = of(1);
+        assert_eq!(separate.num_tokens, 16 * num_samples);
+        let largest = expected.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+        for merged in [2, 4, 8] {
+            let (loss, got) = of(merged);
+            assert_eq!((loss.num_targets, loss.num_tokens), (separate.num_targets, separate.num_tokens));
+            assert!((loss.sum / separate.sum - 1.0).abs() < 1e-6, "{loss:?} {separate:?}");
+            for (got, expected) in got.iter().zip(&expected) {
+                assert!((got - expected).abs() < 1e-5 * largest, "{merged} merged: {got} {expected}");
+            }
+        }
+    }
 }

@@ -103,6 +103,7 @@ const SECTIONS: &[Section] = &[
     usual("training-bf16-32x1024", TRAINING, 8, |t, r| speed::training(t, r, speed::B32_T1024)),
     usual("training-bf16-64x1024", TRAINING, 8, |t, r| speed::training(t, r, speed::B64_T1024)),
     usual("training-bf16-32x128", TRAINING, 8, |t, r| speed::training(t, r, speed::TUTORIAL_PLAIN)),
+    usual("training-bf16-256x128", TRAINING, 8, |t, r| speed::training(t, r, speed::B256_T128)),
     usual("training-bf16-32x128-dropout", TRAINING, 8, |t, r| speed::training(t, r, speed::TUTORIAL)),
     usual("training-fp16", TRAINING, 8, |t, r| speed::training(t, r, speed::FP16)),
     usual("training-tf32", TRAINING, 10, |t, r| speed::training(t, r, speed::TF32)),
@@ -118,7 +119,6 @@ const SECTIONS: &[Section] = &[
     usual("generation-bf16", GENERATION, 8, speed::generation_bf16),
     more("training-muon", TRAINING, 8, |t, r| speed::training(t, r, speed::MUON)),
     more("training-bf16-8x1024", TRAINING, 8, |t, r| speed::training(t, r, speed::B8_T1024)),
-    more("training-bf16-256x128", TRAINING, 8, |t, r| speed::training(t, r, speed::B256_T128)),
     more("training-fp16-tutorial", TRAINING, 8, |t, r| speed::training(t, r, speed::FP16_TUTORIAL)),
     more("breakdown-1024-dropout", "Operations, bf16, B 32, T 1024, dropout 0.1", 8, |t, r| {
         speed::operations(t, r, speed::B32_T1024_DROPOUT)

@@ -38,6 +38,7 @@ pub(super) const B32_T1024: Row = bf16(32, 1024, 1, 0.0);
 pub(super) const B32_T1024_DROPOUT: Row = bf16(32, 1024, 1, 0.1);
 pub(super) const B64_T1024: Row = bf16(64, 1024, 1, 0.0);
 pub(super) const B8_T1024: Row = bf16(8, 1024, 1, 0.0);
+/// The tutorial's update in one pass, as training runs it.
 pub(super) const B256_T128: Row = bf16(256, 128, 1, 0.0);
 /// The tutorial's run.
 pub(super) const TUTORIAL: Row = bf16(32, 128, 8, 0.1);

@@ -1,8 +1,9 @@
 //! Attention on a GPU: which kernel a shape goes to.
 //!
 //! Heads of 32, 64 or 128 channels in 16 bits have kernels on tensor cores (FlashAttention-2), and those of 64 channels
-//! others that need Hopper; everything else goes to kernels that take any head size and element type, and so do rows that
-//! several documents share (`starts`), which the others cannot mask. All are compiled for the head size when it is first met.
+//! others that need Hopper; everything else goes to kernels that take any head size and element type. All are compiled for
+//! the head size when it is first met. Rows that several documents share (`starts`) have kernels of their own on tensor
+//! cores, compiled from the same files, so that the others carry nothing for them.
 
 use super::{Attention, AttentionDims, CachedAttentionDims};
 use crate::cuda::{CudaBuf, CudaElement, Shape, Source, arguments};
@@ -43,11 +44,18 @@ pub(crate) const SOURCES: &[Source] = &[
             include_str!("cuda_flash.cuh"),
             include_str!("../cuda/hopper.cuh"),
             include_str!("cuda_flash_hopper.cuh"),
+            include_str!("cuda_flash_hopper_backward.cuh"),
         ],
         kernels: &["flash_forward_hopper", "flash_backward_hopper"],
     },
 ];
 
+/// Those on tensor cores that mask by `starts`.
+const MASKED_SOURCES: &[Source] =
+    &[Source { kernels: &["flash_forward"], ..SOURCES[1] }, SOURCES[2], SOURCES[3]];
+
+/// What the number of a variant that masks by `starts` has above its head size.
+pub(crate) const MASKED: usize = 1024;
 /// Rows of queries, or keys, that a block of the kernels on tensor cores owns.
 const OWNED: usize = 128;
 /// The same of the kernels for any head.
@@ -55,15 +63,21 @@ const GENERIC_ROWS: usize = 32;
 /// New tokens up to which each reads the cache alone: an estimate.
 const DECODE_TOKENS: usize = 16;
 
-/// The kernels of a head size: 0 stands for any.
-pub(crate) fn sources(head_size: usize, is_f32: bool) -> &'static [Source] {
-    if is_flash(head_size, is_f32) { SOURCES } else { &SOURCES[..1] }
+/// The kernels of a variant: those of a head size, where 0 stands for any, or those that mask, [`MASKED`] above it.
+pub(crate) fn sources(variant: usize, is_f32: bool) -> &'static [Source] {
+    match is_flash(variant % MASKED, is_f32) {
+        true if variant >= MASKED => MASKED_SOURCES,
+        true => SOURCES,
+        false => &SOURCES[..1],
+    }
 }
 
-/// What the compiler is told of a head size: nothing, where the kernels are to take any.
-pub(crate) fn head_defines(element: &str, head_size: usize) -> Vec<String> {
+/// What the compiler is told of a variant: no head size, where the kernels are to take any.
+pub(crate) fn head_defines(element: &str, variant: usize) -> Vec<String> {
+    let head_size = variant % MASKED;
     let head = (head_size > 0).then(|| format!("-DHEAD_SIZE={head_size}"));
-    std::iter::once(element.to_string()).chain(head).collect()
+    let masked = (variant >= MASKED).then(|| "-DMASKED".to_string());
+    std::iter::once(element.to_string()).chain(head).chain(masked).collect()
 }
 
 fn is_flash(head_size: usize, is_f32: bool) -> bool {
@@ -91,9 +105,9 @@ impl Head {
         Head { size, variant, is_flash: is_flash(size, E::IS_F32) && fits }
     }
 
-    /// The same for rows that are masked by `starts`, if they are: tensor cores have no kernels for that.
-    fn masked(self, is_masked: bool) -> Self {
-        Head { is_flash: self.is_flash && !is_masked, ..self }
+    /// The variant of its kernels on tensor cores, for rows that are masked by `starts`, or not.
+    fn flash_variant(self, is_masked: bool) -> usize {
+        self.variant + if is_masked { MASKED } else { 0 }
     }
 
     /// A launch on tensor cores: `tiles` blocks a head, with `rows` rows of tiles in shared memory.
@@ -136,19 +150,22 @@ impl<E: CudaElement> Attention for Cuda<E> {
         dims: AttentionDims,
     ) {
         let AttentionDims { batch, time, heads, head_size } = dims;
-        let head = Head::new::<E>(head_size, self.context.max_shared_bytes()).masked(starts.is_some());
+        let head = Head::new::<E>(head_size, self.context.max_shared_bytes());
         let [key, threshold, scale] = self.dropout_arguments(dropout);
-        if self.has_hopper_kernels(head) {
-            let shape = Shape::new(batch * heads * time.div_ceil(OWNED), 256).shared(5 * 128 * OWNED);
-            let arguments = arguments![out, lse, qkv, time, heads, key, threshold, scale];
-            self.launch_for_head("flash_forward_hopper", head.variant, shape, arguments);
-        } else if head.is_flash {
-            let shape = head.flash(batch * heads, time.div_ceil(OWNED), 384, 0);
-            let arguments = arguments![out, lse, qkv, time, heads, key, threshold, scale];
-            self.launch_for_head("flash_forward", head.variant, shape, arguments);
+        let starts = starts.map(|starts| starts.pointer());
+        if head.is_flash {
+            let (kernel, shape) = if self.has_hopper_kernels(head) {
+                let shape = Shape::new(batch * heads * time.div_ceil(OWNED), 256);
+                ("flash_forward_hopper", shape.shared(5 * 128 * OWNED))
+            } else {
+                ("flash_forward", head.flash(batch * heads, time.div_ceil(OWNED), 384, 0))
+            };
+            let rest = arguments![time, heads, key, threshold, scale];
+            let arguments = [arguments![out, lse, qkv], starts.as_slice(), rest].concat();
+            self.launch_for_head(kernel, head.flash_variant(starts.is_some()), shape, &arguments);
         } else {
             let shape = head.generic(batch * heads, time.div_ceil(GENERIC_ROWS), 96, 1024);
-            let starts = starts.map_or(0, |starts| starts.pointer());
+            let starts = starts.unwrap_or(0);
             let arguments = arguments![out, lse, qkv, starts, time, heads, head_size, key, threshold, scale];
             self.launch_for_head("attention_forward", head.variant, shape, arguments);
         }
@@ -166,12 +183,15 @@ impl<E: CudaElement> Attention for Cuda<E> {
         dims: AttentionDims,
     ) {
         let AttentionDims { batch, time, heads, head_size } = dims;
-        let head = Head::new::<E>(head_size, self.context.max_shared_bytes()).masked(starts.is_some());
+        let head = Head::new::<E>(head_size, self.context.max_shared_bytes());
         let [key, threshold, scale] = self.dropout_arguments(dropout);
+        let starts = starts.map(|starts| starts.pointer());
+        let flash_variant = head.flash_variant(starts.is_some());
         if head.is_flash && time <= OWNED {
             let shape = head.flash(batch * heads, 1, 640, 1024);
-            let arguments = arguments![dqkv, dout, out, lse, qkv, time, heads, key, threshold, scale];
-            return self.launch_for_head("flash_backward_short", head.variant, shape, arguments);
+            let rest = arguments![time, heads, key, threshold, scale];
+            let arguments = [arguments![dqkv, dout, out, lse, qkv], starts.as_slice(), rest].concat();
+            return self.launch_for_head("flash_backward_short", flash_variant, shape, &arguments);
         }
         let rows = batch * heads * time;
         // Hopper's kernel gives each block whole heads: too few of them would leave processors idle.
@@ -184,31 +204,21 @@ impl<E: CudaElement> Attention for Cuda<E> {
         let arguments = arguments![delta, out, dout, batch, time, heads, head_size];
         self.launch_for_head("attention_delta", head.variant, Shape::each(8 * rows), arguments);
         if is_hopper {
-            let shape = Shape::new(blocks, 256).shared(14 * 128 * OWNED + 4 * 4 * OWNED);
-            let arguments = arguments![
-                dqkv,
-                dout,
-                lse,
-                delta,
-                sums,
-                qkv,
-                time,
-                heads,
-                batch * heads,
-                key,
-                threshold,
-                scale
-            ];
-            return self.launch_for_head("flash_backward_hopper", head.variant, shape, arguments);
+            let saved = if starts.is_some() { 3 } else { 2 };
+            let shape = Shape::new(blocks, 256).shared(14 * 128 * OWNED + 2 * saved * 4 * OWNED);
+            let rest = arguments![time, heads, batch * heads, key, threshold, scale];
+            let arguments = [arguments![dqkv, dout, lse, delta, sums, qkv], starts.as_slice(), rest].concat();
+            return self.launch_for_head("flash_backward_hopper", flash_variant, shape, &arguments);
         }
         // Blocks of keys and blocks of queries take turns.
         if head.is_flash {
             let shape = head.flash(batch * heads, 2 * time.div_ceil(OWNED), 512, 1024);
-            let arguments = arguments![dqkv, dout, lse, delta, qkv, time, heads, key, threshold, scale];
-            self.launch_for_head("flash_backward", head.variant, shape, arguments);
+            let rest = arguments![time, heads, key, threshold, scale];
+            let arguments = [arguments![dqkv, dout, lse, delta, qkv], starts.as_slice(), rest].concat();
+            self.launch_for_head("flash_backward", flash_variant, shape, &arguments);
         } else {
             let shape = head.generic(batch * heads, 2 * time.div_ceil(GENERIC_ROWS), 128, 2048);
-            let starts = starts.map_or(0, |starts| starts.pointer());
+            let starts = starts.unwrap_or(0);
             let arguments = arguments![
                 dqkv, dout, lse, delta, qkv, starts, time, heads, head_size, key, threshold, scale
             ];

@@ -12,6 +12,9 @@
 // - Copies are asynchronous, one tile ahead; each iteration has one barrier, which both publishes the tile that has
 //   arrived and frees the one before it.
 // - Softmax is in base 2, with the scale of the scores folded into its one multiplication.
+// - Where documents share rows, each query sees keys from its `starts` on. That takes kernels of their own, compiled with
+//   MASKED: the others, which need no starts, lose nothing to them. Starts do not descend along a row, so tiles that no
+//   query of a tile sees lie before the first or after the last that is visited.
 
 #if !defined(ELEMENT_F32)
 
@@ -52,6 +55,41 @@ __device__ __forceinline__ float exp2_approximate(float x) {
 constexpr float LOG2_E = 1.4426950408889634f;
 constexpr float LN_2 = 0.6931471805599453f;
 __device__ __forceinline__ float minus_infinity() { return __int_as_float(0xff800000); }
+
+// An enumerator is no variable on the card, which the code would carry.
+#if defined(MASKED)
+enum : bool { IS_MASKED = true };
+#define STARTS_PARAMETER const u32 *starts,
+#define STARTS starts
+#else
+enum : bool { IS_MASKED = false };
+#define STARTS_PARAMETER
+#define STARTS nullptr
+#endif
+
+// The first key that each of the T queries of a row sees, 0 unless IS_MASKED. Queries past T see what the last one does.
+struct Starts {
+    const u32* of_row;
+    int T;
+    __device__ __forceinline__ int operator()(int query) const { return IS_MASKED ? (int)of_row[min(query, T - 1)] : 0; }
+};
+// Those of row `b` of (B, T).
+__device__ __forceinline__ Starts starts_of(const u32* starts, int b, int T) { return {starts + (u64)b * T, T}; }
+
+// What maxima of scores begin at. It is finite if IS_MASKED: a query may see no key of the first tile that its warp visits,
+// whose scores, all minus infinity, must still lie below the maximum.
+__device__ __forceinline__ float lowest_maximum() { return IS_MASKED ? -3.402823466e38f : minus_infinity(); }
+
+// Hides the scores of keys before the starts of queries: rows are from `first_row` on, columns from `first_column` on.
+template <bool ROWS_ARE_KEYS, int COLUMNS>
+__device__ __forceinline__ void hide_past(float (&s)[COLUMNS][4], Starts starts, int first_row, int first_column) {
+    int row = first_row + threadIdx.x % 32 / 4, column = first_column + threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < 4 * COLUMNS; i++) {
+        int at_row = row + i % 4 / 2 * 8, at_column = column + i / 4 * 8 + i % 2;
+        if (ROWS_ARE_KEYS ? at_row < starts(at_column) : at_column < starts(at_row)) s[i / 4][i % 4] = minus_infinity();
+    }
+}
 
 // Rows a block owns, and rows of the tiles streamed past them.
 constexpr int OWNED = 128;
@@ -181,11 +219,12 @@ __device__ __forceinline__ Mask mask_of(u64 key, int threshold, float scale_of_k
     return {low ^ low >> 16, high ^ high >> 16, (u32)threshold << 8, (u32)T * Mask::SPREAD, scale_of_kept};
 }
 
-// Attention of OWNED queries from `first` on. Query i sees keys 0 ..= offset + i. `lse` may be null.
+// Attention of OWNED queries from `first` on. Query i sees keys starts(i) ..= offset + i; `offset` is 0 if IS_MASKED. `lse`
+// may be null.
 template <int HS, bool DROPOUT>
 __device__ __forceinline__ void flash_forward(E* out, float* lse, const E* q, const E* k, const E* v, u64 out_stride,
-                                              u64 q_stride, u64 kv_stride, int queries, int offset, int first,
-                                              Mask mask) {
+                                              u64 q_stride, u64 kv_stride, Starts starts, int queries, int offset,
+                                              int first, Mask mask) {
     using L = Layout<HS>;
     extern __shared__ __align__(1024) char tiles[];
     u32 q_tile = shared_address(tiles);
@@ -193,11 +232,13 @@ __device__ __forceinline__ void flash_forward(E* out, float* lse, const E* q, co
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int keys = offset + queries;
     int warp_first = first + warp * 16 * L::GROUPS;
+    int first_tile = starts(first) / STREAMED;
     int key_tiles = (offset + min(first + OWNED, queries) + STREAMED - 1) / STREAMED;
+    int warp_start = starts(warp_first), warp_last_start = starts(warp_first + 16 * L::GROUPS - 1);
 
     copy_rows<HS, OWNED>(q_tile, q, q_stride, first, queries);
-    copy_rows<HS, STREAMED>(k_tile(0), k, kv_stride, 0, keys);
-    copy_rows<HS, STREAMED>(k_tile(0) + L::STREAMED_BYTES, v, kv_stride, 0, keys);
+    copy_rows<HS, STREAMED>(k_tile(first_tile), k, kv_stride, first_tile * STREAMED, keys);
+    copy_rows<HS, STREAMED>(k_tile(first_tile) + L::STREAMED_BYTES, v, kv_stride, first_tile * STREAMED, keys);
     copy_async_commit();
 
     u32 q_fragments[L::GROUPS][L::STEPS][4];
@@ -205,14 +246,14 @@ __device__ __forceinline__ void flash_forward(E* out, float* lse, const E* q, co
     float row_max[L::GROUPS][2], row_sum[L::GROUPS][2];
 #pragma unroll
     for (int group = 0; group < L::GROUPS; group++) {
-        row_max[group][0] = row_max[group][1] = minus_infinity();
+        row_max[group][0] = row_max[group][1] = lowest_maximum();
         row_sum[group][0] = row_sum[group][1] = 0.0f;
     }
 
-    for (int tile = 0; tile < key_tiles; tile++) {
+    for (int tile = first_tile; tile < key_tiles; tile++) {
         copy_async_wait<0>();
         __syncthreads();
-        if (tile == 0) {
+        if (tile == first_tile) {
 #pragma unroll
             for (int group = 0; group < L::GROUPS; group++)
                 load_fragments<HS>(q_fragments[group], corner_down<HS>(q_tile), warp * L::GROUPS + group);
@@ -226,6 +267,8 @@ __device__ __forceinline__ void flash_forward(E* out, float* lse, const E* q, co
         int first_key = tile * STREAMED;
         // The whole tile is in the future of this warp's queries.
         if (first_key > offset + warp_first + 16 * L::GROUPS - 1) continue;
+        // Or before what any of them sees.
+        if (IS_MASKED && first_key + STREAMED <= warp_start) continue;
 
         u32 k_corner = corner_across<HS>(k_tile(tile));
         u32 v_corner = corner_down<HS>(k_tile(tile) + L::STREAMED_BYTES);
@@ -258,7 +301,13 @@ __device__ __forceinline__ void flash_forward(E* out, float* lse, const E* q, co
             }
         }
 
-        // Key 0 is in the past of every query, so the maximum is finite from the first tile on.
+        if (IS_MASKED && first_key < warp_last_start) {
+#pragma unroll
+            for (int group = 0; group < L::GROUPS; group++)
+                hide_past<false>(s[group], starts, warp_first + group * 16, first_key);
+        }
+
+        // Unless IS_MASKED, every query sees key 0, so the maximum is finite from the first tile on.
         constexpr float SCALE = L::SCALE * LOG2_E;
 #pragma unroll
         for (int group = 0; group < L::GROUPS; group++) {
@@ -338,10 +387,10 @@ __device__ __forceinline__ void flash_forward(E* out, float* lse, const E* q, co
     store_rows<HS>(out, out_stride, first, queries, o, factor, tiles);
 }
 
-// Sets out (B, T, C) and lse (B, NH, T). Grid (B NH, ceil(T / OWNED)), THREADS threads.
+// Sets out (B, T, C) and lse (B, NH, T); starts (B, T). Grid (B NH, ceil(T / OWNED)), THREADS threads.
 template <int HS>
-__device__ __forceinline__ void flash_forward_kernel(E* out, float* lse, const E* qkv, int T, int NH, u64 key,
-                                                     int threshold, float scale_of_kept) {
+__device__ __forceinline__ void flash_forward_kernel(E* out, float* lse, const E* qkv, const u32* starts, int T, int NH,
+                                                     u64 key, int threshold, float scale_of_kept) {
     // The last queries see the most keys: they go first.
     int first = (gridDim.y - 1 - blockIdx.y) * OWNED;
     int b = blockIdx.x / NH, h = blockIdx.x % NH;
@@ -349,13 +398,14 @@ __device__ __forceinline__ void flash_forward_kernel(E* out, float* lse, const E
     const E* q = qkv + (u64)b * T * 3 * channels + h * HS;
     out += (u64)b * T * channels + h * HS;
     lse += (u64)blockIdx.x * T;
+    Starts starts_of_row = starts_of(starts, b, T);
     Mask mask = mask_of(key, threshold, scale_of_kept, T, blockIdx.x);
     if (threshold == 0)
-        flash_forward<HS, false>(out, lse, q, q + channels, q + 2 * channels, channels, 3 * channels, 3 * channels, T,
-                                 0, first, mask);
+        flash_forward<HS, false>(out, lse, q, q + channels, q + 2 * channels, channels, 3 * channels, 3 * channels,
+                                 starts_of_row, T, 0, first, mask);
     else
-        flash_forward<HS, true>(out, lse, q, q + channels, q + 2 * channels, channels, 3 * channels, 3 * channels, T, 0,
-                                first, mask);
+        flash_forward<HS, true>(out, lse, q, q + channels, q + 2 * channels, channels, 3 * channels, 3 * channels,
+                                starts_of_row, T, 0, first, mask);
 }
 
 // Sets out (B, new, C) from the queries of qkv (B, new, 3C) and caches that already hold the new keys and values.
@@ -368,20 +418,24 @@ __device__ __forceinline__ void flash_cached_kernel(E* out, const E* keys, const
     u64 channels = (u64)NH * HS, cache = (u64)blockIdx.x * capacity * HS;
     const E* q = qkv + (u64)b * fresh * 3 * channels + h * HS;
     out += (u64)b * fresh * channels + h * HS;
-    flash_forward<HS, false>(out, nullptr, q, keys + cache, values + cache, channels, 3 * channels, HS, fresh, cached,
-                             first, Mask{});
+    flash_forward<HS, false>(out, nullptr, q, keys + cache, values + cache, channels, 3 * channels, HS, Starts{},
+                             fresh, cached, first, Mask{});
 }
 
 // The head size is known when these are compiled. The backward pass is compiled beside this file and needs neither again.
 #if defined(HEAD_SIZE) && !defined(FLASH_BACKWARD_ONLY)
 extern "C" __global__ void __launch_bounds__(Layout<HEAD_SIZE>::THREADS, Layout<HEAD_SIZE>::BLOCKS)
-    flash_forward(E* out, float* lse, const E* qkv, int T, int NH, u64 key, int threshold, float scale_of_kept) {
-    flash_forward_kernel<HEAD_SIZE>(out, lse, qkv, T, NH, key, threshold, scale_of_kept);
+    flash_forward(E* out, float* lse, const E* qkv, STARTS_PARAMETER int T, int NH, u64 key, int threshold,
+                  float scale_of_kept) {
+    flash_forward_kernel<HEAD_SIZE>(out, lse, qkv, STARTS, T, NH, key, threshold, scale_of_kept);
 }
+// A cache belongs to one document.
+#if !defined(MASKED)
 extern "C" __global__ void __launch_bounds__(Layout<HEAD_SIZE>::THREADS, Layout<HEAD_SIZE>::BLOCKS)
     flash_cached(E* out, const E* keys, const E* values, const E* qkv, int fresh, int cached, int capacity, int NH) {
     flash_cached_kernel<HEAD_SIZE>(out, keys, values, qkv, fresh, cached, capacity, NH);
 }
+#endif
 #endif
 
 #endif

@@ -71,19 +71,27 @@ __device__ __forceinline__ void keys_meet_queries(float (&dk)[Layout<HS>::GROUPS
                                                   float (&dv)[Layout<HS>::GROUPS][HS / 8][4],
                                                   const u32 (&k)[Layout<HS>::GROUPS][Layout<HS>::STEPS][4],
                                                   const u32 (&v)[Layout<HS>::GROUPS][Layout<HS>::STEPS][4], u32 q,
-                                                  u32 dout, const float* lse, const float* delta, int warp_first,
-                                                  int first_query, int T, Mask mask) {
+                                                  u32 dout, const float* lse, const float* delta, Starts starts,
+                                                  int warp_first, int first_query, int T, Mask mask) {
     using L = Layout<HS>;
     int lane = threadIdx.x % 32;
+    // Whether a query of the tile does not see the first key.
+    bool is_parted = IS_MASKED && starts(first_query + STREAMED - 1) > warp_first;
 #pragma unroll 1
     for (int part = 0; part < STREAMED / 16; part++) {
         int first = first_query + 16 * part;
         if (first + 15 < warp_first) continue;
         if (first >= T) break;
+        if (is_parted && starts(first) > warp_first + 16 * L::GROUPS - 1) break;
         u32 q_rows = q + part * 16 * L::ROW, dout_rows = dout + part * 16 * L::ROW;
         float s[L::GROUPS][2][4] = {}, dp[L::GROUPS][2][4] = {};
         multiply_rows<HS>(s, dp, k, v, corner_across<HS>(q_rows), corner_across<HS>(dout_rows));
         if (first < warp_first + 16 * L::GROUPS - 1) hide_future<HS, true>(s, warp_first, first);
+        if (is_parted) {
+#pragma unroll
+            for (int group = 0; group < L::GROUPS; group++)
+                hide_past<true>(s[group], starts, warp_first + group * 16, first);
+        }
         u32 p_fragments[L::GROUPS][4], ds_fragments[L::GROUPS][4];
 #pragma unroll
         for (int column = 0; column < 2; column++) {
@@ -126,18 +134,25 @@ __device__ __forceinline__ void queries_meet_keys(float (&dq)[Layout<HS>::GROUPS
                                                   const u32 (&q)[Layout<HS>::GROUPS][Layout<HS>::STEPS][4],
                                                   const u32 (&dout)[Layout<HS>::GROUPS][Layout<HS>::STEPS][4], u32 k,
                                                   u32 v, const float (&lse_2)[Layout<HS>::GROUPS][2],
-                                                  const float (&delta)[Layout<HS>::GROUPS][2], int warp_first,
-                                                  int first_key, Mask mask) {
+                                                  const float (&delta)[Layout<HS>::GROUPS][2], Starts starts,
+                                                  int warp_first, int first_key, Mask mask) {
     using L = Layout<HS>;
     int lane = threadIdx.x % 32;
+    int warp_start = starts(warp_first), warp_last_start = starts(warp_first + 16 * L::GROUPS - 1);
 #pragma unroll 1
     for (int part = 0; part < STREAMED / 16; part++) {
         int first = first_key + 16 * part;
         if (first > warp_first + 16 * L::GROUPS - 1) break;
+        if (IS_MASKED && first + 15 < warp_start) continue;
         u32 k_rows = k + part * 16 * L::ROW, v_rows = v + part * 16 * L::ROW;
         float s[L::GROUPS][2][4] = {}, dp[L::GROUPS][2][4] = {};
         multiply_rows<HS>(s, dp, q, dout, corner_across<HS>(k_rows), corner_across<HS>(v_rows));
         if (first + 15 > warp_first) hide_future<HS, false>(s, warp_first, first);
+        if (IS_MASKED && first < warp_last_start) {
+#pragma unroll
+            for (int group = 0; group < L::GROUPS; group++)
+                hide_past<false>(s[group], starts, warp_first + group * 16, first);
+        }
         u32 ds_fragments[L::GROUPS][4];
 #pragma unroll
         for (int column = 0; column < 2; column++) {
@@ -195,7 +210,7 @@ struct Head {
 
 // dk and dv of OWNED keys from `first` on.
 template <int HS, bool DROPOUT>
-__device__ __forceinline__ void flash_backward_keys(Head head, int first, Mask mask) {
+__device__ __forceinline__ void flash_backward_keys(Head head, Starts starts, int first, Mask mask) {
     using L = Layout<HS>;
     extern __shared__ __align__(1024) char tiles[];
     u32 k_tile = shared_address(tiles), v_tile = k_tile + L::OWNED_BYTES;
@@ -226,10 +241,12 @@ __device__ __forceinline__ void flash_backward_keys(Head head, int first, Mask m
         copy_async_wait<0>();
         __syncthreads();
         if (tile == first / STREAMED) load_owned<HS>(k, k_tile), load_owned<HS>(v, v_tile);
+        // From the next tile on none of these keys is seen.
+        if (IS_MASKED && starts((tile + 1) * STREAMED) >= first + OWNED) last_tile = tile;
         if (tile < last_tile) copy_tile(tile + 1);
         u32 q = k_tile + q_offset(tile);
         const float* lse = (const float*)(tiles + lse_offset(tile));
-        keys_meet_queries<HS, DROPOUT>(dk, dv, k, v, q, q + L::STREAMED_BYTES, lse, lse + STREAMED,
+        keys_meet_queries<HS, DROPOUT>(dk, dv, k, v, q, q + L::STREAMED_BYTES, lse, lse + STREAMED, starts,
                                        warp_first, tile * STREAMED, head.T, mask);
     }
     // Only this warp has read its rows of the tiles of keys and values, and they are in registers.
@@ -240,12 +257,12 @@ __device__ __forceinline__ void flash_backward_keys(Head head, int first, Mask m
 
 // dq of OWNED queries from `first` on.
 template <int HS, bool DROPOUT>
-__device__ __forceinline__ void flash_backward_queries(Head head, int first, Mask mask) {
+__device__ __forceinline__ void flash_backward_queries(Head head, Starts starts, int first, Mask mask) {
     using L = Layout<HS>;
     extern __shared__ __align__(1024) char tiles[];
     u32 q_tile = shared_address(tiles), dout_tile = q_tile + L::OWNED_BYTES;
     auto k_tile = [&](int tile) { return q_tile + 2 * L::OWNED_BYTES + tile % 2 * 2 * L::STREAMED_BYTES; };
-    int last_tile = (min(first + OWNED, head.T) - 1) / STREAMED;
+    int first_tile = starts(first) / STREAMED, last_tile = (min(first + OWNED, head.T) - 1) / STREAMED;
     auto copy_tile = [&](int tile) {
         copy_rows<HS, STREAMED>(k_tile(tile), head.k, head.stride, tile * STREAMED, head.T);
         copy_rows<HS, STREAMED>(k_tile(tile) + L::STREAMED_BYTES, head.v, head.stride, tile * STREAMED, head.T);
@@ -254,7 +271,7 @@ __device__ __forceinline__ void flash_backward_queries(Head head, int first, Mas
 
     copy_rows<HS, OWNED>(q_tile, head.q, head.stride, first, head.T);
     copy_rows<HS, OWNED>(dout_tile, head.dout, head.out_stride, first, head.T);
-    copy_tile(0);
+    copy_tile(first_tile);
     int lane = threadIdx.x % 32, warp_first = first + threadIdx.x / 32 * 16 * L::GROUPS;
     float lse_2[L::GROUPS][2], delta[L::GROUPS][2];
 #pragma unroll
@@ -268,20 +285,20 @@ __device__ __forceinline__ void flash_backward_queries(Head head, int first, Mas
     }
     u32 q[L::GROUPS][L::STEPS][4], dout[L::GROUPS][L::STEPS][4];
     float dq[L::GROUPS][HS / 8][4] = {};
-    for (int tile = 0; tile <= last_tile; tile++) {
+    for (int tile = first_tile; tile <= last_tile; tile++) {
         copy_async_wait<0>();
         __syncthreads();
-        if (tile == 0) load_owned<HS>(q, q_tile), load_owned<HS>(dout, dout_tile);
+        if (tile == first_tile) load_owned<HS>(q, q_tile), load_owned<HS>(dout, dout_tile);
         if (tile < last_tile) copy_tile(tile + 1);
         queries_meet_keys<HS, DROPOUT>(dq, q, dout, k_tile(tile), k_tile(tile) + L::STREAMED_BYTES, lse_2, delta,
-                                       warp_first, tile * STREAMED, mask);
+                                       starts, warp_first, tile * STREAMED, mask);
     }
     store_owned<HS>(head.dq, head.stride, first, head.T, dq, L::SCALE, tiles);
 }
 
 // dq, dk and dv of a sequence of at most OWNED tokens. `head.delta` is not read: it comes from `out`.
 template <int HS, bool DROPOUT>
-__device__ __forceinline__ void flash_backward_short(Head head, const E* out, Mask mask) {
+__device__ __forceinline__ void flash_backward_short(Head head, Starts starts, const E* out, Mask mask) {
     using L = Layout<HS>;
     extern __shared__ __align__(1024) char tiles[];
     u32 q_tile = shared_address(tiles), k_tile = q_tile + L::OWNED_BYTES, v_tile = k_tile + L::OWNED_BYTES;
@@ -332,7 +349,7 @@ __device__ __forceinline__ void flash_backward_short(Head head, const E* out, Ma
 #pragma unroll 1
         for (int tile = 0; tile <= last_tile; tile++)
             queries_meet_keys<HS, DROPOUT>(dq, q, dout, k_tile + tile * L::STREAMED_BYTES,
-                                           v_tile + tile * L::STREAMED_BYTES, lse_2, deltas, warp_first,
+                                           v_tile + tile * L::STREAMED_BYTES, lse_2, deltas, starts, warp_first,
                                            tile * STREAMED, mask);
         store_owned<HS>(head.dq, head.stride, 0, head.T, dq, L::SCALE, staging);
     }
@@ -343,7 +360,8 @@ __device__ __forceinline__ void flash_backward_short(Head head, const E* out, Ma
     for (int tile = 0; tile <= last_tile; tile++)
         keys_meet_queries<HS, DROPOUT>(dk, dv, k, v, q_tile + tile * L::STREAMED_BYTES,
                                        dout_tile + tile * L::STREAMED_BYTES, lse + tile * STREAMED,
-                                       delta + tile * STREAMED, warp_first, tile * STREAMED, head.T, mask);
+                                       delta + tile * STREAMED, starts, warp_first, tile * STREAMED, head.T,
+                                       mask);
     store_owned<HS>(head.dk, head.stride, 0, head.T, dk, L::SCALE, staging);
     store_owned<HS>(head.dv, head.stride, 0, head.T, dv, DROPOUT ? mask.scale_of_kept : 1.0f, staging);
 }
@@ -358,54 +376,56 @@ __device__ __forceinline__ Head head_of(E* dqkv, const E* dout, const float* lse
             dq, dq + channels, dq + 2 * channels, lse + saved, delta + saved, 3 * channels, channels, T};
 }
 
-// Sets dqkv (B, T, 3C). Grid (B NH, 2 ceil(T / OWNED)), THREADS threads.
+// Sets dqkv (B, T, 3C); starts (B, T). Grid (B NH, 2 ceil(T / OWNED)), THREADS threads.
 template <int HS>
 __device__ __forceinline__ void flash_backward_kernel(E* dqkv, const E* dout, const float* lse, const float* delta,
-                                                      const E* qkv, int T, int NH, u64 key, int threshold,
-                                                      float scale_of_kept) {
+                                                      const E* qkv, const u32* starts, int T, int NH, u64 key,
+                                                      int threshold, float scale_of_kept) {
     Head head = head_of(dqkv, dout, lse, delta, qkv, T, NH, HS);
+    Starts starts_of_row = starts_of(starts, blockIdx.x / NH, T);
     Mask mask = mask_of(key, threshold, scale_of_kept, T, blockIdx.x);
     // The first keys meet the most queries, and the last queries the most keys: those go first.
     int rank = blockIdx.y / 2, tiles = gridDim.y / 2;
     if (blockIdx.y % 2 == 0) {
         int first = rank * OWNED;
         if (threshold == 0)
-            flash_backward_keys<HS, false>(head, first, mask);
+            flash_backward_keys<HS, false>(head, starts_of_row, first, mask);
         else
-            flash_backward_keys<HS, true>(head, first, mask);
+            flash_backward_keys<HS, true>(head, starts_of_row, first, mask);
     } else {
         int first = (tiles - 1 - rank) * OWNED;
         if (threshold == 0)
-            flash_backward_queries<HS, false>(head, first, mask);
+            flash_backward_queries<HS, false>(head, starts_of_row, first, mask);
         else
-            flash_backward_queries<HS, true>(head, first, mask);
+            flash_backward_queries<HS, true>(head, starts_of_row, first, mask);
     }
 }
 
 // Sets dqkv (B, T, 3C) where T is at most OWNED. Grid B NH, THREADS threads.
 template <int HS>
 __device__ __forceinline__ void flash_backward_short_kernel(E* dqkv, const E* dout, const E* out, const float* lse,
-                                                            const E* qkv, int T, int NH, u64 key, int threshold,
-                                                            float scale_of_kept) {
+                                                            const E* qkv, const u32* starts, int T, int NH, u64 key,
+                                                            int threshold, float scale_of_kept) {
     Head head = head_of(dqkv, dout, lse, nullptr, qkv, T, NH, HS);
+    Starts starts_of_row = starts_of(starts, blockIdx.x / NH, T);
     Mask mask = mask_of(key, threshold, scale_of_kept, T, blockIdx.x);
     out += head.dout - dout;
     if (threshold == 0)
-        flash_backward_short<HS, false>(head, out, mask);
+        flash_backward_short<HS, false>(head, starts_of_row, out, mask);
     else
-        flash_backward_short<HS, true>(head, out, mask);
+        flash_backward_short<HS, true>(head, starts_of_row, out, mask);
 }
 
 #if defined(HEAD_SIZE)
 extern "C" __global__ void __launch_bounds__(Layout<HEAD_SIZE>::THREADS, Layout<HEAD_SIZE>::BLOCKS)
-    flash_backward(E* dqkv, const E* dout, const float* lse, const float* delta, const E* qkv, int T, int NH, u64 key,
-                   int threshold, float scale_of_kept) {
-    flash_backward_kernel<HEAD_SIZE>(dqkv, dout, lse, delta, qkv, T, NH, key, threshold, scale_of_kept);
+    flash_backward(E* dqkv, const E* dout, const float* lse, const float* delta, const E* qkv, STARTS_PARAMETER int T,
+                   int NH, u64 key, int threshold, float scale_of_kept) {
+    flash_backward_kernel<HEAD_SIZE>(dqkv, dout, lse, delta, qkv, STARTS, T, NH, key, threshold, scale_of_kept);
 }
 extern "C" __global__ void __launch_bounds__(Layout<HEAD_SIZE>::THREADS, Layout<HEAD_SIZE>::BLOCKS)
-    flash_backward_short(E* dqkv, const E* dout, const E* out, const float* lse, const E* qkv, int T, int NH, u64 key,
-                         int threshold, float scale_of_kept) {
-    flash_backward_short_kernel<HEAD_SIZE>(dqkv, dout, out, lse, qkv, T, NH, key, threshold, scale_of_kept);
+    flash_backward_short(E* dqkv, const E* dout, const E* out, const float* lse, const E* qkv, STARTS_PARAMETER int T,
+                         int NH, u64 key, int threshold, float scale_of_kept) {
+    flash_backward_short_kernel<HEAD_SIZE>(dqkv, dout, out, lse, qkv, STARTS, T, NH, key, threshold, scale_of_kept);
 }
 #endif
 

@@ -4,11 +4,17 @@ use super::*;
 use crate::Rng;
 use crate::testing::*;
 
-/// The starts of documents that share rows: of one token, of many, with borders on the edges of tiles and off them.
+/// The starts of documents that share rows: of one token, of many, with borders on the edges of tiles and off them, and longer
+/// than several tiles.
 fn documents(dims: AttentionDims) -> Vec<u32> {
-    const BORDERS: [&[u32]; 2] = [&[1, 4, 64, 65, 66, 112, 128, 129, 168], &[14, 56, 63, 127, 192]];
+    const BORDERS: [&[u32]; 4] = [
+        &[1, 4, 64, 65, 66, 112, 128, 129, 168],
+        &[14, 56, 63, 127, 192],
+        &[1, 310, 320],
+        &[32, 64, 128, 256, 257],
+    ];
     let start = |b: usize, i: usize| {
-        let before = BORDERS[b % 2].iter().filter(|&&border| border as usize <= i);
+        let before = BORDERS[b % BORDERS.len()].iter().filter(|&&border| border as usize <= i);
         before.max().copied().unwrap_or(0)
     };
     (0..dims.batch).flat_map(|b| (0..dims.time).map(move |i| start(b, i))).collect()
@@ -134,19 +140,22 @@ fn starts_of_zero_change_no_bit() {
 #[test]
 fn what_lies_before_the_start_changes_no_bit() {
     on_every_device!(|device| {
-        // The last document of a row begins at 112, off the edges of tiles; the token before it is another's.
-        let dims = AttentionDims { batch: 1, time: 120, heads: 2, head_size: 64 };
-        let channels = dims.heads * dims.head_size;
-        let starts = documents(dims);
-        let mut rng = Rng::new(7);
-        let mut qkv = random::<crate::F16>(&mut rng, dims.time * 3 * channels);
-        let dout = random::<crate::F16>(&mut rng, dims.time * channels);
-        let [out, dqkv] = run(device, &qkv, &dout, Some(&starts), Dropout::NONE, dims);
-        qkv[..112 * 3 * channels].iter_mut().for_each(|x| *x = 3.0 - *x);
-        let [other_out, other_dqkv] = run(device, &qkv, &dout, Some(&starts), Dropout::NONE, dims);
-        assert!(out[112 * channels..] == other_out[112 * channels..]);
-        assert!(dqkv[112 * 3 * channels..] == other_dqkv[112 * 3 * channels..]);
-        assert!(out[..112 * channels] != other_out[..112 * channels]);
+        // The last document of a row begins at the border, off the edges of tiles; the token before it is another's.
+        for (border, time) in [(112, 120), (129, 300)] {
+            let dims = AttentionDims { batch: 1, time, heads: 2, head_size: 64 };
+            let channels = dims.heads * dims.head_size;
+            let mut starts = documents(dims);
+            starts[border..].fill(border as u32);
+            let mut rng = Rng::new(7);
+            let mut qkv = random::<crate::F16>(&mut rng, time * 3 * channels);
+            let dout = random::<crate::F16>(&mut rng, time * channels);
+            let [out, dqkv] = run(device, &qkv, &dout, Some(&starts), Dropout::NONE, dims);
+            qkv[..border * 3 * channels].iter_mut().for_each(|x| *x = 3.0 - *x);
+            let [other_out, other_dqkv] = run(device, &qkv, &dout, Some(&starts), Dropout::NONE, dims);
+            assert!(out[border * channels..] == other_out[border * channels..]);
+            assert!(dqkv[border * 3 * channels..] == other_dqkv[border * 3 * channels..]);
+            assert!(out[..border * channels] != other_out[..border * channels]);
+        }
     });
 }
 
@@ -189,11 +198,6 @@ fn a_gpu_equals_the_cpu_where_it_has_many_heads_with_the_same_bits_each_time() {
         };
         for (batch, time) in shapes {
             let dims = AttentionDims { batch, time, heads, head_size: 64 };
-            let (rows, channels) = (batch * time, dims.heads * dims.head_size);
-            let mut rng = Rng::new(1);
-            // Inputs that `E` holds exactly whatever the device computes in.
-            let qkv = random::<E>(&mut rng, rows * 3 * channels);
-            let dout = random::<E>(&mut rng, rows * channels);
             let documents = documents(dims);
             let dropped = Dropout::new(0.2, 5, 2);
             for (starts, dropout) in [
@@ -202,13 +206,45 @@ fn a_gpu_equals_the_cpu_where_it_has_many_heads_with_the_same_bits_each_time() {
                 (Some(&*documents), Dropout::NONE),
                 (Some(&*documents), dropped),
             ] {
-                let got = run(device, &qkv, &dout, starts, dropout, dims);
-                let again = run(device, &qkv, &dout, starts, dropout, dims);
-                assert!(got == again, "{} {dims:?}: the same bits", E::NAME);
-                let want = run(&crate::Cpu::<f32>::new(), &qkv, &dout, starts, dropout, dims);
-                let [out, dqkv] = [0, 1].map(|i| relative_error(&got[i], &want[i]));
-                assert!(out < forward_tolerance::<crate::Cuda<E>>(), "{} {dims:?}: {out:e}", E::NAME);
-                assert!(dqkv < gradient_tolerance::<crate::Cuda<E>>(), "{} {dims:?}: {dqkv:e}", E::NAME);
+                check_against_cpu(device, starts, dropout, dims);
+            }
+        }
+    }
+    on_cuda!(|device| check(device));
+}
+
+fn check_against_cpu<E: crate::CudaElement>(
+    device: &crate::Cuda<E>,
+    starts: Option<&[u32]>,
+    dropout: Dropout,
+    dims: AttentionDims,
+) {
+    let (rows, channels) = (dims.batch * dims.time, dims.heads * dims.head_size);
+    let mut rng = Rng::new(1);
+    // Inputs that `E` holds exactly whatever the device computes in.
+    let qkv = random::<E>(&mut rng, rows * 3 * channels);
+    let dout = random::<E>(&mut rng, rows * channels);
+    let got = run(device, &qkv, &dout, starts, dropout, dims);
+    let again = run(device, &qkv, &dout, starts, dropout, dims);
+    assert!(got == again, "{} {dims:?}: the same bits", E::NAME);
+    let want = run(&crate::Cpu::<f32>::new(), &qkv, &dout, starts, dropout, dims);
+    let [out, dqkv] = [0, 1].map(|i| relative_error(&got[i], &want[i]));
+    assert!(out < forward_tolerance::<crate::Cuda<E>>(), "{} {dims:?}: {out:e}", E::NAME);
+    assert!(dqkv < gradient_tolerance::<crate::Cuda<E>>(), "{} {dims:?}: {dqkv:e}", E::NAME);
+}
+
+/// Tensor cores, which f32 does not go to, have kernels of their own for rows that documents share: for each of these head
+/// sizes, and for rows of one tile and of several.
+#[test]
+fn a_gpu_equals_the_cpu_where_documents_share_rows() {
+    fn check<E: crate::CudaElement>(device: &crate::Cuda<E>) {
+        if E::IS_F32 {
+            return;
+        }
+        for (head_size, time) in [(32, 97), (64, 97), (128, 97), (32, 333), (64, 333), (128, 333)] {
+            let dims = AttentionDims { batch: 4, time, heads: 1, head_size };
+            for dropout in [Dropout::NONE, Dropout::new(0.2, 5, 2)] {
+                check_against_cpu(device, Some(&documents(dims)), dropout, dims);
             }
         }
     }

@@ -157,7 +157,7 @@ fn check(result: nvrtc::nvrtcResult, call: &'static str) -> Result<(), CudaError
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attention::cuda::{SOURCES as ATTENTION, head_defines};
+    use crate::attention::cuda::{MASKED, head_defines, sources};
     use crate::cuda::{SOURCES, library, test_cache, test_paths};
 
     /// Needs no GPU: NVRTC compiles for any card.
@@ -182,10 +182,10 @@ mod tests {
                         for source in SOURCES {
                             check(source, capability, &[element.into()]);
                         }
-                        for head_size in [0, 64] {
-                            let is_fast = head_size == 64 && element != "-DELEMENT_F32";
-                            for source in &ATTENTION[..if is_fast { ATTENTION.len() } else { 1 }] {
-                                check(source, capability, &head_defines(element, head_size));
+                        let is_f32 = element == "-DELEMENT_F32";
+                        for variant in [0, 64, 64 + MASKED].into_iter().take(if is_f32 { 2 } else { 3 }) {
+                            for source in sources(variant, is_f32) {
+                                check(source, capability, &head_defines(element, variant));
                             }
                         }
                     }

@@ -140,14 +140,14 @@ impl<E: CudaElement> Cuda<E> {
         self.context.start(lane, self.context.function(kernel), kernel, shape, arguments);
     }
 
-    /// As [`launch`](Self::launch), with a kernel that was compiled for one head size; 0 for any.
-    pub(crate) fn launch_for_head(&self, kernel: &str, head_size: usize, shape: Shape, arguments: &[u64]) {
+    /// As [`launch`](Self::launch), with a kernel of attention that was compiled for a variant: see `attention/cuda.rs`.
+    pub(crate) fn launch_for_head(&self, kernel: &str, variant: usize, shape: Shape, arguments: &[u64]) {
         self.context.join();
         let load = || {
-            let sources = crate::attention::cuda::sources(head_size, E::IS_F32);
-            self.context.load(sources, &crate::attention::cuda::head_defines(E::DEFINE, head_size))
+            let sources = crate::attention::cuda::sources(variant, E::IS_F32);
+            self.context.load(sources, &crate::attention::cuda::head_defines(E::DEFINE, variant))
         };
-        let function = self.context.function_of_variant(kernel, head_size, load);
+        let function = self.context.function_of_variant(kernel, variant, load);
         self.context.start(Lane::First, function, kernel, shape, arguments);
     }
 

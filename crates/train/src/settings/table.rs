@@ -91,7 +91,7 @@ settings! {
         mode: Mode = "chunk", "How documents become samples: `chunk`, each document cut alone, as in the course; `pack`, one stream";
         fim_rate: f64 = "0", "Share of documents that are turned round for fill-in-the-middle, in mode pack";
         fim_spm_rate: f64 = "0.5", "Share of those that have the suffix before the prefix";
-        mask_documents: bool = "false", "Let a token attend to its own document alone, not to those before it in the sample, in training and in evaluations; in mode pack only. Positions stay those of the sample. On a GPU attention then does without tensor cores";
+        mask_documents: bool = "false", "Let a token attend to its own document alone, not to those before it in the sample, in training and in evaluations; in mode pack only. Positions stay those of the sample";
         context_length: Option<usize> = "", "T: tokens of a sample; by default that of prepared data, else n_positions";
         shuffle: bool = "true", "Take samples in a random order, another one each epoch; otherwise as they lie in the data";
         dataloader_drop_last: bool = "false", "Leave out the last batch of an epoch if it is short";
@@ -126,7 +126,7 @@ settings! {
         max_minutes: f64 = "0", "Minutes of training, instead of updates: the schedule ends when the time is up; 0: not used";
         per_device_train_batch_size: usize = "8", "B: samples of a micro-batch";
         gradient_accumulation_steps: usize = "1", "Micro-batches of an update";
-        merge_micro_batches: bool = "true", "On a GPU: run as many micro-batches of an update as one pass as divide it and fit half of the free memory, up to 65,536 tokens: fewer, larger products keep more of the card busy. The update stays the same but for rounding and dropout masks";
+        merge_micro_batches: bool = "true", "On a GPU: run as many micro-batches of an update as one pass as divide it and fit half of its memory, up to 65,536 tokens: fewer, larger products keep more of the card busy. The update stays the same but for rounding and dropout masks";
         gradient_checkpointing: bool = "false", "Keep only the activations between blocks, and compute the rest again in the backward pass: less memory, up to a quarter more arithmetic; changes no result";
         seed: u64 = "42", "Seed of initial weights and dropout";
         data_seed: Option<u64> = "", "Seed of the order of samples; by default seed";

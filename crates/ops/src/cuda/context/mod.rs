@@ -38,7 +38,7 @@ pub(crate) struct Context {
     /// What the second lane has been given since the first last waited for it.
     beside: Mutex<Beside>,
     functions: Functions,
-    /// Kernels that were compiled for one head size.
+    /// Kernels that were compiled for one head size, masked or not.
     variants: RwLock<HashMap<usize, Functions>>,
     staging: Mutex<Staging>,
     /// Where tables of tensors are written before the kernel that reads them.

@@ -2,8 +2,8 @@
 //!
 //! An update keeps its samples, and its loss is the mean over the same tokens either way; only the order of sums changes, and the
 //! masks of dropout, which belong to a pass. A split changes the settings of the run. A merge changes none: batches, updates
-//! and epochs are counted as they were asked for, and checkpoints record it, so that a run that goes on has the same bits
-//! whatever memory is free then.
+//! and epochs are counted as they were asked for, and checkpoints record it, so that a run that goes on with the same settings
+//! keeps to it, and to its bits, as long as it fits.
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::error::Error;
@@ -64,10 +64,18 @@ impl<D: Backend> Passes<'_, D> {
         config: &TrainConfig,
         checkpoint: Option<&Checkpoint>,
     ) -> (Option<u64>, Option<String>) {
-        let Some(free_bytes) = self.free_bytes() else { return (None, None) };
+        let recorded = checkpoint.and_then(|checkpoint| recorded(config, checkpoint::own(&checkpoint.state)));
+        let Some(free_bytes) = self.free_bytes() else {
+            let warning = recorded.filter(|merged| *merged > 1).map(|before| {
+                format!(
+                    "{before} micro-batches ran as one pass before the checkpoint; on the CPU each runs by itself, so that results \
+                     differ in dropout masks too"
+                )
+            });
+            return (None, warning);
+        };
         let (batch, accumulation) = (config.per_device_train_batch_size, config.gradient_accumulation_steps);
         let fits = |merged: usize, limit| self.fits(config, batch.saturating_mul(merged), limit);
-        let recorded = checkpoint.and_then(|checkpoint| recorded(config, checkpoint::own(&checkpoint.state)));
         if let Some(merged) = recorded.filter(|merged| fits(*merged, free_bytes)) {
             return (Some(merged as u64), None);
         }
@@ -123,15 +131,17 @@ fn most_merged(accumulation: usize, most: usize, fits: impl Fn(usize) -> bool) -
     (2..=accumulation.min(most)).rev().filter(divides).find(|&merged| fits(merged)).unwrap_or(1)
 }
 
-/// What the run merged whose state is `own`, if it was asked for the same as this one.
+/// What the run merged whose state is `own`, if it was asked for the same as this one: one where nothing is recorded, as on the
+/// CPU.
 fn recorded(config: &TrainConfig, own: &Value) -> Option<usize> {
     let settings = config.to_json();
     let is_same = |name: &str| own["settings"][name] == settings[name];
     let asked = ["per_device_train_batch_size", "gradient_accumulation_steps", "merge_micro_batches"];
-    let merged = own[MERGED]
-        .as_u64()
-        .and_then(|merged| usize::try_from(merged).ok())
-        .filter(|_| asked.into_iter().all(is_same));
+    let merged = match &own[MERGED] {
+        Value::Null => Some(1),
+        merged => merged.as_u64().and_then(|merged| usize::try_from(merged).ok()),
+    };
+    let merged = merged.filter(|_| asked.into_iter().all(is_same));
     merged.filter(|merged| *merged > 0 && config.gradient_accumulation_steps.is_multiple_of(*merged))
 }
 
@@ -178,8 +188,10 @@ mod tests {
         ] {
             assert_eq!(recorded(&other, &own), None);
         }
-        // The CPU's record, one that is none, and one that cannot be.
-        for merged in [json!(null), json!("3"), json!(0), json!(4)] {
+        // The CPU's record.
+        assert_eq!(recorded(&config, &json!({MERGED: null, "settings": config.to_json()})), Some(1));
+        // One that is none, and one that cannot be.
+        for merged in [json!("3"), json!(0), json!(4)] {
             assert_eq!(recorded(&config, &json!({MERGED: merged, "settings": config.to_json()})), None);
         }
     }

@@ -166,18 +166,10 @@ struct Links(PathBuf);
 
 impl Links {
     fn new(library: &Path) -> Result<Self, String> {
-        let start = "cuda-emulator-";
-        let folder = std::env::temp_dir().join(format!("{start}{}", std::process::id()));
+        let folder = std::env::temp_dir().join(format!("cuda-emulator-{}", std::process::id()));
         let problem = |error: std::io::Error| format!("{}: {error}", folder.display());
-        // What processes have left that were killed, and perhaps one of the same number.
-        for left in children(&std::env::temp_dir(), start) {
-            let name = left.file_name().unwrap_or_default().to_string_lossy();
-            let number = name.strip_prefix(start).and_then(|number| number.parse::<u32>().ok());
-            if number.is_some_and(|number| !Path::new(&format!("/proc/{number}")).exists()) || left == folder
-            {
-                let _ = std::fs::remove_dir_all(&left);
-            }
-        }
+        // What a process of the same number has left that was killed.
+        let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir(&folder).map_err(problem)?;
         let links = Links(folder.clone());
         // A copy, because a build in the meantime would pull the library from under the program.

@@ -240,7 +240,7 @@ impl<E: CudaElement> Attention for Cuda<E> {
             // Appends by itself.
             let shape = Shape::new(batch * heads, 512).by(time, 1);
             let arguments = arguments![out, keys, values, qkv, time, cached, capacity, heads, head_size];
-            self.context.note_position(5);
+            self.context.note_position(5, cached);
             return self.launch_for_head("attention_decode", head.variant, shape, arguments);
         }
         let appended = Shape::each(batch * time * heads * head_size);

@@ -83,7 +83,7 @@ impl<E: CudaElement> Embedding for Cuda<E> {
         let [key, threshold, scale] = self.dropout_arguments(dropout);
         let arguments =
             arguments![out, tokens, wte, wpe, batch * time, time, channels, start, key, threshold, scale];
-        self.context.note_position(7);
+        self.context.note_position(7, start);
         self.launch("embedding_forward", Shape::each(batch * time * channels / width), arguments);
     }
 

@@ -68,10 +68,12 @@ impl<D: Backend> Trainer<D> {
         let start = Instant::now();
         // An update by a rate of 0 moves as many bytes as any other. One that is not finite says so when the run does.
         let _ = self.optimizer.update(&mut self.gpt, &self.step.gradients, 0.0);
+        device.synchronize();
         let update_seconds = start.elapsed().as_secs_f64();
         let epochs = &self.plan.epochs;
         let passes = epochs.num_samples as f64 / batch as f64 / epochs.updates_per_epoch() as f64;
-        let passes = passes.max(1.0);
+        // An update has a micro-batch at least.
+        let passes = passes.max(1.0 / self.plan.merged.unwrap_or(1) as f64);
         let update_seconds = pass_seconds * passes + update_seconds;
         let tokens = epochs.num_samples as f64 * self.plan.context_length as f64;
         let tokens_per_second = tokens / epochs.updates_per_epoch() as f64 / update_seconds;

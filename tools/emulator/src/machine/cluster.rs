@@ -4,7 +4,9 @@ use super::Launch;
 use super::lanes::LANES;
 use super::shared::Shared;
 use super::warp::{Place, State, Surroundings, Warp};
+use crate::driver::settings;
 use crate::ptx::Kernel;
+use crate::streams::Schedule;
 
 /// Barriers that a block has.
 const BARRIERS: u32 = 16;
@@ -33,7 +35,8 @@ impl<'a> Cluster<'a> {
         let first = index * self.kernel.cluster as usize;
         let [width, height, _] = self.launch.grid.map(|n| n as usize);
         let index_of = |block: usize| [block % width, block / width % height, block / width / height];
-        self.shared.is_late = index % 2 == 1;
+        // A grid of one cluster has its turn when work is queued in another way.
+        self.shared.is_late = (index % 2 == 1) != (settings::get().schedule != Schedule::Eager);
         self.shared.pending.clear();
         self.shared.blocks.iter_mut().for_each(|block| block.fill(0xff));
         for (i, warp) in self.warps.iter_mut().enumerate() {

@@ -73,6 +73,8 @@ pub(super) struct Warp {
     pub(super) fragments: Vec<Fragment>,
     /// Threads that have not ended.
     pub(super) alive: u32,
+    /// Threads that have arrived at the cluster's barrier.
+    arrived: u32,
     /// The block's rank in its cluster.
     pub(super) rank: u32,
     /// Its number in the block.
@@ -139,6 +141,7 @@ impl Warp {
         let num_threads = width * height * depth;
         self.alive =
             (0..LANES).filter(|&lane| thread(lane) < num_threads).fold(0, |mask, lane| mask | 1 << lane);
+        self.arrived = 0;
         self.rank = place.rank;
         self.number = place.warp;
         self.fragments = vec![Fragment { pc: 0, mask: self.alive, state: State::Ready }];
@@ -177,6 +180,9 @@ impl Warp {
                     Next::Exit => {
                         self.alive &= !mask;
                         around.shared.changes += 1;
+                        // Nobody waits for these any more.
+                        let waiting = self.fragments.iter_mut().filter(|other| other.state == State::Members);
+                        waiting.for_each(|other| other.state = State::Ready);
                         fragment.mask &= !mask;
                         fragment.pc += 1;
                         if fragment.mask == 0 {
@@ -297,7 +303,7 @@ impl Warp {
             Op::CopyBytes { to, from, bytes, barrier } => {
                 self.copy_bytes(mask, [to, from, barrier], bytes, around.shared)?;
             }
-            Op::ClusterArrive => {}
+            Op::ClusterArrive => self.arrived |= mask,
             _ => return self.together(op, mask, around),
         }
         Ok(Next::On)
@@ -338,6 +344,10 @@ impl Warp {
                 return Ok(Next::Wait(State::Barrier { number, count }));
             }
             Op::ClusterWait => {
+                if mask & !self.arrived != 0 {
+                    return Err("barrier.cluster.wait of threads that have not arrived".into());
+                }
+                self.arrived &= !mask;
                 around.shared.changes += 1;
                 return Ok(Next::Wait(State::Cluster));
             }

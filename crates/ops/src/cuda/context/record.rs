@@ -11,8 +11,8 @@ use std::ffi::c_void;
 pub(super) struct Recorder {
     /// The dropouts that were asked for.
     keys: Vec<Dropout>,
-    /// Which argument of the next kernel is the position.
-    position_at: Option<usize>,
+    /// Which argument of the next kernel is the position, and what it is now.
+    position_at: Option<(usize, usize)>,
     nodes: Vec<ChangingNode>,
 }
 
@@ -25,11 +25,11 @@ impl Context {
         }
     }
 
-    /// Notes that argument `index` of the next kernel is the position, which another token has another of.
-    pub(crate) fn note_position(&self, index: usize) {
+    /// Notes that argument `index` of the next kernel is the position, now `position`, which another token has another of.
+    pub(crate) fn note_position(&self, index: usize, position: usize) {
         let mut recorder = self.recorder.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(recorder) = recorder.as_mut() {
-            recorder.position_at = Some(index);
+            recorder.position_at = Some((index, position));
         }
     }
 
@@ -50,7 +50,10 @@ impl Context {
             .iter()
             .enumerate()
             .find_map(|(index, argument)| Some((index, Change::Key(key_of(argument)?))));
-        let position = recorder.position_at.take().map(|index| (index, Change::Position));
+        let position = recorder.position_at.take().map(|(index, position)| {
+            assert_eq!(arguments[index], position as u64, "argument {index} is the position");
+            (index, Change::Position)
+        });
         let changes: Vec<_> = key.into_iter().chain(position).collect();
         if !changes.is_empty() {
             let (node, arguments) = (self.last_node(lane), arguments.to_vec());

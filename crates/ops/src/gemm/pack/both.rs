@@ -8,9 +8,9 @@ use crate::rounding::RoundStochastically;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Packs `source` (rows, columns), row-major, in both directions: as [`pack_rhs_rows`](super::pack_rhs_rows) into `by_rows`, and as
-/// [`pack_rhs_columns`](super::pack_rhs_columns) into `by_columns`. A task reads 32 rows from memory once, and writes past the caches: this is for
-/// weights, of which there are more than caches hold.
+/// Packs `source` (rows, columns), row-major, in both directions: as [`pack_rhs_rows`](super::pack_rhs_rows) into `by_rows`,
+/// and as [`pack_rhs_columns`](super::pack_rhs_columns) into `by_columns`. A task reads 32 rows from memory once, and writes past
+/// the caches: this is for weights, of which there are more than caches hold.
 pub(crate) fn pack_rhs_both<E: Word, T: Word>(
     cpu: &Cpu<E>,
     by_rows: &mut [u32],

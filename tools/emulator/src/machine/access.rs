@@ -218,6 +218,7 @@ impl Warp {
                 // SAFETY: `locate` has checked the bounds.
                 Location::Global(to) => unsafe { to.cast::<[u8; N]>().write(all) },
                 Location::Shared(rank, offset) => {
+                    shared.reads.check(rank, offset, N)?;
                     shared.blocks[rank][offset..offset + N].copy_from_slice(&all);
                 }
             }
@@ -244,6 +245,7 @@ impl Warp {
                     atomic.fetch_add(added, std::sync::atomic::Ordering::Relaxed)
                 }
                 Location::Shared(rank, offset) => {
+                    shared.reads.check(rank, offset, 4)?;
                     let bytes = &mut shared.blocks[rank][offset..offset + 4];
                     let old = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
                     bytes.copy_from_slice(&old.wrapping_add(added).to_le_bytes());

@@ -2,6 +2,7 @@
 
 use super::Launch;
 use super::lanes::LANES;
+use super::reads::Reads;
 use super::shared::Shared;
 use super::warp::{Place, State, Surroundings, Warp};
 use crate::driver::settings;
@@ -26,7 +27,8 @@ impl<'a> Cluster<'a> {
         let bytes = kernel.static_shared + launch.shared_bytes as usize;
         let blocks = vec![vec![0; bytes]; kernel.cluster as usize];
         let warps = (0..warps_of_block * blocks.len()).map(|_| Warp::default()).collect();
-        let shared = Shared { blocks, pending: Vec::new(), is_late: false, changes: 0 };
+        let shared =
+            Shared { blocks, reads: Reads::default(), pending: Vec::new(), is_late: false, changes: 0 };
         Cluster { kernel, launch, warps, warps_of_block, shared }
     }
 
@@ -38,6 +40,8 @@ impl<'a> Cluster<'a> {
         // A grid of one cluster has its turn when work is queued in another way.
         self.shared.is_late = (index % 2 == 1) != (settings::get().schedule != Schedule::Eager);
         self.shared.pending.clear();
+        let bytes = self.shared.blocks.first().map_or(0, Vec::len);
+        self.shared.reads.start(self.shared.blocks.len(), bytes);
         self.shared.blocks.iter_mut().for_each(|block| block.fill(0xff));
         for (i, warp) in self.warps.iter_mut().enumerate() {
             let rank = i / self.warps_of_block;

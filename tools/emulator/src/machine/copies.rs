@@ -91,6 +91,7 @@ impl Warp {
     fn make_copy(&mut self, copy: &LaneCopy, shared: &mut Shared) -> Result<(), String> {
         let bytes = copy.bytes as usize;
         let (rank, offset) = shared.place(copy.to, bytes)?;
+        shared.reads.check(rank, offset, bytes)?;
         let (given, zeros) = shared.blocks[rank][offset..offset + bytes].split_at_mut(copy.given as usize);
         if !copy.from.is_multiple_of(u64::from(copy.bytes)) {
             return Err(format!("cp.async from {:#x}, which is not a multiple of {bytes}", copy.from));

@@ -10,6 +10,7 @@ mod copies;
 mod functions;
 mod lanes;
 mod op;
+mod reads;
 mod shared;
 mod tensor;
 mod warp;

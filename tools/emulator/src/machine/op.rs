@@ -322,6 +322,10 @@ pub(crate) enum Op {
         c: [Slot; 4],
     },
     GroupProduct(Box<GroupProduct>),
+    CommitProducts,
+    WaitForProducts {
+        pending: Slot,
+    },
     CopyAsync {
         to: Address,
         from: Address,

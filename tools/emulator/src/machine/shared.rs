@@ -3,6 +3,7 @@
 //! A shared address has the block's rank in the cluster in its upper 8 bits, so that one of this block is also one of the
 //! cluster. In the generic space it has the highest bits that no pointer has.
 
+use super::reads::Reads;
 use crate::memory;
 
 /// What a generic address of shared memory begins with.
@@ -32,6 +33,8 @@ pub(super) struct Piece {
 /// The shared memory of a cluster.
 pub(super) struct Shared {
     pub(super) blocks: Vec<Vec<u8>>,
+    /// What products read of them.
+    pub(super) reads: Reads,
     /// Copies that have been begun; they are made as late as possible.
     pub(super) pending: Vec<BulkCopy>,
     /// Whether copies are made as late as possible, or at once.
@@ -115,6 +118,7 @@ impl Shared {
     #[inline(always)]
     pub(super) fn write<const N: usize>(&mut self, address: u64, bytes: [u8; N]) -> Result<(), String> {
         let (rank, offset) = self.place(address, N)?;
+        self.reads.check(rank, offset, N)?;
         self.blocks[rank][offset..offset + N].copy_from_slice(&bytes);
         Ok(())
     }
@@ -175,6 +179,7 @@ impl Shared {
                 let to = u64::from(Self::address(rank, piece.to));
                 // 16 bytes at a time, as they are swizzled.
                 let (rank, offset) = self.place(to, 16)?;
+                self.reads.check(rank, offset, len)?;
                 let block = self.blocks.get_mut(rank).ok_or("a copy to a block that is not there")?;
                 let target =
                     block.get_mut(offset..offset + len).ok_or("a copy past the end of shared memory")?;

@@ -4,6 +4,7 @@
 use super::copies::swizzle;
 use super::lanes::FULL;
 use super::op::{Address, GroupLeft, GroupProduct, Half, Slot};
+use super::reads::CHUNK;
 use super::shared::Shared;
 use super::warp::Warp;
 use crate::numbers::{bf16_value, f16_value};
@@ -124,10 +125,15 @@ impl Warp {
 
     /// wgmma: the 16 rows of the warpgroup's 64 that are this warp's.
     #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx2,fma,f16c,popcnt,lzcnt"))]
-    pub(super) fn group_product(&mut self, product: &GroupProduct, shared: &Shared) -> Result<(), String> {
+    pub(super) fn group_product(
+        &mut self,
+        product: &GroupProduct,
+        shared: &mut Shared,
+    ) -> Result<(), String> {
         let cols = 2 * product.d.len();
         let memory = &shared.blocks[self.rank as usize];
         let value = value_of(product.half);
+        let mut chunks = Vec::new();
         let descriptor = |slot: Slot| Tile::of_descriptor(self.lanes.doubles[slot as usize][0]);
         let left = match product.left {
             GroupLeft::Registers(a) => self.left(product.half, a),
@@ -136,7 +142,7 @@ impl Warp {
                 let mut left = [[0.0; DEPTH]; ROWS];
                 for (row, left) in left.iter_mut().enumerate() {
                     for (k, left) in left.iter_mut().enumerate() {
-                        *left = value(tile.element(memory, first + row, k, is_across)?);
+                        *left = value(tile.element(memory, first + row, k, is_across, &mut chunks)?);
                     }
                 }
                 left
@@ -146,9 +152,10 @@ impl Warp {
         let mut right = [[0.0; MAX_COLS]; DEPTH];
         for (k, right) in right.iter_mut().enumerate() {
             for (col, right) in right[..cols].iter_mut().enumerate() {
-                *right = value(tile.element(memory, col, k, product.is_right_across)?);
+                *right = value(tile.element(memory, col, k, product.is_right_across, &mut chunks)?);
             }
         }
+        self.begin_product(chunks, shared);
         let adds = self.lanes.predicates[product.adds as usize];
         if adds != 0 && adds != FULL {
             return Err("a product that only some threads add to".into());
@@ -201,8 +208,15 @@ impl Tile {
     }
 
     /// The element of a row (of the operand's 64 or N) at depth k. Along the rows, each has its depth in 128 bytes; across, it is
-    /// depth that has rows of 64 elements.
-    fn element(&self, memory: &[u8], row: usize, k: usize, is_across: bool) -> Result<u16, String> {
+    /// depth that has rows of 64 elements. The chunk of memory that it begins, if it does, is added to `chunks`.
+    fn element(
+        &self,
+        memory: &[u8],
+        row: usize,
+        k: usize,
+        is_across: bool,
+        chunks: &mut Vec<u32>,
+    ) -> Result<u16, String> {
         let (row, k) = (row as u32, k as u32);
         let offset = if is_across {
             row / 64 * self.columns_apart + k / 8 * self.rows_apart + k % 8 * 128 + row % 64 * 2
@@ -211,6 +225,9 @@ impl Tile {
         };
         let at = swizzle(self.begin + offset) as usize;
         let bytes = memory.get(at..at + 2).ok_or("an operand past the end of shared memory")?;
+        if at.is_multiple_of(CHUNK) {
+            chunks.push((at / CHUNK) as u32);
+        }
         Ok(u16::from_le_bytes([bytes[0], bytes[1]]))
     }
 }

@@ -178,6 +178,27 @@ fn tensor_cores_multiply() {
 }
 
 #[test]
+fn what_a_product_reads_is_not_written_before_it_was_waited_for() {
+    // A warpgroup multiplies by the tile, in rows of 128 bytes, then overwrites it.
+    let run = |wait: &str| {
+        let body = format!(
+            "mov.u32 %r5, tile; cvt.u64.u32 %rd2, %r5; shr.u64 %rd2, %rd2, 4; or.b64 %rd2, %rd2, {};
+            setp.eq.s32 %p3, %r1, -1; mov.u32 %r10, 0;
+            wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {{%f1, %f2, %f3, %f4}},
+                {{%r10, %r10, %r10, %r10}}, %rd2, %p3, 1, 1, 0;
+            wgmma.commit_group.sync.aligned; {wait} st.shared.u32 [%r5], %r1;",
+            (1u64 << 62) | (64 << 32)
+        );
+        run_body(&body, 1, 128, &Words::new(&[0; 64]))
+    };
+    assert_eq!(run("wgmma.wait_group.sync.aligned 0;"), Ok(()));
+    for wait in ["", "wgmma.wait_group.sync.aligned 1;"] {
+        let fault = run(wait).expect_err("a fault");
+        assert!(fault.contains("while a product reads it"), "{fault}");
+    }
+}
+
+#[test]
 fn faults_say_what_and_where() {
     let memory = Words::new(&[0; 64]);
     let fault = |body: &str| run_body(body, 1, 64, &memory).expect_err("a fault");

@@ -6,6 +6,7 @@
 
 use super::lanes::{FULL, LANES, Lanes};
 use super::op::{Address, Base, Initial, Op, Shuffle, Special};
+use super::reads::Products;
 use super::shared::Shared;
 use crate::ptx::Kernel;
 
@@ -80,6 +81,7 @@ pub(super) struct Warp {
     /// Its number in the block.
     pub(super) number: u32,
     pub(super) copies: Vec<LaneCopies>,
+    pub(super) products: Products,
     /// For each instruction, the allocation that it accessed last.
     pub(super) spans: Vec<(u64, u64)>,
     /// The instruction that is executed.
@@ -146,6 +148,7 @@ impl Warp {
         self.number = place.warp;
         self.fragments = vec![Fragment { pc: 0, mask: self.alive, state: State::Ready }];
         self.copies.clear();
+        self.products = Products::default();
         self.copies.resize_with(LANES, LaneCopies::default);
         self.spans.resize(kernel.code.len(), (0, 0));
     }
@@ -293,6 +296,8 @@ impl Warp {
                 self.copy_async(mask, to, from, [bytes, given], around.shared)?;
             }
             Op::CommitCopies => self.commit_copies(mask),
+            Op::CommitProducts => self.commit_products(),
+            Op::WaitForProducts { pending } => self.wait_for_products(mask, pending, around.shared),
             Op::WaitForCopies { pending } => self.wait_for_copies(mask, pending, around.shared)?,
             Op::InitBarrier { barrier, count } => self.init_barrier(mask, barrier, count, around.shared)?,
             Op::Arrive { barrier, bytes } => self.arrive(mask, barrier, bytes, around.shared)?,

@@ -61,6 +61,7 @@ fn operands(op: &mut Op, f: Visitor<'_>) {
         | Op::Exit
         | Op::Branch { .. }
         | Op::CommitCopies
+        | Op::CommitProducts
         | Op::ClusterArrive
         | Op::ClusterWait => {}
         Op::Word1 { d, a, .. } => (f(Word, Read, a), f(Word, Written, d)).0,
@@ -202,7 +203,7 @@ fn together(op: &mut Op, f: Visitor<'_>) {
             [to, from].into_iter().for_each(|place| address(place, f));
             f(Word, Read, given);
         }
-        Op::WaitForCopies { pending } => f(Word, Read, pending),
+        Op::WaitForCopies { pending } | Op::WaitForProducts { pending } => f(Word, Read, pending),
         Op::InitBarrier { barrier, count } => {
             address(barrier, f);
             f(Word, Read, count);

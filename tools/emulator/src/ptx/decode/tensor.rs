@@ -9,8 +9,13 @@ impl<'a> Decoder<'a> {
         match (statement.opcode[0], statement.opcode.get(1).copied().unwrap_or_default()) {
             ("mma", _) => self.product(statement),
             ("wgmma", "mma_async") => self.group_product(statement),
-            // Products are done when they are begun.
-            ("wgmma", "fence" | "commit_group" | "wait_group") => Ok(Op::Nothing),
+            // Products are done when they are begun, so nothing is left to be ordered.
+            ("wgmma", "fence") => Ok(Op::Nothing),
+            ("wgmma", "commit_group") => Ok(Op::CommitProducts),
+            ("wgmma", "wait_group") => {
+                let [pending] = statement.operands()?;
+                Ok(Op::WaitForProducts { pending: self.names.word(pending)? })
+            }
             ("ldmatrix", _) if statement.has("x4") && statement.has("m8n8") => {
                 let [d, address] = statement.operands()?;
                 Ok(Op::LoadMatrices {

@@ -181,7 +181,7 @@ impl Warp {
                 shared.has_ended(self.address(barrier, lane), self.lanes.words[parity as usize][lane])?;
             ended |= u32::from(has_ended) << lane;
         }
-        self.lanes.set_predicate_of(d, mask, ended);
+        self.lanes.set_predicate(d, mask, ended);
         Ok(if ended == 0 { Next::Wait(State::Spinning) } else { Next::On })
     }
 

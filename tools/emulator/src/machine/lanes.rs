@@ -36,14 +36,10 @@ macro_rules! set_lanes {
 }
 
 impl Lanes {
-    /// The lanes of `taken` in which `f` holds replace those of a predicate.
-    fn set_predicate(&mut self, d: Slot, mask: u32, bits: u32) {
+    /// Sets the lanes of `mask` in a predicate to their bits.
+    pub(super) fn set_predicate(&mut self, d: Slot, mask: u32, bits: u32) {
         let d = &mut self.predicates[d as usize];
         *d = *d & !mask | bits & mask;
-    }
-
-    pub(super) fn set_predicate_of(&mut self, d: Slot, mask: u32, bits: u32) {
-        self.set_predicate(d, mask, bits);
     }
 
     #[inline(always)]

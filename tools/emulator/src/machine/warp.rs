@@ -275,7 +275,7 @@ impl Warp {
             Op::Logic { f, d, a, b } => lanes.logic(mask, f, [d, a, b]),
             Op::MovePredicate { d, a, is_negated } => {
                 let bits = lanes.predicates[a as usize];
-                lanes.set_predicate_of(d, mask, if is_negated { !bits } else { bits });
+                lanes.set_predicate(d, mask, if is_negated { !bits } else { bits });
             }
             Op::LoadParameter { d, bytes, is_double, offset } => {
                 let bytes = offset as usize..offset as usize + usize::from(bytes);
@@ -336,7 +336,7 @@ impl Warp {
             Op::Shuffle { f, d, valid, a, b, c, .. } => {
                 let valid_lanes = self.shuffle(mask, f, [d, a, b, c])?;
                 if let Some(valid) = valid {
-                    self.lanes.set_predicate_of(valid, mask, valid_lanes);
+                    self.lanes.set_predicate(valid, mask, valid_lanes);
                 }
             }
             Op::MatchAny { d, a, .. } => self.match_any(mask, d, a),

@@ -203,27 +203,3 @@ fn what_is_outside_of_memory_is_a_fault() {
     let fault = small.run(&Operands { b: d.address, ..operands }, (0, 0)).expect_err("d is b");
     assert!(fault.contains("overlaps"), "{fault}");
 }
-
-/// Prints a speed: `cargo test -p cuda-emulator speed -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-#[expect(clippy::print_stdout, reason = "a measurement is to be read")]
-fn speed() {
-    for (kind, [m, n, k]) in [
-        (Kind::F32, [776, 16_500, 128]),
-        (Kind::Bf16, [776, 16_500, 128]),
-        (Kind::Bf16, [128, 128, 128]),
-        (Kind::F16, [512, 512, 512]),
-    ] {
-        let arrays = [m * k, k * n, m * n].map(|len| Array::new(kind, &random(1, len)));
-        let [a, b, d] = [0, 1, 2].map(|i| arrays[i].address);
-        let operands = Operands { a, b, c: 0, d, bias: 0, aux: 0 };
-        let times = (0..5).map(|_| {
-            let start = std::time::Instant::now();
-            product(kind, m, n, k).run(&operands, (0, 0)).expect("no fault");
-            start.elapsed().as_secs_f64()
-        });
-        let seconds = times.fold(f64::INFINITY, f64::min);
-        println!("{kind:?} {m} {n} {k}: {:.1} GFLOP/s", 2e-9 * (m * n * k) as f64 / seconds);
-    }
-}

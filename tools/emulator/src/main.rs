@@ -17,6 +17,7 @@ Options:
   --nvrtc FOLDER      where the real NVRTC lies, which compiles kernels; else CUDA_EMULATOR_NVRTC, and the usual places
   --schedule S        when queued work runs: eager (at once, the default), late (when it is waited for), or random:SEED
   --capability M.N    the card's compute capability, 9.0 unless given
+  --driver M.N        the version of CUDA that its driver has, 13.0 unless given
   --help              this text
 
 The environment's CUDA_EMULATOR_PROCESSORS and CUDA_EMULATOR_MEMORY (bytes) change the card's size.
@@ -25,9 +26,15 @@ The exit status is the command's; 2 where it could not be run.
 
 const LIBRARY: &str = "libcuda_emulator.so";
 
-/// The names that the library is opened by: cudarc asks for those without a number first.
-const NAMES: [&str; 6] =
-    ["libcuda.so.1", "libcuda.so", "libnvrtc.so.13", "libnvrtc.so", "libcublasLt.so.13", "libcublasLt.so"];
+/// The names that the library is opened by: cudarc asks for the driver without a number first.
+const NAMES: [&str; 6] = [
+    "libcuda.so.1",
+    "libcuda.so",
+    "libnvrtc.so.13",
+    "libnvrtc.so.12",
+    "libcublasLt.so.13",
+    "libcublasLt.so.12",
+];
 
 /// What the command line says.
 #[derive(Default)]
@@ -35,6 +42,7 @@ struct Options {
     nvrtc: Option<PathBuf>,
     schedule: Option<OsString>,
     capability: Option<OsString>,
+    driver: Option<OsString>,
     command: Vec<OsString>,
     wants_help: bool,
 }
@@ -63,6 +71,7 @@ impl Options {
                 Some("--nvrtc") => options.nvrtc = Some(value()?.into()),
                 Some("--schedule") => options.schedule = Some(value()?),
                 Some("--capability") => options.capability = Some(value()?),
+                Some("--driver") => options.driver = Some(value()?),
                 Some("--help" | "-h") => options.wants_help = true,
                 Some("--") => {
                     options.command = arguments.collect();
@@ -93,8 +102,11 @@ fn run(options: Options) -> Result<ExitCode, String> {
     command.args(arguments);
     command.env("EYAS_CUDA_PATH", &folder.0).env("LD_LIBRARY_PATH", path);
     command.env("CUDA_EMULATOR_NVRTC", nvrtc);
-    let given =
-        [("CUDA_EMULATOR_SCHEDULE", options.schedule), ("CUDA_EMULATOR_CAPABILITY", options.capability)];
+    let given = [
+        ("CUDA_EMULATOR_SCHEDULE", options.schedule),
+        ("CUDA_EMULATOR_CAPABILITY", options.capability),
+        ("CUDA_EMULATOR_DRIVER", options.driver),
+    ];
     for (name, value) in given {
         if let Some(value) = value {
             command.env(name, value);
@@ -194,8 +206,10 @@ mod tests {
     #[test]
     fn the_command_line_is_read() {
         let parse = |line: &str| Options::parse(line.split(' ').map(OsString::from));
-        let options = parse("--schedule late --capability 8.0 -- eyas train --help").expect("right");
+        let options =
+            parse("--schedule late --capability 8.0 --driver 12.4 -- eyas train --help").expect("right");
         assert_eq!((options.schedule, options.capability), (Some("late".into()), Some("8.0".into())));
+        assert_eq!(options.driver, Some("12.4".into()));
         assert_eq!(options.command, ["eyas", "train", "--help"]);
         assert!(parse("--help").expect("right").wants_help);
         for line in ["--schedule", "--", "eyas train", "--schedule late"] {

@@ -18,7 +18,7 @@ use cudarc::cublaslt::sys::{
     cudaDataType_t, cudaStream_t,
 };
 use product::{Epilogue, Kind, Operands, Product};
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::sync::Mutex;
 
 type Outcome = Result<(), cublasStatus_t>;
@@ -58,6 +58,11 @@ unsafe extern "C" fn cublasLtCreate(handle: *mut cublasLtHandle_t) -> cublasStat
     }
     // SAFETY: the caller's pointer is to a handle.
     status(unsafe { put(handle, LIBRARIES.add(())) })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cublasLtGetStatusString(_: cublasStatus_t) -> *const c_char {
+    c"the emulated cuBLASLt has no words for it".as_ptr()
 }
 
 #[unsafe(no_mangle)]

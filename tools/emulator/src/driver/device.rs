@@ -29,6 +29,14 @@ pub(super) unsafe extern "C" fn cuInit(flags: c_uint) -> CUresult {
     result(check_card())
 }
 
+/// Before the driver was initialized too.
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> CUresult {
+    let (major, minor) = settings::get().version;
+    // SAFETY: the caller's pointer is to an int.
+    result(unsafe { put(version, 1000 * major + 10 * minor) })
+}
+
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> CUresult {
     // SAFETY: the caller's pointer is to an int.

@@ -3,11 +3,15 @@
 use super::kernels::{Shape, task};
 use super::{EXECUTABLES, GRAPHS, STREAMS, card, enter, put, result};
 use crate::graph::{self, Executable, Status, submit};
+use crate::memory;
 use cudarc::driver::sys::{
     CUDA_KERNEL_NODE_PARAMS, CUgraph, CUgraphEdgeData, CUgraphExec, CUgraphNode, CUresult, CUstream,
     CUstreamCaptureMode, CUstreamCaptureStatus,
 };
 use std::ffi::c_ulonglong;
+
+/// Bytes that must be free for a graph to be uploaded.
+const GRAPH_BYTES: usize = 64 << 10;
 
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C" fn cuStreamBeginCapture_v2(
@@ -85,6 +89,17 @@ pub(super) unsafe extern "C" fn cuGraphInstantiateWithFlags(
         unsafe { put(executable, EXECUTABLES.add(Executable::new(&graph))) }
     };
     result(enter().and_then(|()| instantiate()))
+}
+
+/// Uploads nothing, but has no memory for it where next to none is left.
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn cuGraphUpload(executable: CUgraphExec, stream: CUstream) -> CUresult {
+    let upload = || {
+        let _ = (EXECUTABLES.get(executable)?, STREAMS.get(stream)?);
+        let (free, _) = memory::info();
+        if free < GRAPH_BYTES { Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY) } else { Ok(()) }
+    };
+    result(enter().and_then(|()| upload()))
 }
 
 #[unsafe(no_mangle)]

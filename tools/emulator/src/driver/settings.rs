@@ -8,6 +8,8 @@ use std::sync::OnceLock;
 pub(crate) struct Settings {
     /// Compute capability.
     pub(crate) capability: (i32, i32),
+    /// The driver's version of CUDA.
+    pub(crate) version: (i32, i32),
     /// Streaming multiprocessors.
     pub(crate) num_processors: i32,
     /// Bytes of memory.
@@ -21,6 +23,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             capability: (9, 0),
+            version: (13, 0),
             num_processors: 4,
             // Not more: what measures a card takes larger products on a larger one, which last minutes here.
             memory: 1 << 30,
@@ -44,12 +47,16 @@ impl Settings {
     fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
         let mut settings = Settings::default();
         let wrong = |name: &str, text: &str, want: &str| format!("{name} is {text:?}: it should be {want}");
-        if let Some(text) = variable("CUDA_EMULATOR_CAPABILITY") {
+        let numbers = [
+            ("CUDA_EMULATOR_CAPABILITY", &mut settings.capability),
+            ("CUDA_EMULATOR_DRIVER", &mut settings.version),
+        ];
+        for (name, numbers) in numbers {
+            let Some(text) = variable(name) else { continue };
             let parts = text.split_once('.').and_then(|(major, minor)| {
                 Some((major.parse::<u8>().ok()?.into(), minor.parse::<u8>().ok()?.into()))
             });
-            let want = "two numbers, as 9.0";
-            settings.capability = parts.ok_or_else(|| wrong("CUDA_EMULATOR_CAPABILITY", &text, want))?;
+            *numbers = parts.ok_or_else(|| wrong(name, &text, "two numbers, as 9.0"))?;
         }
         if let Some(text) = variable("CUDA_EMULATOR_PROCESSORS") {
             let number = text.parse().ok().filter(|&number: &i32| number > 0);
@@ -89,10 +96,12 @@ mod tests {
         };
         let settings = read("CUDA_EMULATOR_CAPABILITY", "8.0").expect("right");
         assert_eq!((settings.capability, settings.max_shared()), ((8, 0), 163 << 10));
+        assert_eq!(read("CUDA_EMULATOR_DRIVER", "12.4").expect("right").version, (12, 4));
         let settings = read("CUDA_EMULATOR_SCHEDULE", "random:7").expect("right");
         assert_eq!(settings.schedule, Schedule::Random(7));
         for (name, text) in [
             ("CUDA_EMULATOR_CAPABILITY", "9"),
+            ("CUDA_EMULATOR_DRIVER", "12.x"),
             ("CUDA_EMULATOR_PROCESSORS", "0"),
             ("CUDA_EMULATOR_MEMORY", "1 GiB"),
             ("CUDA_EMULATOR_SCHEDULE", "random"),

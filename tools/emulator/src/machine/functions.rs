@@ -130,6 +130,8 @@ pub(crate) enum Widen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Narrow {
     Low,
+    /// The low half of that.
+    Low16,
     Float,
     FloatOfSigned,
     FloatOfUnsigned,

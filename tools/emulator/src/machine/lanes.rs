@@ -296,6 +296,7 @@ impl Lanes {
         let d = &mut self.words[d as usize];
         match f {
             Narrow::Low => set_lanes!(d, mask, lane, a[lane] as u32),
+            Narrow::Low16 => set_lanes!(d, mask, lane, u32::from(a[lane] as u16)),
             Narrow::Float => set_lanes!(d, mask, lane, (f64::from_bits(a[lane]) as f32).to_bits()),
             Narrow::FloatOfSigned => set_lanes!(d, mask, lane, (a[lane] as i64 as f32).to_bits()),
             Narrow::FloatOfUnsigned => set_lanes!(d, mask, lane, (a[lane] as f32).to_bits()),

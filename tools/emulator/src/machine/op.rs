@@ -293,6 +293,12 @@ pub(crate) enum Op {
         a: Slot,
         members: Slot,
     },
+    /// vote.any: whether the predicate is set in any lane.
+    VoteAny {
+        d: Slot,
+        a: Slot,
+        members: Slot,
+    },
     /// Where to go on, as the index of an instruction.
     Branch {
         target: u32,

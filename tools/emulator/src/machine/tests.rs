@@ -32,9 +32,10 @@ impl Drop for Words {
 fn run_body(body: &str, grid: u32, block: u32, memory: &Words) -> Result<(), String> {
     let text = format!(
         ".version 9.0
-        .entry test(.param .u64 pointer)
+        .entry test(.param .u64 .ptr .align 4 pointer)
         {{
             .reg .pred %p<20>;
+            .reg .b16 %rs<5>;
             .reg .b32 %r<100>;
             .reg .f32 %f<20>;
             .reg .b64 %rd<20>;
@@ -135,6 +136,29 @@ fn barriers_in_memory_count_arrivals_and_bytes() {
     // Both blocks store 42s over the whole, of which they read one.
     run_body(&body, 2, 64, &memory).expect("it runs");
     assert_eq!(memory.values(), [42; 128]);
+}
+
+#[test]
+fn numbers_of_16_bits_stay_such() {
+    let body = format!(
+        "add.s32 %r5, %r1, 0x3ffe0; cvt.u64.u32 %rd4, %r5; cvt.u16.u64 %rs1, %rd4; shr.u16 %rs2, %rs1, 4;
+        mul.wide.u16 %r9, %rs2, 1024; {STORE}"
+    );
+    let memory = Words::new(&[0; 128]);
+    run_body(&body, 2, 64, &memory).expect("it runs");
+    let want = |i: u32| u32::from((i % 64 + 0x3ffe0) as u16 >> 4) * 1024;
+    assert!(memory.values().iter().enumerate().all(|(i, &x)| x == want(i as u32)));
+}
+
+#[test]
+fn votes_are_the_warps() {
+    // Only lane 40 is in favour: its warp is, the other is not.
+    let body = format!(
+        "setp.eq.s32 %p1, %r1, 40; vote.sync.any.pred %p2, %p1, -1; mov.u32 %r9, 3; @%p2 mov.u32 %r9, 4; {STORE}"
+    );
+    let memory = Words::new(&[0; 128]);
+    run_body(&body, 2, 64, &memory).expect("it runs");
+    assert!(memory.values().iter().enumerate().all(|(i, &x)| x == if i % 64 < 32 { 3 } else { 4 }));
 }
 
 #[test]

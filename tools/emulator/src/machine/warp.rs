@@ -318,7 +318,10 @@ impl Warp {
     #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx2,fma,f16c,popcnt,lzcnt"))]
     fn together(&mut self, op: &Op, mask: u32, around: &mut Surroundings<'_>) -> Result<Next, String> {
         let members = match *op {
-            Op::Shuffle { members, .. } | Op::MatchAny { members, .. } | Op::WarpBarrier { members } => {
+            Op::Shuffle { members, .. }
+            | Op::MatchAny { members, .. }
+            | Op::VoteAny { members, .. }
+            | Op::WarpBarrier { members } => {
                 let wanted = self.lanes.words[members as usize][mask.trailing_zeros() as usize];
                 if wanted & mask != mask {
                     return Err(format!(
@@ -340,6 +343,10 @@ impl Warp {
                 }
             }
             Op::MatchAny { d, a, .. } => self.match_any(mask, d, a),
+            Op::VoteAny { d, a, .. } => {
+                let is_any = self.lanes.predicates[a as usize] & mask != 0;
+                self.lanes.set_predicate(d, mask, if is_any { FULL } else { 0 });
+            }
             Op::WarpBarrier { .. } => {}
             Op::Barrier { number, count } => {
                 let first = mask.trailing_zeros() as usize;

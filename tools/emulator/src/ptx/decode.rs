@@ -121,9 +121,11 @@ impl<'a> Decoder<'a> {
             let (name, align, bytes) = if rest.starts_with(".align") {
                 text::declaration(rest).ok_or_else(wrong)?
             } else {
-                let (kind, name) = rest.split_once(' ').ok_or_else(wrong)?;
+                // Between type and name may be said what a pointer points to: .u64 .ptr .align 1 name.
+                let (kind, rest) = rest.split_once(' ').ok_or_else(wrong)?;
+                let name = rest.split_whitespace().next_back().ok_or_else(wrong)?;
                 let bytes = bytes_of(kind.trim_start_matches('.'))?;
-                (name.trim(), bytes, bytes)
+                (name, bytes, bytes)
             };
             offset = offset.next_multiple_of(align);
             self.names.parameters.insert(name, offset as u32);
@@ -206,6 +208,14 @@ impl<'a> Decoder<'a> {
                 Ok(Op::MatchAny {
                     d: self.names.written(d, Class::Word)?,
                     a: self.names.word(a)?,
+                    members: self.names.word(members)?,
+                })
+            }
+            "vote" if statement.has("any") && statement.kind() == "pred" => {
+                let [d, a, members] = statement.operands()?;
+                Ok(Op::VoteAny {
+                    d: self.names.written(d, Class::Predicate)?,
+                    a: self.names.predicate(a)?,
                     members: self.names.word(members)?,
                 })
             }

@@ -166,6 +166,11 @@ fn operands(op: &mut Op, f: Visitor<'_>) {
             [a, members].into_iter().for_each(|slot| f(Word, Read, slot));
             f(Word, Written, d);
         }
+        Op::VoteAny { d, a, members } => {
+            f(Predicate, Read, a);
+            f(Word, Read, members);
+            f(Predicate, Written, d);
+        }
         _ => together(op, f),
     }
 }

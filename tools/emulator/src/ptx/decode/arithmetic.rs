@@ -56,6 +56,8 @@ impl<'a> Decoder<'a> {
                     }
                 })
             }
+            // The product of two numbers of 16 bits is a word, which theirs is, too.
+            "mul" | "mad" if statement.has("wide") && statement.kind() == "u16" => self.words(statement),
             "mul" | "mad" if statement.has("wide") => self.multiply_wide(statement),
             _ => match class {
                 Class::Predicate => self.logic(statement),
@@ -125,6 +127,7 @@ impl<'a> Decoder<'a> {
             (Class::Word, Class::Double) => {
                 let f = match (to, from) {
                     ("u32" | "s32" | "b32", "u64" | "s64" | "b64") => Narrow::Low,
+                    ("u16" | "s16" | "b16", "u64" | "s64" | "b64") => Narrow::Low16,
                     ("f32", "f64") if rounds("rn") => Narrow::Float,
                     ("f32", "s64") if rounds("rn") => Narrow::FloatOfSigned,
                     ("f32", "u64") if rounds("rn") => Narrow::FloatOfUnsigned,
@@ -234,8 +237,14 @@ impl<'a> Decoder<'a> {
         let kind = statement.kind();
         let name = statement.opcode[0];
         // 16-bit registers hold 16 bits: only what keeps the upper ones zero, or is cut afterwards, is known.
-        let is_16 = kind.ends_with("16") && !matches!(name, "and" | "or" | "xor");
-        if is_16 && !kind.ends_with("x2") {
+        let is_16 = kind.ends_with("16") && !kind.ends_with("x2");
+        let keeps_16 = match name {
+            "and" | "or" | "xor" => true,
+            "shr" => matches!(kind, "u16" | "b16"),
+            "mul" | "mad" => statement.has("wide"),
+            _ => false,
+        };
+        if is_16 && !keeps_16 {
             return Err(statement.unknown());
         }
         let sources: Vec<&str> = statement.operands.get(1..).unwrap_or_default().to_vec();

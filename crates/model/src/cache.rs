@@ -8,7 +8,7 @@ use crate::model::Gpt;
 use eyas_ops::{Act, Backend, Buf, Buffer, CachedAttentionDims, Changing, Dropout, Element};
 
 /// Tokens that a prompt is read in at a time.
-const PIECE: usize = 128;
+pub(crate) const PIECE: usize = 128;
 
 /// Keys and values of B sequences of equal length, and the buffers that reading more tokens takes.
 pub struct KvCache<D: Backend> {

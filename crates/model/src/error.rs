@@ -6,17 +6,29 @@ use std::path::{Path, PathBuf};
 /// What can go wrong: with a configuration, with a model folder, with a request for text.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The network does not fit the device.
+    /// Something does not fit the device.
     #[error(
-        "the network needs {:.2} GiB, and the device has {:.2} GiB free; use the CPU, `--device cpu`, or end what fills it",
+        "{what}: {:.2} GiB are needed, and the device has {:.2} GiB free; use the CPU, `--device cpu`, or end what fills it",
         *needed_bytes as f64 / f64::from(1 << 30),
         *free_bytes as f64 / f64::from(1 << 30)
     )]
     Memory {
-        /// Weights and compute copies.
+        /// What it is, perhaps with what may be asked for instead.
+        what: String,
+        /// What it takes.
         needed_bytes: usize,
         /// What is free.
         free_bytes: usize,
+    },
+    /// More at once than a device can count the elements of.
+    #[error("expected at most {most} {what} at once, got {got}")]
+    Batch {
+        /// What they are.
+        what: String,
+        /// How many there may be.
+        most: usize,
+        /// How many were asked for.
+        got: usize,
     },
     /// An error with the file it was found in.
     #[error("{}: {error}", path.display())]

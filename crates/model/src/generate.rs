@@ -5,6 +5,7 @@
 
 use crate::cache::KvCache;
 use crate::error::Error;
+use crate::memory::check_generation;
 use crate::model::Gpt;
 use crate::sampling::Sampling;
 use eyas_ops::{Backend, Rng};
@@ -49,6 +50,7 @@ pub fn generate<D: Backend>(
     let (&last, first) = check_prompt(gpt, prompt)?;
     // A token is read only if another follows, so the last of a sequence needs no room.
     let max_len = prompt.len().saturating_add(sampling.max_new_tokens).min(gpt.config().n_positions);
+    check_generation(gpt, num_sequences, max_len)?;
     let mut cache = KvCache::new(gpt, max_len);
     gpt.prefill(&mut cache, first);
     if num_sequences > 1 {

@@ -4,7 +4,10 @@
 //! device, so that the plan cannot differ from what happens.
 
 use crate::activations::{Activations, Dims, Keep};
+use crate::cache::PIECE;
 use crate::config::Config;
+use crate::error::Error;
+use crate::model::Gpt;
 use crate::parameters::num_parameters;
 use eyas_ops::{Backend, Buffer, Device, Element, LinearDims, Scalar, Use};
 use std::marker::PhantomData;
@@ -73,6 +76,88 @@ pub fn compute_copies_bytes<D: Backend>(device: &D, config: &Config, purpose: Us
     let linear = [dims.c_attn, dims.attn_proj, dims.c_fc, dims.mlp_proj];
     let block: usize = linear.iter().map(|layer| copies(layer.inputs, layer.outputs)).sum();
     config.n_layer * block + copies(config.n_embd, config.vocab_size)
+}
+
+/// Refuses what a device has no memory for, before it is allocated.
+///
+/// # Errors
+/// [`Error::Memory`]; never where memory is not the device's to say.
+pub(crate) fn require_memory<D: Backend>(
+    device: &D,
+    needed_bytes: usize,
+    what: impl FnOnce() -> String,
+) -> Result<(), Error> {
+    match device.free_bytes() {
+        Some(free_bytes) if needed_bytes > free_bytes => {
+            Err(Error::Memory { what: what(), needed_bytes, free_bytes })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses batches of `batch` windows of `time` tokens that an evaluation of `gpt` has no memory for.
+///
+/// # Errors
+/// [`Error::Memory`]; [`Error::Batch`] if a tensor would have more elements than the device counts.
+pub fn check_evaluation<D: Backend>(gpt: &Gpt<D>, batch: usize, time: usize) -> Result<(), Error> {
+    let (device, config) = (&**gpt.device(), gpt.config());
+    let widest = config.inner().max(3 * config.n_embd).saturating_mul(time);
+    let most = device.max_elements() / widest;
+    if batch > most {
+        return Err(Error::Batch { what: format!("windows of {time} tokens"), most, got: batch });
+    }
+    let scratch_bytes = device.loss_scratch_bytes(Dims::new(config, batch, time).head);
+    let needed_bytes = inference_bytes(device, config, batch, time) + scratch_bytes;
+    require_memory(device, needed_bytes, || {
+        format!("batches of {batch} windows of {time} tokens, of which there may be fewer at once")
+    })
+}
+
+/// Refuses a cache in which `num_sequences` sequences grow to `capacity` tokens, and that of their prompt before it.
+///
+/// # Errors
+/// [`Error::Memory`]; [`Error::Batch`] if a tensor would have more elements than the device counts.
+pub(crate) fn check_generation<D: Backend>(
+    gpt: &Gpt<D>,
+    num_sequences: usize,
+    capacity: usize,
+) -> Result<(), Error> {
+    let (device, config) = (&**gpt.device(), gpt.config());
+    let most = device.max_elements() / (capacity * config.n_embd);
+    if num_sequences > most {
+        return Err(Error::Batch {
+            what: format!("sequences of {capacity} tokens"),
+            most,
+            got: num_sequences,
+        });
+    }
+    require_memory(device, generation_bytes(device, config, num_sequences, capacity), || {
+        format!("{num_sequences} sequences of up to {capacity} tokens, of which there may be fewer")
+    })
+}
+
+/// Bytes that generation takes beside the network: the cache of the prompt, and that of `num_sequences` sequences, if there are
+/// several, each of up to `capacity` tokens.
+pub fn generation_bytes<D: Backend>(
+    device: &D,
+    config: &Config,
+    num_sequences: usize,
+    capacity: usize,
+) -> usize {
+    let cache_bytes = |num_sequences: usize, piece: usize| {
+        let elements = 2 * config.n_layer * num_sequences * capacity * config.n_embd;
+        elements * size_of::<D::Element>()
+            + 4 * num_sequences * config.vocab_size
+            + inference_bytes(device, config, num_sequences, piece)
+    };
+    let of_all = if num_sequences > 1 { cache_bytes(num_sequences, 1) } else { 0 };
+    cache_bytes(1, PIECE.min(capacity)) + of_all
+}
+
+/// Bytes of the activations of `batch` rows of `time` tokens where nothing is trained.
+fn inference_bytes<D: Backend>(device: &D, config: &Config, batch: usize, time: usize) -> usize {
+    let plan = memory_plan(device, config, batch, time, Use::Inference, false);
+    plan.items.iter().filter(|(kind, _)| *kind == "activations").map(|(_, bytes)| bytes).sum()
 }
 
 /// A device that only counts.

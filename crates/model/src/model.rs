@@ -8,7 +8,7 @@ use crate::activations::{Keep, new_identity};
 use crate::config::Config;
 use crate::error::Error;
 use crate::files::{WeightFiles, config_files, save_model};
-use crate::memory::compute_copies_bytes;
+use crate::memory::{compute_copies_bytes, require_memory};
 use crate::parameters::{Declaration, Init, Parameters, num_parameters};
 use crate::safetensors::TensorOut;
 use eyas_ops::{Backend, Buf, Buffer, Rng, Rounding, Storage, Use};
@@ -251,10 +251,7 @@ fn check_device<D: Backend>(device: &D, config: &Config, purpose: Use) -> Result
         });
     }
     let needed_bytes = 4 * num_parameters(config) + compute_copies_bytes(device, config, purpose);
-    match device.free_bytes() {
-        Some(free_bytes) if needed_bytes > free_bytes => Err(Error::Memory { needed_bytes, free_bytes }),
-        _ => Ok(()),
-    }
+    require_memory(device, needed_bytes, || "the network".into())
 }
 
 /// The initial values of a tensor. Normal values come from one stream for each block of elements, so that they are the

@@ -10,7 +10,7 @@ use crate::format;
 use crate::output::{Output, note};
 use crate::progress::Progress;
 use eyas_data::{Mode, Shards, SourceOptions, eval_stream, is_shards, names_rows};
-use eyas_model::{Activations, Config, Gpt};
+use eyas_model::{Activations, Config, Gpt, check_evaluation};
 use eyas_ops::Backend;
 use eyas_token::Tokenizer;
 use eyas_train::{EvalData, EvalResult, evaluate};
@@ -158,6 +158,7 @@ fn score<D: Backend>(device: D, wanted: Score<'_>) -> Outcome<EvalResult> {
     // No more rows than there are windows, whatever was asked for.
     let windows = data.num_targets(context_length).div_ceil(context_length as u64).max(1) as usize;
     let batch = args.batch_size.unwrap_or((BATCH_TOKENS / context_length).max(1)).min(windows);
+    check_evaluation(&gpt, batch, context_length)?;
     let mut activations = Activations::new(&gpt, batch, context_length);
     let mut progress = Progress::new("eval");
     let mut on_progress = |done: u64, of: u64| {

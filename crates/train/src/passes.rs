@@ -2,8 +2,8 @@
 //!
 //! An update keeps its samples, and its loss is the mean over the same tokens either way; only the order of sums changes, and the
 //! masks of dropout, which belong to a pass. A split changes the settings of the run. A merge changes none: batches, updates
-//! and epochs are counted as they were asked for, and checkpoints record it, so that a run that goes on with the same settings
-//! keeps to it, and to its bits, as long as it fits.
+//! and epochs are counted as they were asked for. Checkpoints record both, so that a run that goes on with the same settings
+//! keeps to them, and to its bits, as long as they fit.
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::error::Error;
@@ -16,6 +16,9 @@ use serde_json::Value;
 
 /// Under what name a checkpoint records how many micro-batches run as one pass.
 pub(crate) const MERGED: &str = "micro_batches_per_pass";
+
+/// Under what name it records how many samples a micro-batch was asked to have; it has fewer where it was split.
+pub(crate) const ASKED: &str = "asked_batch_size";
 
 /// Tokens of a merged pass, at most. Reasoned, not measured: a product of 65,536 rows and 768 columns is 3,072 tiles of
 /// 128 x 128, more than twenty for each processor of the largest cards, so that what idles during the last round of tiles is a few
@@ -31,15 +34,23 @@ pub(crate) struct Passes<'a, D: Backend> {
 }
 
 impl<D: Backend> Passes<'_, D> {
-    /// Splits micro-batches that do not fit the device's memory into more and smaller ones of the same update; returns what to
-    /// say of it.
+    /// Splits micro-batches that do not fit the device's memory, or that were split before `checkpoint`, into more and smaller
+    /// ones of the same update; returns what to say of it.
     ///
     /// # Errors
     /// [`Error::Memory`] if a single sample does not fit.
-    pub(crate) fn split(&self, config: &mut TrainConfig) -> Result<Option<String>, Error> {
+    pub(crate) fn split(
+        &self,
+        config: &mut TrainConfig,
+        checkpoint: Option<&Checkpoint>,
+    ) -> Result<Option<String>, Error> {
         let Some(free_bytes) = self.free_bytes() else { return Ok(None) };
         let asked = config.per_device_train_batch_size;
-        let Some(batch) = largest_batch(asked, |batch| self.fits(config, batch, free_bytes)) else {
+        let fits = |batch: usize| self.fits(config, batch, free_bytes);
+        let before =
+            checkpoint.and_then(|checkpoint| split_before(config, checkpoint::own(&checkpoint.state)));
+        let before = before.filter(|&batch| fits(batch));
+        let Some(batch) = before.or_else(|| largest_batch(asked, fits)) else {
             return Err(Error::Memory { needed_bytes: self.needed_bytes(config, 1), free_bytes });
         };
         if batch == asked {
@@ -48,6 +59,12 @@ impl<D: Backend> Passes<'_, D> {
         let needed_bytes = self.needed_bytes(config, asked);
         config.per_device_train_batch_size = batch;
         config.gradient_accumulation_steps *= asked / batch;
+        if before.is_some() {
+            let parts = asked / batch;
+            return Ok(Some(format!(
+                "micro-batches of {asked} samples were split into {parts} of {batch} before the checkpoint, and go on so"
+            )));
+        }
         Ok(Some(format!(
             "micro-batches of {asked} samples need {:.1} GiB and {:.1} are free: they are split into {} of {batch}, so that an \
              update stays the same but for rounding and dropout masks",
@@ -131,6 +148,18 @@ fn most_merged(accumulation: usize, most: usize, fits: impl Fn(usize) -> bool) -
     (2..=accumulation.min(most)).rev().filter(divides).find(|&merged| fits(merged)).unwrap_or(1)
 }
 
+/// The samples of a micro-batch of the run whose state is `own`, if that was asked for the same as this one and split.
+fn split_before(config: &TrainConfig, own: &Value) -> Option<usize> {
+    let number = |value: &Value| value.as_u64().and_then(|number| usize::try_from(number).ok());
+    let asked = config.per_device_train_batch_size;
+    let batch = number(&own["settings"]["per_device_train_batch_size"])?;
+    let accumulation = number(&own["settings"]["gradient_accumulation_steps"])?;
+    let is_part = batch > 0 && batch < asked && asked.is_multiple_of(batch);
+    let is_same = number(&own[ASKED])? == asked
+        && accumulation == config.gradient_accumulation_steps.saturating_mul(asked / batch.max(1));
+    (is_part && is_same).then_some(batch)
+}
+
 /// What the run merged whose state is `own`, if it was asked for the same as this one: one where nothing is recorded, as on the
 /// CPU.
 fn recorded(config: &TrainConfig, own: &Value) -> Option<usize> {
@@ -170,6 +199,33 @@ mod tests {
         // One micro-batch has nothing to be merged with; one larger than the limits stays as it was asked for.
         assert_eq!([merged(1, 16, 100), merged(8, 0, 100), merged(8, 16, 0)], [1, 1, 1]);
         assert_eq!(MAX_MERGED_TOKENS / (32 * 128), 16);
+    }
+
+    #[test]
+    fn a_split_is_kept_to_by_the_same_settings() {
+        let config = |batch, accumulation| TrainConfig {
+            per_device_train_batch_size: batch,
+            gradient_accumulation_steps: accumulation,
+            ..TrainConfig::defaults()
+        };
+        let own = json!({ASKED: 32, "settings": config(8, 12).to_json()});
+        assert_eq!(split_before(&config(32, 3), &own), Some(8));
+        // Other settings, though of the same update, and a run that was not split.
+        for other in [config(16, 6), config(8, 12), config(32, 4), config(64, 3)] {
+            assert_eq!(split_before(&other, &own), None);
+        }
+        let whole = json!({ASKED: 32, "settings": config(32, 3).to_json()});
+        assert_eq!(split_before(&config(32, 3), &whole), None);
+        // Records that are none.
+        for asked in [json!(null), json!("32"), json!(31)] {
+            let own = json!({ASKED: asked, "settings": config(8, 12).to_json()});
+            assert_eq!(split_before(&config(32, 3), &own), None);
+        }
+        assert_eq!(
+            split_before(&config(32, 3), &json!({ASKED: 32, "settings": config(0, 12).to_json()})),
+            None
+        );
+        assert_eq!(split_before(&config(32, 3), &Value::Null), None);
     }
 
     #[test]

@@ -97,6 +97,8 @@ pub struct Plan {
     pub num_train_tokens: u64,
     /// How an epoch is cut.
     pub epochs: Epochs,
+    /// Samples that a micro-batch was asked to have; it has fewer where memory was short.
+    pub asked_batch_size: usize,
     /// Micro-batches that run as one pass; `None` on the CPU, where each runs by itself.
     pub merged: Option<u64>,
     /// When the run ends.

@@ -14,7 +14,7 @@ use crate::plan::{Epochs, Plan};
 use crate::settings::{OptimizerKind, SaveStrategy, TrainConfig, refuse_hub};
 use crate::storage::Disk;
 use eyas_data::{Loader, Mode, Shards};
-use eyas_model::{Config, Gpt, Parameters, memory_plan};
+use eyas_model::{Config, Gpt, Parameters, generation_bytes, memory_plan};
 use eyas_ops::{Backend, Use};
 use eyas_token::Tokenizer;
 use std::path::Path;
@@ -63,7 +63,7 @@ impl Setup {
 
         let asked = config.per_device_train_batch_size;
         let passes = Passes { device, model: &model, loader: &loader, context_length };
-        let split = passes.split(config)?;
+        let split = passes.split(config, checkpoint.as_ref())?;
         let (merged, changed) = passes.merge(config, checkpoint.as_ref());
         let mut plan = plan(device, config, &model, &loader, context_length, merged);
         if config.dataloader_drop_last {
@@ -71,6 +71,7 @@ impl Setup {
             plan.epochs.num_samples = loader.num_samples() - loader.num_samples() % asked as u64;
             plan.budget = plan.epochs.budget(config);
         }
+        plan.asked_batch_size = asked;
         plan.peak_flops = device.peak_flops();
         plan.num_eval_targets = eval_data.as_ref().map(|data| data.num_targets(context_length));
         plan.first_step = checkpoint.as_ref().map_or(Ok(0), Checkpoint::step)?;
@@ -298,6 +299,9 @@ pub(crate) fn plan<D: Backend>(
         .iter_mut()
         .filter(|(kind, _)| *kind == "optimizer state")
         .for_each(|(_, bytes)| *bytes = state_bytes);
+    if config.evaluates() && !config.sample_prompts.is_empty() {
+        memory.push(("samples", generation_bytes(device, model, 1, model.n_positions) as u64));
+    }
     Plan {
         device: device.describe(),
         peak_flops: 0.0,
@@ -306,6 +310,7 @@ pub(crate) fn plan<D: Backend>(
         context_length,
         num_train_tokens: loader.shards().num_tokens(),
         epochs,
+        asked_batch_size: config.per_device_train_batch_size,
         merged,
         budget: epochs.budget(config),
         first_step: 0,

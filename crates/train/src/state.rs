@@ -8,7 +8,7 @@
 use crate::checkpoint::{self, Checkpoint, OWN};
 use crate::error::Error;
 use crate::loss_scale::LossScale;
-use crate::passes::MERGED;
+use crate::passes::{ASKED, MERGED};
 use crate::plan::Plan;
 use crate::runlog::{RunLog, Window};
 use crate::settings::TrainConfig;
@@ -123,6 +123,7 @@ impl State {
                 "samples": log.samples(),
                 "data": data,
                 "settings": config.to_json(),
+                ASKED: plan.asked_batch_size,
                 MERGED: plan.merged,
             }},
             "total_flos": self.num_tokens as f64 * plan.flops_per_token,

@@ -18,6 +18,7 @@ fn state() -> State {
         context_length: 256,
         num_train_tokens: 10_000_000,
         epochs: Epochs { num_samples: 39_062, batch: 8, accumulation: 2 },
+        asked_batch_size: 8,
         merged: None,
         budget: Budget::Steps(1000),
         first_step: 0,

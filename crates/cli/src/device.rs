@@ -54,13 +54,32 @@ impl fmt::Display for Choice {
 }
 
 impl Choice {
-    /// The number of the GPU to try; `None` for the CPU.
-    fn ordinal(self) -> Option<usize> {
-        match self {
-            Choice::Auto => Some(0),
-            Choice::Cpu => None,
-            Choice::Cuda(ordinal) => Some(ordinal),
+    /// What `open` makes of the first GPU that can be used, of those that may be tried; `None` for the CPU. What is not about the
+    /// GPU is an error of its own.
+    ///
+    /// # Errors
+    /// A GPU that was asked for and cannot be used; those of `open`.
+    fn first<T>(self, open: impl Fn(usize) -> Result<T, Result<CudaError, Failure>>) -> Outcome<Option<T>> {
+        let mut ordinals = match self {
+            Choice::Auto => 0..usize::MAX,
+            Choice::Cpu => return Ok(None),
+            Choice::Cuda(ordinal) => ordinal..ordinal.saturating_add(1),
+        };
+        let mut first_error = None;
+        for ordinal in &mut ordinals {
+            match open(ordinal) {
+                Ok(opened) => return Ok(Some(opened)),
+                Err(Err(failure)) => return Err(failure),
+                Err(Ok(error)) => {
+                    let is_of_all = !is_of_one_gpu(&error);
+                    first_error.get_or_insert(error);
+                    if is_of_all {
+                        break;
+                    }
+                }
+            }
         }
+        first_error.map_or(Ok(()), |error| self.without(&error)).map(|()| None)
     }
 
     /// What to do about a GPU that cannot be used: go on with the CPU, or fail.
@@ -84,6 +103,17 @@ fn is_absent(error: &CudaError) -> bool {
         }
         CudaError::NoDevice { count, .. } => *count == 0,
         CudaError::Driver { call: "cuInit", message } => message.contains("NO_DEVICE"),
+        _ => false,
+    }
+}
+
+/// Whether another GPU of the machine may do, where this one did not.
+fn is_of_one_gpu(error: &CudaError) -> bool {
+    match error {
+        CudaError::TooOld { .. } => true,
+        CudaError::Driver { call, .. } => {
+            !["cuInit", "cuDeviceGetCount", "cuDriverGetVersion"].contains(call)
+        }
         _ => false,
     }
 }
@@ -174,11 +204,7 @@ impl Wanted {
 /// # Errors
 /// A GPU that was asked for and cannot be used.
 pub(crate) fn gpu<E: CudaElement>(choice: Choice, tf32: bool) -> Outcome<Option<Cuda<E>>> {
-    let Some(ordinal) = choice.ordinal() else { return Ok(None) };
-    match Cuda::open(&cuda_options(ordinal, tf32)) {
-        Ok(cuda) => Ok(Some(cuda)),
-        Err(error) => choice.without(&error).map(|()| None),
-    }
+    choice.first(|ordinal| Cuda::open(&cuda_options(ordinal, tf32)).map_err(Ok::<_, Failure>))
 }
 
 /// A model folder opened for completions, on the GPU if that is the choice and it can be used.
@@ -200,11 +226,14 @@ pub(crate) fn open_completer(
         crate::commands::tokenizer::tell_if_slow(completer.tokenizer());
         Ok(completer)
     };
-    if let Some(ordinal) = choice.ordinal() {
-        match open(Place::Cuda(cuda_options(ordinal, false))) {
-            Err(Error::Cuda(error)) => choice.without(&error)?,
-            opened => return Ok(opened?),
-        }
+    let on_gpu = |ordinal| {
+        open(Place::Cuda(cuda_options(ordinal, false))).map_err(|error| match error {
+            Error::Cuda(error) => Ok(error),
+            other => Err(Failure::from(other)),
+        })
+    };
+    if let Some(completer) = choice.first(on_gpu)? {
+        return Ok(completer);
     }
     if precision == Precision::F16 {
         return Err(eyas_train::Error::Fp16.into());
@@ -251,6 +280,7 @@ fn folder(name: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use eyas_ops::CudaVersion;
 
     #[test]
     fn choices_are_read_and_written() {
@@ -270,18 +300,50 @@ mod tests {
     }
 
     #[test]
+    fn auto_takes_the_first_gpu_that_can_be_used() {
+        let old = || CudaError::TooOld { name: "an old card".into(), capability: (7, 0) };
+        let driver = |call| CudaError::Driver { call, message: "no".into() };
+        let tried = std::cell::RefCell::new(Vec::new());
+        let open = |usable: usize, why: CudaError| {
+            let tried = &tried;
+            tried.borrow_mut().clear();
+            move |ordinal: usize| {
+                tried.borrow_mut().push(ordinal);
+                match ordinal {
+                    3.. => Err(Ok(CudaError::NoDevice { ordinal, count: 3 })),
+                    _ if ordinal == usable => Ok(ordinal),
+                    _ => Err(Ok(why.clone())),
+                }
+            }
+        };
+        let first = |choice: Choice, usable, why| choice.first(open(usable, why)).ok().flatten();
+        assert_eq!(first(Choice::Auto, 2, old()), Some(2));
+        assert_eq!(first(Choice::Auto, 1, driver("cuDevicePrimaryCtxRetain")), Some(1));
+        // None of three, and what is the same for all.
+        assert_eq!((first(Choice::Auto, 9, old()), tried.borrow().len()), (None, 4));
+        assert_eq!((first(Choice::Auto, 1, driver("cuInit")), tried.borrow().len()), (None, 1));
+        // What was asked for is taken or refused.
+        assert_eq!(first(Choice::Cuda(2), 2, old()), Some(2));
+        assert!(Choice::Cuda(1).first(open(2, old())).is_err());
+        assert_eq!((first(Choice::Cpu, 0, old()), tried.borrow().len()), (None, 0));
+        let failed = |_| Err::<(), _>(Err(Failure::failed("the model is damaged")));
+        assert!(Choice::Auto.first(failed).is_err());
+    }
+
+    #[test]
     fn only_a_missing_card_is_passed_over_in_silence() {
-        let library = |names, problems| CudaError::Library {
+        let library = |name, problems| CudaError::Library {
             what: "a library",
-            names,
+            names: vec![name],
             looked: Vec::new(),
             problems,
-            hint: "",
+            hint: String::new(),
         };
-        assert!(is_absent(&library(&["libcuda.so.1"], Vec::new())));
+        assert!(is_absent(&library("libcuda.so.1", Vec::new())));
         assert!(is_absent(&CudaError::NoDevice { ordinal: 0, count: 0 }));
-        assert!(!is_absent(&library(&["libcuda.so.1"], vec!["it is damaged".into()])));
-        assert!(!is_absent(&library(&["libnvrtc.so.13"], Vec::new())));
+        assert!(!is_absent(&library("libcuda.so.1", vec!["it is damaged".into()])));
+        assert!(!is_absent(&library("libnvrtc.so.13", Vec::new())));
+        assert!(!is_absent(&CudaError::OldDriver { version: CudaVersion { major: 11, minor: 8 } }));
         assert!(!is_absent(&CudaError::TooOld { name: "an old card".into(), capability: (7, 0) }));
     }
 }

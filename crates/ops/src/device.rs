@@ -93,7 +93,8 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn max_elements(&self) -> usize {
         usize::MAX
     }
-    /// Runs `f` where operations start fastest: on the CPU's threads.
+    /// Runs `f` where operations start fastest: on the CPU's threads; on a GPU in turn, one thread after the other. `f` calls this
+    /// no more.
     fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         f()
     }

@@ -29,7 +29,7 @@ mod testing;
 pub use adamw::{AdamW, AdamWStep, AdamWTensor};
 pub use attention::{Attention, AttentionDims, CachedAttentionDims};
 pub use cpu::{Cpu, Isa, available_threads};
-pub use cuda::{Cuda, CudaElement, CudaError, CudaOptions, LibraryPaths, Recording};
+pub use cuda::{Cuda, CudaElement, CudaError, CudaOptions, LibraryPaths, Recording, Version as CudaVersion};
 pub use device::{Act, Buf, Buffer, Changing, Device, Scalar};
 pub use element::{Bf16, Element, F16};
 pub use embedding::{Embedding, EmbeddingDims};

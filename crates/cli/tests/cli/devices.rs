@@ -112,6 +112,6 @@ fn auto_takes_the_cpu_where_there_is_no_gpu() {
     let output = world.command().args(eval).env("EYAS_CUDA_PATH", world.path("cuda")).output();
     let output = output.expect("eyas starts");
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(stderr.contains("warning:") && stderr.contains("cuda/lib64/libcuda.so.1"), "{stderr}");
+    assert!(stderr.contains("warning:") && stderr.contains("cuda/lib64/libcuda.so.1: "), "{stderr}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), auto.stdout);
 }

@@ -67,8 +67,7 @@ constexpr int TILE = 128;
 constexpr u32 TILE_BYTES = TILE * 128;
 // Tiles of keys and values of the forward pass: two are on their way, one is in use, and one may still be.
 constexpr int FORWARD_STAGES = 4;
-// Q, and K and V of 64 keys for each stage.
-constexpr u32 HOPPER_FORWARD_BYTES = (1 + FORWARD_STAGES) * TILE_BYTES;
+// In shared memory: Q, and K and V of 64 keys for each stage.
 
 // Begins to copy rows first .. first + ROWS of a matrix of `count` rows, those past its end as zeros, if
 // `is_wanted`.

@@ -38,10 +38,8 @@ __device__ __forceinline__ void write_pair(E* to, u32 pair, bool are_wanted) {
                  : "memory");
 }
 
-// K three times, V, Q, dout and the gradients of scores twice, a tile on its way out, lse and delta twice. If IS_MASKED,
-// starts twice, too: it is all that a block may have.
-constexpr u32 HOPPER_BACKWARD_BYTES = 14 * TILE_BYTES + (IS_MASKED ? 6 : 4) * TILE * sizeof(float);
-
+// In shared memory: K three times, V, Q, dout and the gradients of scores twice, a tile on its way out, lse and delta twice. If
+// IS_MASKED, starts twice, too: it is all that a block may have.
 template <bool DROPOUT>
 __device__ __forceinline__ void flash_backward_on_hopper(E* dqkv, const E* dout, const float* lse, const float* delta,
                                                          float* sums, const E* qkv, const u32* starts, int T, int NH,
@@ -130,10 +128,10 @@ __device__ __forceinline__ void flash_backward_on_hopper(E* dqkv, const E* dout,
         // No one reads the tiles of the step before.
         __syncthreads();
         bool is_first = queries == keys, is_last = queries == count - 1;
-        if (IS_MASKED && later_start >= (keys + 1) * TILE) is_last = true;
+        if (IS_MASKED && agreed(later_start >= (keys + 1) * TILE)) is_last = true;
         // Whether these queries have sums of dq from earlier keys, and whether some of them may not see all of these keys.
-        bool are_there = IS_MASKED ? start < keys * TILE : keys > 0;
-        bool is_parted = IS_MASKED && later_start > keys * TILE;
+        bool are_there = IS_MASKED ? agreed(start < keys * TILE) : keys > 0;
+        bool is_parted = IS_MASKED && agreed(later_start > keys * TILE);
         int next_head = head, next_keys = keys, next_queries = queries + 1;
         int next_keys_stage = keys_stage, next_values_stage = values_stage;
         if (is_last) {

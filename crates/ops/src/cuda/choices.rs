@@ -27,15 +27,19 @@ impl Choices {
         Choices { path, by_product: text.lines().filter_map(line).collect() }
     }
 
-    /// Adds a choice, and writes all, sorted, so that the file is whole at any time. What another process has added since
-    /// stays.
-    pub(super) fn keep(&mut self, key: String, algorithm: [u64; 8]) {
-        self.by_product.insert(key, algorithm);
-        let Some(path) = &self.path else { return };
+    /// Adds a choice, and writes all, sorted. What another process has written since stays, its choice of the same too, which is
+    /// the one returned: who goes on with this run then reads what it took.
+    pub(super) fn keep(&mut self, key: String, algorithm: [u64; 8]) -> [u64; 8] {
+        let Some(path) = &self.path else {
+            self.by_product.insert(key, algorithm);
+            return algorithm;
+        };
         let others = Choices::load(Some(path.clone())).by_product;
+        let kept = *others.get(&key).unwrap_or(&algorithm);
         others.into_iter().for_each(|(key, words)| {
             self.by_product.entry(key).or_insert(words);
         });
+        self.by_product.insert(key, kept);
         let mut lines: Vec<_> = self.by_product.iter().collect();
         lines.sort();
         let mut text = String::new();
@@ -43,12 +47,9 @@ impl Choices {
             let words: Vec<_> = words.iter().map(|word| format!("{word:x}")).collect();
             let _ = writeln!(text, "{key}\t{}", words.join(" "));
         }
-        // A folder that cannot be written costs the next start its timing, and nothing else.
-        let partial = path.with_extension(format!("{}.partial", std::process::id()));
-        let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-        let _ = folder
-            .and_then(|()| std::fs::write(&partial, text))
-            .and_then(|()| std::fs::rename(&partial, path));
+        // A folder that cannot be written costs the next start its timing; that may choose another, and so other bits.
+        let _ = super::kept::write(path, text.as_bytes());
+        kept
     }
 }
 
@@ -96,8 +97,8 @@ impl Forms {
                         _ => {}
                     }
                 }
-                choices().keep(key, [best as u64, 0, 0, 0, 0, 0, 0, 0]);
-                best
+                let [form, ..] = choices().keep(key, [best as u64, 0, 0, 0, 0, 0, 0, 0]);
+                if (form as usize) < count { form as usize } else { best }
             })
         })
     }

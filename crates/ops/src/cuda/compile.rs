@@ -1,10 +1,9 @@
 //! Kernels: compiled by NVRTC for the card found, once, and kept on disk by the hash of what they were made from.
 
-use super::CudaError;
-use cudarc::nvrtc::sys as nvrtc;
+use super::bindings::{SUCCESS, Status, describe, nvrtc};
+use super::{CudaError, kept};
 use std::ffi::{CStr, CString, c_char};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Kernels that are compiled together.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +15,9 @@ pub(crate) struct Source {
     /// The kernels in it.
     pub(crate) kernels: &'static [&'static str],
 }
+
+/// What CUDA 12 called the architecture that is 110 since 13: its PTX is not for those that lie between.
+const RENAMED: i32 = 101;
 
 const PRELUDE: &str = include_str!("prelude.cuh");
 
@@ -38,19 +40,13 @@ pub(crate) fn compile(
         hasher.update(text.as_bytes()).update(options.join(" ").as_bytes()).update(version().as_bytes());
         cache.join(format!("{}-{}.kernels", source.name, hasher.finalize().to_hex()))
     });
-    if let Some(image) = cached.as_ref().filter(|_| !is_fresh).and_then(|path| std::fs::read(path).ok()) {
+    if let Some(image) = cached.as_ref().filter(|_| !is_fresh).and_then(|path| kept::read_hashed(path)) {
         return Ok(image);
     }
     let image = run(source.name, &text, &options)?;
     if let Some(path) = cached {
         // A folder that cannot be written costs the next start a few seconds, and nothing else.
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let partial = path.with_extension(format!("{}-{number}.partial", std::process::id()));
-        let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-        let _ = folder
-            .and_then(|()| std::fs::write(&partial, &image))
-            .and_then(|()| std::fs::rename(&partial, &path));
+        let _ = kept::write_hashed(&path, &image);
     }
     Ok(image)
 }
@@ -63,7 +59,8 @@ fn version() -> String {
     format!("{major}.{minor}")
 }
 
-/// The option that names the card: its machine code if NVRTC knows it, else the newest PTX, which the driver compiles.
+/// The option that names the card: its machine code if NVRTC knows it, else the newest PTX that runs there, which the driver
+/// compiles.
 fn architecture((major, minor): (i32, i32)) -> Result<String, CudaError> {
     let mut count = 0;
     // SAFETY: count is written.
@@ -77,7 +74,7 @@ fn architecture((major, minor): (i32, i32)) -> Result<String, CudaError> {
         let suffix = if wanted == 90 { "a" } else { "" };
         return Ok(format!("--gpu-architecture=sm_{wanted}{suffix}"));
     }
-    let newest = known.into_iter().filter(|&arch| arch < wanted).max().unwrap_or(80);
+    let newest = known.into_iter().filter(|&arch| arch < wanted && arch != RENAMED).max().unwrap_or(80);
     Ok(format!("--gpu-architecture=compute_{newest}"))
 }
 
@@ -103,7 +100,7 @@ fn run(name: &'static str, text: &str, options: &[String]) -> Result<Image, Cuda
         check(created, "nvrtcCreateProgram")?;
         let compiled = nvrtc::nvrtcCompileProgram(program, pointers.len() as i32, pointers.as_ptr());
         let result = match compiled {
-            nvrtc::nvrtcResult::NVRTC_SUCCESS => image(program, is_ptx),
+            SUCCESS => image(program, is_ptx),
             _ => Err(CudaError::Compile { name, log: log(program) }),
         };
         let _ = nvrtc::nvrtcDestroyProgram(&mut program);
@@ -137,7 +134,7 @@ unsafe fn log(program: nvrtc::nvrtcProgram) -> String {
     let mut size = 0;
     // SAFETY: the caller's promise; the buffer has the size that was asked for.
     unsafe {
-        if nvrtc::nvrtcGetProgramLogSize(program, &mut size) != nvrtc::nvrtcResult::NVRTC_SUCCESS {
+        if nvrtc::nvrtcGetProgramLogSize(program, &mut size) != SUCCESS {
             return "no log".into();
         }
         let mut log = vec![0u8; size.max(1)];
@@ -147,10 +144,10 @@ unsafe fn log(program: nvrtc::nvrtcProgram) -> String {
     }
 }
 
-fn check(result: nvrtc::nvrtcResult, call: &'static str) -> Result<(), CudaError> {
-    match result {
-        nvrtc::nvrtcResult::NVRTC_SUCCESS => Ok(()),
-        other => Err(CudaError::Driver { call, message: format!("{other:?}") }),
+fn check(status: Status, call: &'static str) -> Result<(), CudaError> {
+    match status {
+        SUCCESS => Ok(()),
+        other => Err(CudaError::Driver { call, message: describe(other, nvrtc::nvrtcGetErrorString) }),
     }
 }
 
@@ -158,13 +155,13 @@ fn check(result: nvrtc::nvrtcResult, call: &'static str) -> Result<(), CudaError
 mod tests {
     use super::*;
     use crate::attention::cuda::{MASKED, head_defines, sources};
-    use crate::cuda::{SOURCES, library, test_cache, test_paths};
+    use crate::cuda::{SOURCES, Version, library, test_cache, test_paths};
 
     /// Needs no GPU: NVRTC compiles for any card.
     #[test]
     #[expect(clippy::print_stdout, reason = "a test that skips says so")]
     fn every_kernel_compiles_for_every_architecture() {
-        if let Err(error) = library::open_nvrtc(&test_paths()) {
+        if let Err(error) = library::open_nvrtc(&test_paths(), Version { major: 13, minor: 0 }) {
             println!("skipped: {error}");
             return;
         }

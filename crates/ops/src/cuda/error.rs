@@ -2,6 +2,21 @@
 
 use std::fmt;
 
+/// A version of CUDA.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// What libraries and driver must agree on.
+    pub major: u32,
+    /// What they need not.
+    pub minor: u32,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
 /// Why there is no CUDA device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CudaError {
@@ -9,14 +24,14 @@ pub enum CudaError {
     Library {
         /// What it is.
         what: &'static str,
-        /// Its file names.
-        names: &'static [&'static str],
+        /// The file names that would do.
+        names: Vec<&'static str>,
         /// Where it was looked for.
         looked: Vec<String>,
         /// Files that were found and did not load, with the loader's words.
         problems: Vec<String>,
         /// Where to get it.
-        hint: &'static str,
+        hint: String,
     },
     /// The driver has no GPU of this number.
     NoDevice {
@@ -24,6 +39,11 @@ pub enum CudaError {
         ordinal: usize,
         /// GPUs that there are.
         count: usize,
+    },
+    /// The driver is older than every library that would do.
+    OldDriver {
+        /// The version of CUDA that it has.
+        version: Version,
     },
     /// The GPU is older than the kernels.
     TooOld {
@@ -61,6 +81,9 @@ impl fmt::Display for CudaError {
             }
             CudaError::NoDevice { ordinal, count } => {
                 write!(f, "there is no GPU {ordinal}: the driver finds {count}, numbered from 0")
+            }
+            CudaError::OldDriver { version } => {
+                write!(f, "the NVIDIA driver has CUDA {version}; 12.0 (driver 525) is the least that works")
             }
             CudaError::TooOld { name, capability: (major, minor) } => {
                 write!(

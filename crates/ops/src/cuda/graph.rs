@@ -21,6 +21,8 @@ pub struct Recording {
     signature: u64,
     runs: u32,
     graph: Option<Graph>,
+    /// Whether the card had no memory for it, so that it is not tried again.
+    is_too_large: bool,
 }
 
 /// A recorded graph, ready to be launched.
@@ -71,20 +73,47 @@ impl Recording {
         }
         match &mut self.graph {
             Some(graph) => graph.launch(changing),
-            None if self.runs < RUNS_BEFORE || !context.can_record() => {
-                self.runs += 1;
+            None if self.runs < RUNS_BEFORE || self.is_too_large || !context.can_record() => {
+                self.runs = self.runs.saturating_add(1);
                 queue();
             }
             None => {
-                let (graph, executable, nodes) = context.record(queue);
-                let graph = Graph { graph, executable, changing: nodes, context: context.clone() };
-                self.graph.insert(graph).launch(changing);
+                self.graph = Graph::record(context, &mut queue);
+                match &mut self.graph {
+                    Some(graph) => graph.launch(changing),
+                    None => {
+                        self.is_too_large = true;
+                        queue();
+                    }
+                }
             }
         }
     }
 }
 
 impl Graph {
+    /// What `queue` queues, which is not run; `None` if the card has no memory for it.
+    fn record(context: &Arc<Context>, queue: impl FnMut()) -> Option<Self> {
+        let (graph, nodes) = context.record(queue);
+        let mut executable = std::ptr::null_mut();
+        // SAFETY: it is written; the graph was just recorded.
+        let result = unsafe { driver::cuGraphInstantiateWithFlags(&mut executable, graph, 0) };
+        let recorded = Graph { graph, executable, changing: nodes, context: context.clone() };
+        // What a launch needs is taken now, while going without it is still to be had.
+        let result = match result {
+            // SAFETY: the graph was instantiated.
+            driver::CUresult::CUDA_SUCCESS => unsafe {
+                driver::cuGraphUpload(executable, context.stream(Lane::First))
+            },
+            failed => failed,
+        };
+        if result == driver::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+            return None;
+        }
+        require("cuGraphInstantiate", result);
+        Some(recorded)
+    }
+
     fn launch(&mut self, changing: Changing) {
         self.context.join();
         self.context.bind();
@@ -141,8 +170,13 @@ impl ChangingNode {
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        self.context.bind();
-        // SAFETY: they are not used again. A launch in progress goes on.
-        let _ = unsafe { (driver::cuGraphExecDestroy(self.executable), driver::cuGraphDestroy(self.graph)) };
+        self.context.try_bind();
+        // SAFETY: they are not used again. A launch in progress goes on. There is no executable where there was no memory.
+        unsafe {
+            if !self.executable.is_null() {
+                let _ = driver::cuGraphExecDestroy(self.executable);
+            }
+            let _ = driver::cuGraphDestroy(self.graph);
+        }
     }
 }

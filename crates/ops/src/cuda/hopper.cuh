@@ -9,6 +9,27 @@
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define HOPPER
 
+// Compilers of CUDA 12 want some help, which the later ones, for which these kernels were measured, do without.
+#define COMPILER_VERSION (100 * __CUDACC_VER_MAJOR__ + __CUDACC_VER_MINOR__)
+
+// How sums are declared that the first product replaces. Unless they are set, compilers before 12.9 let no product run beside
+// anything else (their remark C7515).
+#if COMPILER_VERSION < 1209
+#define REPLACED_SUMS = {}
+#else
+#define REPLACED_SUMS
+#endif
+
+// What a warp's threads agree on, though it depends on memory. 12.9 ends in a segmentation fault of its own over a loop of products
+// that takes such turns, unless it sees that they are the warp's.
+__device__ __forceinline__ bool agreed(bool x) {
+#if COMPILER_VERSION == 1209
+    return __any_sync(FULL_WARP, x);
+#else
+    return x;
+#endif
+}
+
 // The types of a product's sums and operands, and four or sixteen of its sums as assembly takes them.
 #if defined(ELEMENT_BF16)
 #define GROUP_TYPES "f32.bf16.bf16 "

@@ -1,40 +1,58 @@
 //! Finding NVIDIA's libraries at run time: the driver, NVRTC and cuBLASLt.
 //!
-//! eyas is built without CUDA and links to none of it. The trick: a library is opened here by its path and kept open, and
-//! the bindings, which ask the system's loader by name alone, are then given the one that is loaded already.
+//! eyas is built without CUDA and links to none of it. A library is opened here by its path and kept open. NVRTC and
+//! cuBLASLt come in versions that only a driver of theirs or a newer one can serve: of the versions that a machine has, those
+//! are passed over that its driver is too old for.
 
-use super::CudaError;
+use super::bindings::{cublaslt, nvrtc};
+use super::{CudaError, Version};
+use cudarc::driver::sys as driver;
 use libloading::Library;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-/// A library, and the file names it is known by, newest first.
+/// A library, and the file names it is known by, newest first, each with the least major version of CUDA that the driver
+/// must have.
 struct Wanted {
     what: &'static str,
-    names: &'static [&'static str],
+    names: &'static [(&'static str, u32)],
     /// How the names of files begin that it opens by name itself, and that lie beside it.
     companion: Option<&'static str>,
-    hint: &'static str,
+    /// Takes the functions that are called from the library; what it lacks is the error.
+    load: fn(&Library) -> Result<(), &'static str>,
+    hint: fn(Version) -> String,
 }
 
 const DRIVER: Wanted = Wanted {
     what: "the NVIDIA driver",
-    names: &["libcuda.so.1", "libcuda.so"],
+    // As cudarc asks for it, by name alone, when its functions are called.
+    names: &[("libcuda.so", 0), ("libcuda.so.1", 0)],
     companion: None,
-    hint: "it comes with the graphics driver; without one this machine trains on the CPU: --device cpu",
+    load: |_| Ok(()),
+    hint: |_| {
+        "it comes with the graphics driver; without one this machine trains on the CPU: --device cpu".into()
+    },
 };
 const NVRTC: Wanted = Wanted {
     what: "NVRTC, which compiles the kernels",
-    names: &["libnvrtc.so.13", "libnvrtc.so.12"],
+    names: &[("libnvrtc.so.13", 13), ("libnvrtc.so.12", 12)],
     companion: Some("libnvrtc-builtins.so"),
-    hint: "it comes with the CUDA toolkit, or with `pip install nvidia-cuda-nvrtc`",
+    load: nvrtc::load,
+    hint: |driver| hint("nvidia-cuda-nvrtc", driver),
 };
 const CUBLASLT: Wanted = Wanted {
     what: "cuBLASLt, which multiplies matrices",
-    names: &["libcublasLt.so.13", "libcublasLt.so.12"],
+    names: &[("libcublasLt.so.13", 13), ("libcublasLt.so.12", 12)],
     companion: None,
-    hint: "it comes with the CUDA toolkit, or with `pip install nvidia-cublas`",
+    load: cublaslt::load,
+    hint: |driver| hint("nvidia-cublas", driver),
 };
+
+/// Where to get a library that this driver can serve; `package` is its name for CUDA 13.
+fn hint(package: &str, driver: Version) -> String {
+    let (suffix, major) = if driver.major < 13 { ("-cu12", 12) } else { ("", 13) };
+    format!("it comes with the CUDA toolkit, version {major}, or with `pip install {package}{suffix}`")
+}
 
 /// Where libraries are looked for beside the places that the system's loader knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,8 +62,8 @@ pub struct LibraryPaths {
 }
 
 impl LibraryPaths {
-    /// The usual places, after `first`: toolkits under /usr/local, and the environments of the Python interpreters on
-    /// `path`, the content of PATH.
+    /// The usual places, after `first`: toolkits under /usr/local, the environments of the Python interpreters on `path`, the
+    /// content of PATH, and where pip installs outside of environments.
     pub fn usual(first: Vec<PathBuf>, path: Option<&std::ffi::OsStr>) -> Self {
         let mut roots = first;
         let toolkits = ["/usr/local/cuda", "/opt/cuda", "/usr/local/nvidia", "/usr/lib/wsl"];
@@ -56,6 +74,8 @@ impl LibraryPaths {
         let parents = folders.iter().filter(has_python).filter_map(|bin| bin.parent());
         // The root folder would be every path there is.
         roots.extend(parents.filter(|root| root.file_name().is_some()).map(Path::to_path_buf));
+        let own = std::env::home_dir().map(|home| home.join(".local"));
+        roots.extend(own.into_iter().chain([PathBuf::from("/usr/local")]));
         let mut seen = std::collections::HashSet::new();
         roots.retain(|root| seen.insert(root.clone()));
         LibraryPaths { roots }
@@ -95,52 +115,85 @@ fn children(folder: &Path, start: &str) -> Vec<PathBuf> {
 
 /// Opens the driver.
 pub(crate) fn open_driver(paths: &LibraryPaths) -> Result<(), CudaError> {
-    open(&DRIVER, paths)
+    open(&DRIVER, paths, Version::default())
 }
 
-/// Opens the compiler.
-pub(crate) fn open_nvrtc(paths: &LibraryPaths) -> Result<(), CudaError> {
-    open(&NVRTC, paths)
+/// The version of CUDA that the driver has, once it was opened.
+pub(crate) fn driver_version() -> Result<Version, CudaError> {
+    let mut version = 0;
+    // SAFETY: the driver was opened; the number is written.
+    super::context::check("cuDriverGetVersion", unsafe { driver::cuDriverGetVersion(&mut version) })?;
+    let version = version.unsigned_abs();
+    Ok(Version { major: version / 1000, minor: version % 1000 / 10 })
 }
 
-/// Opens the library of matrix products.
-pub(crate) fn open_cublaslt(paths: &LibraryPaths) -> Result<(), CudaError> {
-    open(&CUBLASLT, paths)
+/// Opens the compiler, in a version that `driver` can serve.
+pub(crate) fn open_nvrtc(paths: &LibraryPaths, driver: Version) -> Result<(), CudaError> {
+    open(&NVRTC, paths, driver)
+}
+
+/// Opens the library of matrix products, in a version that `driver` can serve.
+pub(crate) fn open_cublaslt(paths: &LibraryPaths, driver: Version) -> Result<(), CudaError> {
+    open(&CUBLASLT, paths, driver)
 }
 
 /// Opens a library and never closes it; at once if it is open already.
-fn open(wanted: &'static Wanted, paths: &LibraryPaths) -> Result<(), CudaError> {
+fn open(wanted: &Wanted, paths: &LibraryPaths, driver: Version) -> Result<(), CudaError> {
     static OPENED: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
     let mut opened = OPENED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if opened.contains(&wanted.what) {
         return Ok(());
     }
-    let by_path = |folder: &PathBuf| wanted.names.iter().map(|name| folder.join(name)).collect::<Vec<_>>();
+    let served = || wanted.names.iter().filter(|(_, least)| *least <= driver.major).map(|(name, _)| *name);
     let folders = paths.folders();
-    // Paths before names: what the user pointed to wins over what the system has.
-    let candidates = folders.iter().flat_map(by_path).filter(|path| path.exists());
-    let candidates = candidates.chain(wanted.names.iter().map(PathBuf::from));
+    let by_path = folders.iter().flat_map(|folder| served().map(|name| folder.join(name)));
+    let by_path: Vec<_> = by_path.filter(|path| path.exists()).collect();
+    let by_name: Vec<_> = served().map(PathBuf::from).collect();
+    // Paths before names: what the user pointed to wins over what the system has. But not the driver, of which it must have one.
+    let candidates = if wanted.what == DRIVER.what { [by_name, by_path] } else { [by_path, by_name] };
     let mut problems = Vec::new();
-    for candidate in candidates {
+    for candidate in candidates.into_iter().flatten() {
         if let (Some(start), Some(folder)) = (wanted.companion, candidate.parent()) {
             children(folder, start).iter().for_each(|companion| keep_open(companion));
         }
         // SAFETY: initializers of NVIDIA's libraries have no requirement on the program that loads them.
         match unsafe { Library::new(&candidate) } {
-            Ok(library) => {
-                std::mem::forget(library);
-                opened.push(wanted.what);
-                return Ok(());
+            Ok(library) => match (wanted.load)(&library) {
+                Ok(()) => {
+                    std::mem::forget(library);
+                    opened.push(wanted.what);
+                    return Ok(());
+                }
+                Err(function) => problems.push(format!("{} has no {function}", candidate.display())),
+            },
+            Err(error) => {
+                let name = candidate.display().to_string();
+                // The loader's own words are the source.
+                let words = std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string);
+                if !is_absence(&words, &name) {
+                    problems.push(if words.contains(&name) { words } else { format!("{name}: {words}") });
+                }
             }
-            Err(error) if candidate.is_absolute() => {
-                problems.push(format!("{}: {error}", candidate.display()));
-            }
-            Err(_) => {}
         }
+    }
+    for (name, least) in wanted.names.iter().filter(|(_, least)| *least > driver.major) {
+        let too_new = folders.iter().map(|folder| folder.join(name)).filter(|path| path.exists());
+        problems.extend(too_new.map(|path| {
+            format!("{} wants a driver for CUDA {least}, this one has {driver}", path.display())
+        }));
     }
     let mut looked = vec!["the system's library path".to_string()];
     looked.extend(paths.roots.iter().map(|root| root.display().to_string()));
-    Err(CudaError::Library { what: wanted.what, names: wanted.names, looked, problems, hint: wanted.hint })
+    let (what, names, hint) = (wanted.what, served().collect(), (wanted.hint)(driver));
+    Err(CudaError::Library { what, names, looked, problems, hint })
+}
+
+/// Whether the loader's words say that it knows no library of this name, and not that one of those it needs is missing: as
+/// glibc says it, musl, and macOS.
+fn is_absence(words: &str, name: &str) -> bool {
+    words.starts_with(&format!("{name}: cannot open shared object file: No such file"))
+        || words.starts_with(&format!("Error loading shared library {name}: No such file"))
+        || words.contains("(no such file)")
 }
 
 /// Opens a library for others to find; one that does not load is missed by them, who say so.
@@ -165,16 +218,50 @@ mod tests {
         let found = paths.folders();
         assert!(found.contains(&root.join(folders[0])) && found.contains(&root.join("lib64")), "{found:?}");
         // A file that is no library is passed over, and named if nothing else is found.
-        let fake = root.join("lib64/libeyas-none.so");
-        std::fs::write(&fake, "not a library").expect("a file");
-        let none = Box::leak(Box::new(Wanted {
+        for name in ["libeyas-none.so.13", "libeyas-none.so.12"] {
+            std::fs::write(root.join("lib64").join(name), "not a library").expect("a file");
+        }
+        let none = Wanted {
             what: "nothing",
-            names: &["libeyas-none.so"],
+            names: &[("libeyas-none.so.13", 13), ("libeyas-none.so.12", 12)],
             companion: None,
-            hint: "none",
-        }));
-        let error = open(none, &paths).expect_err("it is no library").to_string();
-        assert!(error.contains("libeyas-none.so") && error.contains(&root.display().to_string()), "{error}");
+            load: |_| Ok(()),
+            hint: |driver| hint("eyas-none", driver),
+        };
+        let refused = |driver| open(&none, &paths, driver).expect_err("it is no library").to_string();
+        let (new, old) = (refused(Version { major: 13, minor: 1 }), refused(Version { major: 12, minor: 4 }));
+        let path = |name| root.join("lib64").join(name).display().to_string();
+        assert!(new.contains("no libeyas-none.so.13 or libeyas-none.so.12 in"), "{new}");
+        assert!(
+            new.contains(&path("libeyas-none.so.13: ")) && new.contains("pip install eyas-none`"),
+            "{new}"
+        );
+        // What the driver is too old for is not opened.
+        assert!(old.contains("no libeyas-none.so.12 in"), "{old}");
+        assert!(old.contains(&path("libeyas-none.so.12: ")) && old.contains("eyas-none-cu12"), "{old}");
+        let too_new = path("libeyas-none.so.13") + " wants a driver for CUDA 13, this one has 12.4";
+        assert!(old.contains(&too_new), "{old}");
         std::fs::remove_dir_all(root).expect("removed");
+    }
+
+    #[test]
+    fn a_library_that_is_nowhere_is_told_from_one_that_lacks_another() {
+        let absence = "libcuda.so.1: cannot open shared object file: No such file or directory";
+        assert!(is_absence(absence, "libcuda.so.1") && !is_absence(absence, "libnvrtc.so.13"));
+        assert!(!is_absence("libcuda.so.1: file too short", "libcuda.so.1"));
+    }
+
+    #[test]
+    fn a_library_without_a_function_is_not_taken() {
+        // The C library, which every program on Linux has.
+        let libc = Wanted {
+            what: "the C library",
+            names: &[("libc.so.6", 0)],
+            companion: None,
+            load: nvrtc::load,
+            hint: |_| "none".into(),
+        };
+        let refused = open(&libc, &LibraryPaths::default(), Version::default()).expect_err("it has none");
+        assert!(refused.to_string().contains("libc.so.6 has no nvrtc"), "{refused}");
     }
 }

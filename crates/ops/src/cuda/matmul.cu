@@ -16,7 +16,7 @@ __device__ __forceinline__ void product(O* d, const O* c, const E* a, const E* b
                                         int transpose_b, int accumulate, int stride_b, int stride_d) {
     __shared__ float tile_a[TILE][TILE + 1], tile_b[TILE][TILE + 1];
     const int i = threadIdx.x % TILE, j = threadIdx.x / TILE;
-    const int row = blockIdx.x * TILE + i, col = blockIdx.y * TILE + j;
+    const int row = blockIdx.y * TILE + i, col = blockIdx.x * TILE + j;
     float sum = 0.0f;
     for (int start = 0; start < k; start += TILE) {
         const int ka = start + j, kb = start + i;

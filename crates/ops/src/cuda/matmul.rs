@@ -8,9 +8,9 @@
 //! the same bits.
 
 use super::CudaError;
+use super::bindings::{SUCCESS, Status, cublaslt as lt, describe};
 use super::choices::{Choices, Forms, Place};
 use super::context::{Context, Lane, Shape, arguments};
-use cudarc::cublaslt::sys as lt;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::Mutex;
@@ -126,8 +126,8 @@ impl Matmul {
         context.bind();
         // SAFETY: the handle is written.
         let created = unsafe { lt::cublasLtCreate(&mut handle) };
-        if created != lt::cublasStatus_t::CUBLAS_STATUS_SUCCESS {
-            return Err(CudaError::Driver { call: "cublasLtCreate", message: format!("{created:?}") });
+        if created != SUCCESS {
+            return Err(CudaError::Driver { call: "cublasLtCreate", message: words(created) });
         }
         // SAFETY: it takes nothing.
         let version = unsafe { lt::cublasLtGetVersion() };
@@ -141,6 +141,38 @@ impl Matmul {
             plans: Mutex::default(),
             choices: Mutex::new(Choices::load(path)),
             forms: Forms::new(),
+        })
+    }
+
+    /// Whether it multiplies at all on this card, which a library that is older than the card may not.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(crate) fn check(&self, context: &Context, kind: Kind) -> Result<(), CudaError> {
+        const N: usize = 64;
+        let product = Product::new(kind, N, N, N);
+        let plan = Plan::describe(product, self.tf32);
+        let [d, a, b] = [0, 1, 2].map(|part| self.workspaces[1] + (part * N * N * kind.bytes()) as u64);
+        let operands = Operands { d, c: 0, a, b, bias: 0, aux: 0 };
+        let run = || {
+            let candidates = self.candidates(&plan)?;
+            let algorithm = candidates.first().ok_or(lt::NOT_SUPPORTED)?;
+            match self.call(context, Lane::First, &plan, algorithm, product, operands) {
+                SUCCESS => Ok(()),
+                failed => Err(failed),
+            }
+        };
+        context.clear(a, 2 * N * N * kind.bytes());
+        run().map_err(|status| {
+            // SAFETY: it takes nothing.
+            let version = unsafe { lt::cublasLtGetVersion() };
+            let (major, minor) = context.capability;
+            let name = &context.name;
+            let message = format!(
+                "{}; cuBLASLt {version} may be too old for {name}, compute capability {major}.{minor}",
+                words(status)
+            );
+            CudaError::Driver { call: "cublasLtMatmul", message }
         })
     }
 
@@ -193,7 +225,7 @@ impl Matmul {
         algorithm: &lt::cublasLtMatmulAlgo_t,
         product: Product,
         operands: Operands,
-    ) -> lt::cublasStatus_t {
+    ) -> Status {
         use lt::cublasLtMatmulDescAttributes_t as Attribute;
         let (one, beta) = (1.0f32, if product.accumulate { 1.0f32 } else { 0.0 });
         if matches!(product.epilogue, Epilogue::Bias | Epilogue::BiasGelu | Epilogue::BiasGradient) {
@@ -230,7 +262,10 @@ impl Matmul {
     /// Describes a product and chooses its algorithm; `None` if there is none.
     fn plan(&self, context: &Context, product: Product, operands: Operands) -> Option<Plan> {
         let mut plan = Plan::describe(product, self.tf32);
-        let candidates = self.candidates(&plan, product);
+        let candidates = self.candidates(&plan);
+        let candidates = candidates.unwrap_or_else(|status| {
+            panic!("cublasLtMatmulAlgoGetHeuristic of {product:?}: {}", words(status))
+        });
         let first = candidates.first()?;
         let key = format!("{product:?} tf32 {}", self.tf32);
         let mut choices = self.choices.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -244,14 +279,15 @@ impl Matmul {
         if candidates.len() > 1
             && let Some(best) = self.fastest(context, &plan, product, operands, &candidates)
         {
-            plan.algorithm = best;
-            choices.keep(key, best.data);
+            let kept = choices.keep(key, best.data);
+            let kept = candidates.iter().find(|algorithm| algorithm.data == kept);
+            plan.algorithm = *kept.unwrap_or(&best);
         }
         Some(plan)
     }
 
-    /// Algorithms that can do a product, the likely best first.
-    fn candidates(&self, plan: &Plan, product: Product) -> Vec<lt::cublasLtMatmulAlgo_t> {
+    /// Algorithms that can do a product, the likely best first; none where it is not supported.
+    fn candidates(&self, plan: &Plan) -> Result<Vec<lt::cublasLtMatmulAlgo_t>, Status> {
         let mut preference = std::ptr::null_mut();
         let mut count = 0;
         let workspace = WORKSPACE_BYTES as u64;
@@ -282,24 +318,18 @@ impl Matmul {
                 &mut count,
             );
             let _ = lt::cublasLtMatmulPreferenceDestroy(preference);
-            if status != lt::cublasStatus_t::CUBLAS_STATUS_SUCCESS {
-                // What is not supported has no algorithm; anything else shows when the plain product is asked for.
-                assert!(
-                    status == lt::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED
-                        || status == lt::cublasStatus_t::CUBLAS_STATUS_INVALID_VALUE,
-                    "cublasLtMatmulAlgoGetHeuristic of {product:?}: {status:?}"
-                );
-                return Vec::new();
+            match status {
+                SUCCESS => {}
+                lt::NOT_SUPPORTED | lt::INVALID_VALUE => return Ok(Vec::new()),
+                other => return Err(other),
             }
             let found = results[..count as usize].iter();
-            found
-                .filter(|result| result.state == lt::cublasStatus_t::CUBLAS_STATUS_SUCCESS)
-                .map(|result| result.algo)
-                .collect()
+            Ok(found.filter(|result| result.state as Status == SUCCESS).map(|result| result.algo).collect())
         }
     }
 
-    /// Times the candidates; `None` where there is no memory for an output of their own.
+    /// Times the candidates; `None` where none works, or there is no memory for an output of their own, which they have where the
+    /// product adds to what is there.
     fn fastest(
         &self,
         context: &Context,
@@ -310,37 +340,31 @@ impl Matmul {
     ) -> Option<lt::cublasLtMatmulAlgo_t> {
         // The operands may come from the other lane.
         context.synchronize();
-        let bytes = product.strides.1.max(product.m) * product.n * product.output.bytes();
-        let d = context.try_allocate(bytes)?;
-        context.clear(d, bytes);
-        let aux = match product.epilogue {
-            // Its auxiliary matrix is an output too.
-            Epilogue::BiasGelu => match context.try_allocate(bytes) {
-                Some(aux) => aux,
-                None => {
-                    context.free(d);
-                    return None;
-                }
-            },
-            _ => operands.aux,
+        let own = match product.accumulate {
+            true => {
+                let bytes = product.strides.1.max(product.m) * product.n * product.output.bytes();
+                let own = context.try_allocate(bytes)?;
+                context.clear(own, bytes);
+                Some(own)
+            }
+            // It will be overwritten, as the auxiliary matrix will.
+            false => None,
         };
-        let scratch = Operands { d, aux, ..operands };
+        let scratch = Operands { d: own.unwrap_or(operands.d), ..operands };
         let mut seconds = vec![f64::INFINITY; candidates.len()];
         for _ in 0..NUM_ROUNDS {
             for (algorithm, best) in candidates.iter().zip(&mut seconds) {
                 let run = || self.call(context, Lane::First, plan, algorithm, product, scratch);
-                let success = lt::cublasStatus_t::CUBLAS_STATUS_SUCCESS;
-                if run() == success {
+                if run() == SUCCESS {
                     let mut is_whole = true;
-                    let time = context.time(|| (0..NUM_RUNS).for_each(|_| is_whole &= run() == success));
+                    let time = context.time(|| (0..NUM_RUNS).for_each(|_| is_whole &= run() == SUCCESS));
                     *best = if is_whole { best.min(time) } else { f64::INFINITY };
                 }
             }
         }
         context.synchronize();
-        context.free(d);
-        if aux != operands.aux {
-            context.free(aux);
+        if let Some(own) = own {
+            context.free(own);
         }
         let best = (0..candidates.len()).min_by(|&a, &b| seconds[a].total_cmp(&seconds[b]))?;
         seconds[best].is_finite().then_some(candidates[best])
@@ -442,7 +466,8 @@ pub(crate) fn naive(context: &Context, lane: Lane, product: Product, operands: O
     let Product { m, n, k, transpose_a, transpose_b, operands: kind, output, accumulate, strides, .. } =
         product;
     let kernel = if kind != Kind::F32 && output == Kind::F32 { "matmul_wide" } else { "matmul" };
-    let shape = Shape::new(m.div_ceil(16), 256).by(n.div_ceil(16), 1);
+    // A grid's first dimension alone has room for any number of rows.
+    let shape = Shape::new(n.div_ceil(16), 256).by(m.div_ceil(16), 1);
     let Operands { d, c, a, b, .. } = operands;
     context.start(
         lane,
@@ -466,6 +491,11 @@ pub(crate) fn naive(context: &Context, lane: Lane, product: Product, operands: O
     );
 }
 
-fn require(call: &str, status: lt::cublasStatus_t) {
-    assert!(status == lt::cublasStatus_t::CUBLAS_STATUS_SUCCESS, "{call}: {status:?}");
+fn require(call: &str, status: Status) {
+    assert!(status == SUCCESS, "{call}: {}", words(status));
+}
+
+/// The library's words for an answer.
+fn words(status: Status) -> String {
+    describe(status, lt::cublasLtGetStatusString)
 }

@@ -7,11 +7,13 @@
 //! Results have the same bits from run to run on one card: no kernel adds floating-point numbers in an order that is left
 //! to chance.
 
+mod bindings;
 mod choices;
 mod compile;
 mod context;
 mod error;
 mod graph;
+mod kept;
 mod library;
 mod matmul;
 mod tensor_map;
@@ -19,7 +21,7 @@ mod tensor_map;
 pub(crate) use choices::Place;
 pub(crate) use compile::Source;
 pub(crate) use context::{Argument, Lane, ScratchMemory, Shape, TABLE_ROWS, arguments};
-pub use error::CudaError;
+pub use error::{CudaError, Version};
 pub use graph::Recording;
 pub use library::LibraryPaths;
 pub(crate) use matmul::{Epilogue, Kind, Operands, Product};
@@ -31,7 +33,7 @@ use context::Context;
 use matmul::Matmul;
 use std::marker::PhantomData;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// The kernels that every network needs. Those of attention are compiled for a head size when it is first met.
 pub(crate) const SOURCES: &[Source] = &[
@@ -77,12 +79,14 @@ impl CudaElement for F16 {
     const DEFINE: &'static str = "-DELEMENT_F16";
 }
 
-/// An NVIDIA GPU, with activations of element type `E`. Several threads may use one, but not while a pass is being recorded:
-/// see [`Device::replay`].
+/// An NVIDIA GPU, with activations of element type `E`. Several threads may use one, but not while a pass is being recorded, see
+/// [`Device::replay`]; what they do in [`Device::install`], they do one after the other.
 pub struct Cuda<E> {
     pub(crate) context: Arc<Context>,
     matmul: Matmul,
     peak_flops: OnceLock<f64>,
+    /// Held by the thread that has it for itself.
+    turn: Mutex<()>,
     element: PhantomData<E>,
 }
 
@@ -102,7 +106,8 @@ impl<E: CudaElement> Cuda<E> {
     pub fn open(options: &CudaOptions) -> Result<Self, CudaError> {
         let context = Arc::new(Context::open(options, SOURCES, &[E::DEFINE.into()])?);
         let matmul = Matmul::new(&context, options.tf32)?;
-        Ok(Cuda { context, matmul, peak_flops: OnceLock::new(), element: PhantomData })
+        matmul.check(&context, Self::KIND)?;
+        Ok(Cuda { context, matmul, peak_flops: OnceLock::new(), turn: Mutex::new(()), element: PhantomData })
     }
 
     /// The card's name.
@@ -290,7 +295,8 @@ impl<E: CudaElement> Device for Cuda<E> {
         let (major, minor) = self.context.capability;
         let gibibytes = self.context.memory().1 as f64 / f64::from(1 << 30);
         format!(
-            "CUDA, {}, {gibibytes:.0} GiB, compute capability {major}.{minor}, {}",
+            "CUDA {}, {}, {gibibytes:.0} GiB, compute capability {major}.{minor}, {}",
+            self.context.driver_version,
             self.context.name,
             E::NAME
         )
@@ -327,6 +333,11 @@ impl<E: CudaElement> Device for Cuda<E> {
 
     fn max_elements(&self) -> usize {
         context::MAX_ELEMENTS
+    }
+
+    fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        let _turn = self.turn.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        f()
     }
 }
 

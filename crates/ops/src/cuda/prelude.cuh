@@ -133,26 +133,6 @@ __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
-// The sum over a block, in every thread. `shared` has 32 floats; blocks are whole warps.
-__device__ __forceinline__ float block_sum(float x, float* shared) {
-    x = warp_sum(x);
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
-    __syncthreads();
-    x = threadIdx.x % 32 < blockDim.x / 32 ? shared[threadIdx.x % 32] : 0.0f;
-    return warp_sum(x);
-}
-
-// The maximum over a block, in every thread; as block_sum.
-__device__ __forceinline__ float block_max(float x, float* shared) {
-    x = warp_max(x);
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
-    __syncthreads();
-    x = threadIdx.x % 32 < blockDim.x / 32 ? shared[threadIdx.x % 32] : -__int_as_float(0x7f800000);
-    return warp_max(x);
-}
-
 // The hash of ops::random: 32 uniform bits of `index` under `key`.
 __device__ __forceinline__ u32 mix(u64 key, u32 index) {
     u32 x = index * 0x9e3779b1u ^ (u32)key;

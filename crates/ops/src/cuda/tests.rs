@@ -92,3 +92,39 @@ fn products_equal_the_plain_kernel() {
         }
     });
 }
+
+/// In both lanes, so that what is left is not even a whole graph.
+#[test]
+fn a_panic_while_work_is_recorded_leaves_the_card_usable() {
+    on_cuda!(|device| {
+        const LEN: usize = 100;
+        let values: Vec<f32> = (0..LEN).map(|i| 1.0 + i as f32).collect();
+        let from = upload_act(device, &values);
+        let mut to = [device.zeros(LEN), device.zeros(LEN)];
+        let mut recording = Recording::default();
+        let mut run = |panics: bool| {
+            let [first, second] = &mut to;
+            device.replay(&mut recording, 1, Changing::default(), || {
+                device.copy(first, &from);
+                device.context.fork();
+                let product = Product::new(kind_of(device), LEN, 1, 1);
+                let operands = Operands {
+                    d: second.pointer(),
+                    c: 0,
+                    a: from.pointer(),
+                    b: from.pointer(),
+                    bias: 0,
+                    aux: 0,
+                };
+                naive(&device.context, Lane::Second, product, operands);
+                device.context.beside(&[second.pointer()]);
+                assert!(!panics, "as the test wants");
+            });
+        };
+        (0..2).for_each(|_| run(false));
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(true)));
+        assert!(panicked.is_err());
+        (0..2).for_each(|_| run(false));
+        assert!(to.iter().all(|buffer| download_act(device, buffer, LEN) == values));
+    });
+}

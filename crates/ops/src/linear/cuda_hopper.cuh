@@ -213,7 +213,7 @@ __device__ __forceinline__ void product_with_gelu(const Operands& operands, E* o
         __syncwarp();
     } else {
         take_registers<144>();
-        float c[24][4];
+        float c[24][4] REPLACED_SUMS;
         int stage = 0, phase = 0, staging_phase = 0, biases = 0;
         auto release = [&](int stage) {
             if (lane < CLUSTER) barrier_arrive_at(empty(stage), lane);

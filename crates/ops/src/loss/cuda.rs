@@ -16,8 +16,10 @@ pub(crate) const SOURCE: Source = Source {
 
 /// Bytes of a row that is kept in shared memory at most: two blocks then fit a processor with 227 KiB of it.
 const SHARED_ROW_BYTES: usize = 112 << 10;
-/// Bytes of a block's logits at most: 16,384 rows of 50,000 in 16 bits.
+/// Bytes of a block's logits in training at most: 16,384 rows of 50,000 in 16 bits.
 const BLOCK_BYTES: usize = 16_384 * 50_000 * 2;
+/// The same of an evaluation, whose logits are f32: a quarter of the rows, so that an update's scratch memory suffices.
+const EVALUATED_BLOCK_BYTES: usize = BLOCK_BYTES / 2;
 
 /// Elements from one row of logits to the next: the vocabulary, or, where its rows would not all begin on a boundary of 16
 /// bytes, as GPT-2's 50,257 would not, the next multiple of 64.
@@ -25,15 +27,30 @@ fn stride(dims: LossDims) -> usize {
     if dims.vocab_size.is_multiple_of(8) { dims.vocab_size } else { dims.vocab_size.next_multiple_of(64) }
 }
 
-/// Rows of a block whose logits take `bytes` each: blocks are as equal as whole multiples of 128 rows make them. So each
-/// begins on a boundary of 256 bytes in every buffer, which is what cuBLASLt's choice of algorithms assumes.
-fn block_rows(dims: LossDims, bytes: usize) -> usize {
-    let most = (BLOCK_BYTES / (bytes * dims.vocab_size) / 128 * 128).max(128);
+/// Rows of a block at most, whose logits take `bytes` each and `limit` together.
+fn most_rows(dims: LossDims, bytes: usize, limit: usize) -> usize {
+    (limit / (bytes * dims.vocab_size) / 128 * 128).max(128).min(dims.rows.max(1))
+}
+
+/// Rows of a block: blocks are as equal as whole multiples of 128 rows make them. So each begins on a boundary of 256 bytes in
+/// every buffer, which is what cuBLASLt's choice of algorithms assumes.
+fn block_rows(dims: LossDims, most: usize) -> usize {
     let blocks = dims.rows.div_ceil(most).max(1);
-    dims.rows.div_ceil(blocks).next_multiple_of(128).min(dims.rows.max(1))
+    dims.rows.div_ceil(blocks).next_multiple_of(128).min(most)
 }
 
 impl<E: CudaElement> Cuda<E> {
+    /// What scratch memory an update takes. It grows with the rows, as the equal blocks themselves would not, so that a smaller
+    /// batch never asks for more.
+    fn training_scratch_bytes(&self, dims: LossDims) -> usize {
+        size_of::<E>() * most_rows(dims, size_of::<E>(), BLOCK_BYTES) * stride(dims)
+    }
+
+    /// The same of an evaluation.
+    fn evaluation_scratch_bytes(&self, dims: LossDims) -> usize {
+        4 * most_rows(dims, 4, EVALUATED_BLOCK_BYTES) * stride(dims)
+    }
+
     /// logits = x W^T of `rows` rows at `x`; rows of logits lie `stride` apart.
     fn head_product(
         &self,
@@ -57,12 +74,7 @@ impl<E: CudaElement> Cuda<E> {
 
 impl<E: CudaElement> Loss for Cuda<E> {
     fn loss_scratch_bytes(&self, dims: LossDims) -> usize {
-        // An evaluation's logits are f32.
-        [size_of::<E>(), 4]
-            .map(|bytes| bytes * block_rows(dims, bytes) * stride(dims))
-            .into_iter()
-            .max()
-            .unwrap_or(0)
+        self.training_scratch_bytes(dims).max(self.evaluation_scratch_bytes(dims))
     }
 
     fn loss_forward(
@@ -74,8 +86,8 @@ impl<E: CudaElement> Loss for Cuda<E> {
         targets: &CudaBuf<u32>,
         dims: LossDims,
     ) {
-        let most = block_rows(dims, 4);
-        let scratch = self.context.scratch(4 * most * stride(dims));
+        let scratch = self.context.scratch(self.evaluation_scratch_bytes(dims));
+        let most = block_rows(dims, most_rows(dims, 4, EVALUATED_BLOCK_BYTES));
         let logits = scratch.at(0);
         for first in (0..dims.rows).step_by(most) {
             let rows = most.min(dims.rows - first);
@@ -107,8 +119,8 @@ impl<E: CudaElement> Loss for Cuda<E> {
         dims: LossDims,
     ) {
         let LossDims { channels, vocab_size, .. } = dims;
-        let most = block_rows(dims, size_of::<E>());
-        let scratch = self.context.scratch(size_of::<E>() * most * stride(dims));
+        let scratch = self.context.scratch(self.training_scratch_bytes(dims));
+        let most = block_rows(dims, most_rows(dims, size_of::<E>(), BLOCK_BYTES));
         let logits = scratch.at(0);
         for first in (0..dims.rows).step_by(most) {
             let rows = most.min(dims.rows - first);

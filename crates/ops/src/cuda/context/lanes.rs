@@ -82,6 +82,11 @@ impl Context {
         beside.buffers.clear();
     }
 
+    /// Forgets what the second lane was given while both were being recorded: it was never run.
+    pub(super) fn forget_beside(&self) {
+        self.beside.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).buffers.clear();
+    }
+
     /// Waits until all work is done.
     pub(crate) fn synchronize(&self) {
         self.join();

@@ -91,11 +91,11 @@ impl Context {
         })
     }
 
-    /// Gives memory back; waits for the work that may use it.
+    /// Gives memory back; waits for the work that may use it. Never panics: at the end of the process the driver may be gone
+    /// already, and after a fault it refuses everything; then there is nothing to free.
     pub(crate) fn free(&self, pointer: u64) {
-        self.bind();
-        // SAFETY: the pointer is from `allocate` and not used again. At the end of the process the driver may be gone
-        // already; then there is nothing to free.
+        self.try_bind();
+        // SAFETY: the pointer is from `allocate` and not used again.
         let _ = unsafe { driver::cuMemFree_v2(pointer) };
     }
 

@@ -17,7 +17,7 @@ pub(crate) use memory::{ScratchMemory, TABLE_ROWS};
 use record::Recorder;
 
 use super::compile::{Image, Source, compile};
-use super::{CudaError, CudaOptions, library};
+use super::{CudaError, CudaOptions, Version, library};
 use cudarc::driver::sys as driver;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
@@ -27,6 +27,13 @@ use std::sync::{Mutex, RwLock};
 
 /// Elements that a kernel counts in an int, with room for the threads of the last block, which count past the end.
 pub(crate) const MAX_ELEMENTS: usize = i32::MAX as usize - (1 << 16);
+
+/// The oldest driver whose functions suffice, and whose libraries are looked for.
+const LEAST_DRIVER: Version = Version { major: 12, minor: 0 };
+
+/// Bytes of shared memory that a kernel has of its own at most, of those that ask for more. With GPT-2's 50,257 logits, in 16
+/// bits, it is all that a block may have of most cards: 99 KiB.
+const OWN_SHARED_BYTES: usize = 512;
 
 /// Loaded kernels by name.
 pub(crate) type Functions = HashMap<&'static str, driver::CUfunction>;
@@ -49,6 +56,8 @@ pub(crate) struct Context {
     /// What is noted while work is recorded instead of run.
     recorder: Mutex<Option<Recorder>>,
     pub(crate) name: String,
+    /// The driver's version of CUDA.
+    pub(crate) driver_version: Version,
     pub(crate) capability: (i32, i32),
     /// Streaming multiprocessors.
     pub(crate) num_processors: usize,
@@ -143,6 +152,7 @@ impl Context {
         defines: &[String],
     ) -> Result<Self, CudaError> {
         library::open_driver(&options.libraries)?;
+        let driver_version = library::driver_version()?;
         let (mut count, mut device) = (0, 0);
         // SAFETY: results are written to live variables; the context stays for the life of the process, as the driver's
         // primary contexts are meant to.
@@ -154,8 +164,11 @@ impl Context {
                 return Err(CudaError::NoDevice { ordinal, count: count as usize });
             }
             // A machine without a card needs no other library.
-            library::open_nvrtc(&options.libraries)?;
-            library::open_cublaslt(&options.libraries)?;
+            if driver_version < LEAST_DRIVER {
+                return Err(CudaError::OldDriver { version: driver_version });
+            }
+            library::open_nvrtc(&options.libraries, driver_version)?;
+            library::open_cublaslt(&options.libraries, driver_version)?;
             check("cuDeviceGet", driver::cuDeviceGet(&mut device, ordinal as i32))?;
             let mut context = std::ptr::null_mut();
             check("cuDevicePrimaryCtxRetain", driver::cuDevicePrimaryCtxRetain(&mut context, device))?;
@@ -199,6 +212,7 @@ impl Context {
             scratch_generation: AtomicU64::new(0),
             recorder: Mutex::new(None),
             name,
+            driver_version,
             capability,
             num_processors,
             max_shared,
@@ -233,15 +247,21 @@ impl Context {
         Ok(functions)
     }
 
-    /// Bytes of dynamic shared memory that a block may ask for, beside a little that is fixed.
+    /// Bytes of dynamic shared memory that a block may ask for, beside what a kernel has of its own.
     pub(crate) fn max_shared_bytes(&self) -> usize {
-        self.max_shared as usize - (1 << 10)
+        self.max_shared as usize - OWN_SHARED_BYTES
     }
 
     /// Makes this card the calling thread's.
     pub(crate) fn bind(&self) {
         // SAFETY: the context exists as long as the process.
         require("cuCtxSetCurrent", unsafe { driver::cuCtxSetCurrent(self.context) });
+    }
+
+    /// As [`bind`](Self::bind) where something is given back, perhaps while a panic unwinds: without one of its own.
+    pub(super) fn try_bind(&self) {
+        // SAFETY: as in `bind`.
+        let _ = unsafe { driver::cuCtxSetCurrent(self.context) };
     }
 
     /// A kernel.
@@ -364,7 +384,7 @@ fn device_name(device: driver::CUdevice) -> Result<String, CudaError> {
         .map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned()))
 }
 
-fn check(call: &'static str, result: driver::CUresult) -> Result<(), CudaError> {
+pub(super) fn check(call: &'static str, result: driver::CUresult) -> Result<(), CudaError> {
     match result {
         driver::CUresult::CUDA_SUCCESS => Ok(()),
         other => Err(CudaError::Driver { call, message: describe(other) }),
@@ -377,6 +397,12 @@ pub(super) fn require(call: &str, result: driver::CUresult) {
 }
 
 fn describe(result: driver::CUresult) -> String {
+    if result == driver::CUresult::CUDA_ERROR_STUB_LIBRARY {
+        let hint = "take its folder, lib64/stubs, off LD_LIBRARY_PATH";
+        return format!(
+            "the toolkit's libcuda.so, good for linking only, hides the driver's: {hint} ({result:?})"
+        );
+    }
     let mut text = std::ptr::null();
     // SAFETY: the driver's strings are static.
     unsafe {

@@ -5,6 +5,7 @@ use crate::Dropout;
 use crate::cuda::graph::{Change, ChangingNode};
 use cudarc::driver::sys as driver;
 use std::ffi::c_void;
+use std::sync::MutexGuard;
 
 /// What is noted while work is recorded.
 #[derive(Default)]
@@ -19,7 +20,7 @@ pub(super) struct Recorder {
 impl Context {
     /// Notes that the next launches may take this dropout's key, which another step has another of.
     pub(crate) fn note_dropout(&self, dropout: Dropout) {
-        let mut recorder = self.recorder.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut recorder = self.recorder();
         if let Some(recorder) = recorder.as_mut().filter(|_| dropout.is_active()) {
             recorder.keys.push(dropout);
         }
@@ -27,7 +28,7 @@ impl Context {
 
     /// Notes that argument `index` of the next kernel is the position, now `position`, which another token has another of.
     pub(crate) fn note_position(&self, index: usize, position: usize) {
-        let mut recorder = self.recorder.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut recorder = self.recorder();
         if let Some(recorder) = recorder.as_mut() {
             recorder.position_at = Some((index, position));
         }
@@ -41,7 +42,7 @@ impl Context {
         shape: Shape,
         arguments: &[u64],
     ) {
-        let mut recorder = self.recorder.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut recorder = self.recorder();
         let Some(recorder) = recorder.as_mut() else { return };
         // A key is 64 hashed bits: no address or size equals one.
         let key_of =
@@ -88,28 +89,62 @@ impl Context {
         unsafe { driver::culib().get::<*const c_void>(b"cuStreamGetCaptureInfo_v3").is_ok() }
     }
 
-    /// Records what `queue` queues, without running it.
-    pub(crate) fn record(
-        &self,
-        mut queue: impl FnMut(),
-    ) -> (driver::CUgraph, driver::CUgraphExec, Vec<ChangingNode>) {
+    /// Records what `queue` queues, without running it. If that panics, the stream is as if nothing had been recorded.
+    pub(crate) fn record(&self, mut queue: impl FnMut()) -> (driver::CUgraph, Vec<ChangingNode>) {
         self.join();
         self.bind();
-        let recorder = || self.recorder.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        *recorder() = Some(Recorder::default());
-        let mode = driver::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        // SAFETY: the stream exists, and what is queued allocates nothing and waits for nothing.
-        require("cuStreamBeginCapture", unsafe { driver::cuStreamBeginCapture_v2(self.streams[0], mode) });
+        let capture = Capture::begin(self);
         queue();
         // The second lane's work must end in the first's.
         self.join();
-        let (mut graph, mut executable) = (std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: both are written.
-        unsafe {
-            require("cuStreamEndCapture", driver::cuStreamEndCapture(self.streams[0], &mut graph));
-            require("cuGraphInstantiate", driver::cuGraphInstantiateWithFlags(&mut executable, graph, 0));
+        let (graph, noted) = capture.end();
+        (graph, noted.nodes)
+    }
+
+    fn recorder(&self) -> MutexGuard<'_, Option<Recorder>> {
+        self.recorder.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// A stream that records what it is given, until this is gone.
+struct Capture<'a> {
+    context: &'a Context,
+}
+
+impl<'a> Capture<'a> {
+    fn begin(context: &'a Context) -> Self {
+        let mode = driver::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream exists, and what is queued allocates nothing and waits for nothing.
+        let begun = unsafe { driver::cuStreamBeginCapture_v2(context.streams[0], mode) };
+        require("cuStreamBeginCapture", begun);
+        *context.recorder() = Some(Recorder::default());
+        Capture { context }
+    }
+
+    /// What was recorded, and what was noted of it.
+    fn end(self) -> (driver::CUgraph, Recorder) {
+        let (graph, noted, result) = self.stop();
+        std::mem::forget(self);
+        require("cuStreamEndCapture", result);
+        (graph, noted)
+    }
+
+    fn stop(&self) -> (driver::CUgraph, Recorder, driver::CUresult) {
+        let mut graph = std::ptr::null_mut();
+        // SAFETY: the graph is written, with null if the recording is worth nothing.
+        let result = unsafe { driver::cuStreamEndCapture(self.context.streams[0], &mut graph) };
+        (graph, self.context.recorder().take().unwrap_or_default(), result)
+    }
+}
+
+impl Drop for Capture<'_> {
+    fn drop(&mut self) {
+        // Work was left in the second lane that the first does not wait for, so there is no graph, or half of one.
+        let (graph, ..) = self.stop();
+        self.context.forget_beside();
+        if !graph.is_null() {
+            // SAFETY: nobody else has it.
+            let _ = unsafe { driver::cuGraphDestroy(graph) };
         }
-        let noted = recorder().take().unwrap_or_default();
-        (graph, executable, noted.nodes)
     }
 }

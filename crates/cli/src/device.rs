@@ -54,23 +54,22 @@ impl fmt::Display for Choice {
 }
 
 impl Choice {
-    /// What `open` makes of the first GPU that can be used, of those that may be tried; `None` for the CPU. What is not about the
-    /// GPU is an error of its own.
+    /// What `open` makes of the first GPU that can be used, of those that may be tried; `None` for the CPU.
     ///
     /// # Errors
-    /// A GPU that was asked for and cannot be used; those of `open`.
-    fn first<T>(self, open: impl Fn(usize) -> Result<T, Result<CudaError, Failure>>) -> Outcome<Option<T>> {
-        let mut ordinals = match self {
+    /// A GPU that was asked for and cannot be used; those of `open` that are not about the GPU.
+    fn first<T>(self, open: impl Fn(usize) -> Result<T, Unopened>) -> Outcome<Option<T>> {
+        let ordinals = match self {
             Choice::Auto => 0..usize::MAX,
             Choice::Cpu => return Ok(None),
             Choice::Cuda(ordinal) => ordinal..ordinal.saturating_add(1),
         };
         let mut first_error = None;
-        for ordinal in &mut ordinals {
+        for ordinal in ordinals {
             match open(ordinal) {
                 Ok(opened) => return Ok(Some(opened)),
-                Err(Err(failure)) => return Err(failure),
-                Err(Ok(error)) => {
+                Err(Unopened::Other(failure)) => return Err(failure),
+                Err(Unopened::Gpu(error)) => {
                     let is_of_all = !is_of_one_gpu(&error);
                     first_error.get_or_insert(error);
                     if is_of_all {
@@ -105,6 +104,12 @@ fn is_absent(error: &CudaError) -> bool {
         CudaError::Driver { call: "cuInit", message } => message.contains("NO_DEVICE"),
         _ => false,
     }
+}
+
+/// Why something was not opened on a GPU.
+enum Unopened {
+    Gpu(CudaError),
+    Other(Failure),
 }
 
 /// Whether another GPU of the machine may do, where this one did not.
@@ -204,7 +209,7 @@ impl Wanted {
 /// # Errors
 /// A GPU that was asked for and cannot be used.
 pub(crate) fn gpu<E: CudaElement>(choice: Choice, tf32: bool) -> Outcome<Option<Cuda<E>>> {
-    choice.first(|ordinal| Cuda::open(&cuda_options(ordinal, tf32)).map_err(Ok::<_, Failure>))
+    choice.first(|ordinal| Cuda::open(&cuda_options(ordinal, tf32)).map_err(Unopened::Gpu))
 }
 
 /// A model folder opened for completions, on the GPU if that is the choice and it can be used.
@@ -228,8 +233,8 @@ pub(crate) fn open_completer(
     };
     let on_gpu = |ordinal| {
         open(Place::Cuda(cuda_options(ordinal, false))).map_err(|error| match error {
-            Error::Cuda(error) => Ok(error),
-            other => Err(Failure::from(other)),
+            Error::Cuda(error) => Unopened::Gpu(error),
+            other => Unopened::Other(other.into()),
         })
     };
     if let Some(completer) = choice.first(on_gpu)? {
@@ -310,9 +315,9 @@ mod tests {
             move |ordinal: usize| {
                 tried.borrow_mut().push(ordinal);
                 match ordinal {
-                    3.. => Err(Ok(CudaError::NoDevice { ordinal, count: 3 })),
+                    3.. => Err(Unopened::Gpu(CudaError::NoDevice { ordinal, count: 3 })),
                     _ if ordinal == usable => Ok(ordinal),
-                    _ => Err(Ok(why.clone())),
+                    _ => Err(Unopened::Gpu(why.clone())),
                 }
             }
         };
@@ -326,7 +331,7 @@ mod tests {
         assert_eq!(first(Choice::Cuda(2), 2, old()), Some(2));
         assert!(Choice::Cuda(1).first(open(2, old())).is_err());
         assert_eq!((first(Choice::Cpu, 0, old()), tried.borrow().len()), (None, 0));
-        let failed = |_| Err::<(), _>(Err(Failure::failed("the model is damaged")));
+        let failed = |_| Err::<(), _>(Unopened::Other(Failure::failed("the model is damaged")));
         assert!(Choice::Auto.first(failed).is_err());
     }
 

@@ -224,7 +224,7 @@ pub(crate) fn open_completer(
     tokenizer: Option<PathBuf>,
 ) -> Outcome<eyas_serve::Completer> {
     use eyas_serve::{Completer, Error, OpenOptions, Place, Precision};
-    let choice = for_format(choice, precision)?;
+    let choice = for_format(choice, precision, "--precision")?;
     let open = |device| {
         let options = OpenOptions { precision, device, tokenizer: tokenizer.clone() };
         let completer = Completer::open(dir, &options)?;
@@ -246,17 +246,17 @@ pub(crate) fn open_completer(
     Ok(open(Place::Cpu { num_threads })?)
 }
 
-/// The choice for weights of `precision`: those of small integers run on the CPU.
+/// The choice for weights of `precision`, which `flag` gave: those of small integers run on the CPU.
 ///
 /// # Errors
 /// They were asked for together with a GPU.
-pub(crate) fn for_format(choice: Choice, precision: eyas_serve::Precision) -> Outcome<Choice> {
+pub(crate) fn for_format(choice: Choice, precision: eyas_serve::Precision, flag: &str) -> Outcome<Choice> {
     let eyas_ops::Use::Quantized(format) = precision.purpose() else { return Ok(choice) };
     match choice {
         Choice::Cuda(_) => Err(Failure::usage(format!(
-            "--precision {format} with --device {choice}: weights in 8 or 4 bits run on the CPU only"
+            "{flag} {format} with --device {choice}: weights in 8 or 4 bits run on the CPU only"
         ))
-        .hint(format!("--device cpu, or --precision bf16 for the GPU instead of {format}"))),
+        .hint(format!("--device cpu, or {flag} bf16 for the GPU instead of {format}"))),
         Choice::Auto | Choice::Cpu => Ok(Choice::Cpu),
     }
 }

@@ -1,7 +1,7 @@
 //! Training steps on random weights and tokens, timed: what `bench` reports and quickstart plans by.
 
 use crate::errors::{Failure, Outcome};
-use eyas_model::{Activations, Config, Gpt, Gradients, Use};
+use eyas_model::{Activations, Config, Gpt, Gradients, Use, check_training};
 use eyas_ops::{Backend, Element, F16, Rng};
 use eyas_train::{Hyper, Optimizer, OptimizerKind, key_of};
 use std::path::Path;
@@ -54,6 +54,7 @@ impl<D: Backend> Steps<D> {
         let free_before = device.free_bytes();
         let mut gpt = Gpt::new(device, config.clone(), Use::Training)?;
         gpt.init(0);
+        check_training(&gpt, update.batch, update.time, update.gradient_checkpointing)?;
         Ok(Self::of(gpt, update, kind, free_before))
     }
 

@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 pub enum Error {
     /// Something does not fit the device.
     #[error(
-        "{what}: {:.2} GiB are needed, and the device has {:.2} GiB free; use the CPU, `--device cpu`, or end what fills it",
-        *needed_bytes as f64 / f64::from(1 << 30),
-        *free_bytes as f64 / f64::from(1 << 30)
+        "{what}: {} MiB of the device's memory are needed, {} are free; {hint}use the CPU, `--device cpu`, or end what fills it",
+        needed_bytes.div_ceil(1 << 20),
+        free_bytes >> 20
     )]
     Memory {
-        /// What it is, perhaps with what may be asked for instead.
+        /// What it is.
         what: String,
+        /// What else may be asked for, with a comma at its end; empty if there is nothing.
+        hint: &'static str,
         /// What it takes.
         needed_bytes: usize,
         /// What is free.

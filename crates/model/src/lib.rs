@@ -53,7 +53,9 @@ pub use error::{Error, nearest};
 pub use eyas_ops::{Format, IGNORE, Use};
 pub use files::write_atomically;
 pub use generate::{FinishReason, Generated, generate};
-pub use memory::{MemoryPlan, check_evaluation, compute_copies_bytes, generation_bytes, memory_plan};
+pub use memory::{
+    MemoryPlan, check_evaluation, check_training, compute_copies_bytes, generation_bytes, memory_plan,
+};
 pub use model::Gpt;
 pub use network::Scores;
 pub use parameters::{

@@ -78,6 +78,9 @@ pub fn compute_copies_bytes<D: Backend>(device: &D, config: &Config, purpose: Us
     config.n_layer * block + copies(config.n_embd, config.vocab_size)
 }
 
+/// Bytes beside those that are counted: allocations begin on boundaries, and scratch memory has whole MiB.
+const UNEVENNESS_BYTES: usize = 4 << 20;
+
 /// Refuses what a device has no memory for, before it is allocated.
 ///
 /// # Errors
@@ -86,13 +89,36 @@ pub(crate) fn require_memory<D: Backend>(
     device: &D,
     needed_bytes: usize,
     what: impl FnOnce() -> String,
+    hint: &'static str,
 ) -> Result<(), Error> {
     match device.free_bytes() {
         Some(free_bytes) if needed_bytes > free_bytes => {
-            Err(Error::Memory { what: what(), needed_bytes, free_bytes })
+            Err(Error::Memory { what: what(), hint, needed_bytes, free_bytes })
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses training that the device has no memory for, beside the network, which is there.
+///
+/// # Errors
+/// [`Error::Memory`]; [`Error::Batch`] if a tensor would have more elements than the device counts.
+pub fn check_training<D: Backend>(
+    gpt: &Gpt<D>,
+    batch: usize,
+    time: usize,
+    gradient_checkpointing: bool,
+) -> Result<(), Error> {
+    let (device, config) = (&**gpt.device(), gpt.config());
+    let most = device.max_elements() / config.inner().max(3 * config.n_embd).saturating_mul(time);
+    if batch > most {
+        return Err(Error::Batch { what: format!("samples of {time} tokens"), most, got: batch });
+    }
+    let plan = memory_plan(device, config, batch, time, Use::Training, gradient_checkpointing);
+    let is_there = |kind: &str| matches!(kind, "parameters" | "compute copies");
+    let rest = plan.items.iter().filter(|(kind, _)| !is_there(kind)).map(|(_, bytes)| bytes).sum::<usize>();
+    let what = || format!("training on {batch} samples of {time} tokens at once");
+    require_memory(device, rest + UNEVENNESS_BYTES, what, "take a smaller batch, ")
 }
 
 /// Refuses batches of `batch` windows of `time` tokens that an evaluation of `gpt` has no memory for.
@@ -106,11 +132,10 @@ pub fn check_evaluation<D: Backend>(gpt: &Gpt<D>, batch: usize, time: usize) -> 
     if batch > most {
         return Err(Error::Batch { what: format!("windows of {time} tokens"), most, got: batch });
     }
-    let scratch_bytes = device.loss_scratch_bytes(Dims::new(config, batch, time).head);
+    let scratch_bytes = device.loss_scratch_bytes(Dims::new(config, batch, time).head) + UNEVENNESS_BYTES;
     let needed_bytes = inference_bytes(device, config, batch, time) + scratch_bytes;
-    require_memory(device, needed_bytes, || {
-        format!("batches of {batch} windows of {time} tokens, of which there may be fewer at once")
-    })
+    let what = || format!("batches of {batch} windows of {time} tokens");
+    require_memory(device, needed_bytes, what, "take fewer at once, ")
 }
 
 /// Refuses a cache in which `num_sequences` sequences grow to `capacity` tokens, and that of their prompt before it.
@@ -131,9 +156,9 @@ pub(crate) fn check_generation<D: Backend>(
             got: num_sequences,
         });
     }
-    require_memory(device, generation_bytes(device, config, num_sequences, capacity), || {
-        format!("{num_sequences} sequences of up to {capacity} tokens, of which there may be fewer")
-    })
+    let needed_bytes = generation_bytes(device, config, num_sequences, capacity) + UNEVENNESS_BYTES;
+    let what = || format!("sequences of up to {capacity} tokens, {num_sequences} at once");
+    require_memory(device, needed_bytes, what, "take fewer or shorter ones, ")
 }
 
 /// Bytes that generation takes beside the network: the cache of the prompt, and that of `num_sequences` sequences, if there are

@@ -251,7 +251,7 @@ fn check_device<D: Backend>(device: &D, config: &Config, purpose: Use) -> Result
         });
     }
     let needed_bytes = 4 * num_parameters(config) + compute_copies_bytes(device, config, purpose);
-    require_memory(device, needed_bytes, || "the network".into())
+    require_memory(device, needed_bytes, || "the network".into(), "")
 }
 
 /// The initial values of a tensor. Normal values come from one stream for each block of elements, so that they are the

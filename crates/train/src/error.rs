@@ -200,10 +200,10 @@ pub enum Error {
     },
     /// The network does not fit the device, however small its batches are.
     #[error(
-        "training one sample at a time needs {:.1} GiB, and the device has {:.1} GiB free; take a smaller model or \
-         context_length, gradient_checkpointing = true, or device = \"cpu\"",
-        *needed_bytes as f64 / f64::from(1 << 30),
-        *free_bytes as f64 / f64::from(1 << 30)
+        "training one sample at a time needs {} MiB with 256 in reserve, and the device has {} MiB free; take a smaller model \
+         or context_length, gradient_checkpointing = true, or device = \"cpu\"",
+        needed_bytes.div_ceil(1 << 20),
+        free_bytes >> 20
     )]
     Memory {
         /// What the smallest plan takes.

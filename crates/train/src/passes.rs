@@ -66,10 +66,10 @@ impl<D: Backend> Passes<'_, D> {
             )));
         }
         Ok(Some(format!(
-            "micro-batches of {asked} samples need {:.1} GiB and {:.1} are free: they are split into {} of {batch}, so that an \
-             update stays the same but for rounding and dropout masks",
-            needed_bytes as f64 / f64::from(1 << 30),
-            free_bytes as f64 / f64::from(1 << 30),
+            "micro-batches of {asked} samples need {} MiB with 256 in reserve and {} are free: they are split into {} of {batch}, so \
+             that an update stays the same but for rounding and dropout masks",
+            needed_bytes.div_ceil(1 << 20),
+            free_bytes >> 20,
             asked / batch
         )))
     }
@@ -146,6 +146,22 @@ fn largest_batch(asked: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
 fn most_merged(accumulation: usize, most: usize, fits: impl Fn(usize) -> bool) -> usize {
     let divides = |merged: &usize| accumulation.is_multiple_of(*merged);
     (2..=accumulation.min(most)).rev().filter(divides).find(|&merged| fits(merged)).unwrap_or(1)
+}
+
+/// What to say where the run whose state is `own` was asked for the same micro-batches of `asked` samples as `config`, and cut them
+/// otherwise.
+pub(crate) fn split_otherwise(config: &TrainConfig, own: &Value, asked: usize) -> Option<String> {
+    let number = |value: &Value| value.as_u64().and_then(|number| usize::try_from(number).ok());
+    let before = number(&own["settings"]["per_device_train_batch_size"]).filter(|&before| before > 0)?;
+    let accumulation = number(&own["settings"]["gradient_accumulation_steps"])?;
+    let now = config.per_device_train_batch_size;
+    let is_same_update = before.checked_mul(accumulation)? == now * config.gradient_accumulation_steps;
+    (number(&own[ASKED])? == asked && is_same_update && before != now).then(|| {
+        format!(
+            "{before} samples went through the network at once before the checkpoint, {now} do now: the update stays the same but \
+             for rounding and dropout masks"
+        )
+    })
 }
 
 /// The samples of a micro-batch of the run whose state is `own`, if that was asked for the same as this one and split.
@@ -226,6 +242,14 @@ mod tests {
             None
         );
         assert_eq!(split_before(&config(32, 3), &Value::Null), None);
+
+        // Cut otherwise, whole, and as before; asked for otherwise, though cut to the same; another update.
+        let said = |config: TrainConfig, asked| split_otherwise(&config, &own, asked);
+        assert!(said(config(4, 24), 32).is_some_and(|line| line.starts_with("8 samples")));
+        assert!(said(config(32, 3), 32).is_some());
+        for (config, asked) in [(config(8, 12), 32), (config(16, 6), 16), (config(16, 12), 32)] {
+            assert_eq!(said(config, asked), None);
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use crate::checkpoint::{self, Checkpoint, OWN};
 use crate::error::Error;
 use crate::loss_scale::LossScale;
-use crate::passes::{ASKED, MERGED};
+use crate::passes::{ASKED, MERGED, split_otherwise};
 use crate::plan::Plan;
 use crate::runlog::{RunLog, Window};
 use crate::settings::TrainConfig;
@@ -228,6 +228,7 @@ pub(crate) fn differences(
     config: &TrainConfig,
     model: &Config,
     data: &Value,
+    asked_batch_size: usize,
 ) -> Result<Vec<String>, Error> {
     let own = checkpoint::own(&checkpoint.state);
     if own["data"]["tokenizer"] != data["tokenizer"] {
@@ -259,12 +260,20 @@ pub(crate) fn differences(
     ] {
         compare(name, &json!(before), &json!(now));
     }
-    for (name, now) in settings.iter().filter(|(name, _)| !HARMLESS.contains(&name.as_str())) {
+    // Samples at once, and passes of an update, are the device's affair where an update was asked for in the same way.
+    let split = split_otherwise(config, own, asked_batch_size);
+    let is_compared = |name: &str| {
+        !HARMLESS.contains(&name)
+            && (split.is_none()
+                || !["per_device_train_batch_size", "gradient_accumulation_steps"].contains(&name))
+    };
+    for (name, now) in settings.iter().filter(|(name, _)| is_compared(name)) {
         // A setting that the version which saved did not know has its default now, or is meant.
         own["settings"].get(name).into_iter().for_each(|before| compare(name, before, now));
     }
     for key in ["num_samples", "context_length", "mode", "shards"] {
         compare(key, &own["data"][key], &data[key]);
     }
+    lines.extend(split);
     Ok(lines)
 }

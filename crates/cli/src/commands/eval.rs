@@ -157,8 +157,18 @@ fn score<D: Backend>(device: D, wanted: Score<'_>) -> Outcome<EvalResult> {
     gpt.set_document_end(document_end);
     // No more rows than there are windows, whatever was asked for.
     let windows = data.num_targets(context_length).div_ceil(context_length as u64).max(1) as usize;
-    let batch = args.batch_size.unwrap_or((BATCH_TOKENS / context_length).max(1)).min(windows);
+    let asked = args.batch_size.unwrap_or((BATCH_TOKENS / context_length).max(1)).min(windows);
+    // Fewer at once change no result.
+    let mut batch = asked;
+    while batch > 1 && check_evaluation(&gpt, batch, context_length).is_err() {
+        batch /= 2;
+    }
     check_evaluation(&gpt, batch, context_length)?;
+    note(format_args!("device: {}", gpt.device().describe()));
+    if batch < asked {
+        let (batch, asked) = (format::count(batch as u64), format::count(asked as u64));
+        note(format_args!("{batch} windows at once: there is no memory for {asked}"));
+    }
     let mut activations = Activations::new(&gpt, batch, context_length);
     let mut progress = Progress::new("eval");
     let mut on_progress = |done: u64, of: u64| {

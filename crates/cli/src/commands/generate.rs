@@ -141,7 +141,7 @@ impl DeviceArgs {
     /// # Errors
     /// Weights in small integers on a GPU.
     pub(crate) fn wanted(self) -> Outcome<Wanted> {
-        let choice = for_format(self.device, self.precision())?;
+        let choice = for_format(self.device, self.precision(), "--precision")?;
         let wanted = Wanted::new(choice, element(self.precision(), Isa::detect()));
         Ok(Wanted { threads: self.num_threads(), ..wanted })
     }

@@ -6,7 +6,7 @@
 use crate::device::{OnDevice, Place, Wanted};
 use crate::errors::{Failure, Outcome};
 use crate::format;
-use crate::output::{Output, note};
+use crate::output::{Output, note, warn};
 use crate::reporter::Reporter;
 use crate::signals::Stop;
 use crate::tui::{self, Screen, Teller};
@@ -310,6 +310,18 @@ fn train<D: Backend>(device: Arc<D>, Train { config, args, stop }: Train) -> Out
         format::duration(std::time::Duration::from_secs_f64(outcome.elapsed_seconds)),
         output_dir.join(METRICS).display()
     ));
+    let (skipped, step) = (outcome.skipped_updates, outcome.step);
+    let left_out = format_args!(
+        "{} of {} updates were left out, because a loss or a gradient was not finite",
+        format::count(skipped),
+        format::count(step)
+    );
+    // fp16 finds its loss scale by a few.
+    match skipped {
+        0 => {}
+        _ if skipped > step / 10 => warn(left_out),
+        _ => note(left_out),
+    }
     let mut output = Output::new();
     output.line(format_args!("model saved to {}", output_dir.display()))?;
     output.flush()

@@ -34,14 +34,14 @@ const DRIVER: Wanted = Wanted {
     },
 };
 const NVRTC: Wanted = Wanted {
-    what: "NVRTC, which compiles the kernels",
+    what: "NVRTC (it compiles the kernels)",
     names: &[("libnvrtc.so.13", 13), ("libnvrtc.so.12", 12)],
     companion: Some("libnvrtc-builtins.so"),
     load: nvrtc::load,
     hint: |driver| hint("nvidia-cuda-nvrtc", driver),
 };
 const CUBLASLT: Wanted = Wanted {
-    what: "cuBLASLt, which multiplies matrices",
+    what: "cuBLASLt (it multiplies matrices)",
     names: &[("libcublasLt.so.13", 13), ("libcublasLt.so.12", 12)],
     companion: None,
     load: cublaslt::load,

@@ -294,8 +294,9 @@ impl<E: CudaElement> Device for Cuda<E> {
     fn describe(&self) -> String {
         let (major, minor) = self.context.capability;
         let gibibytes = self.context.memory().1 as f64 / f64::from(1 << 30);
+        let decimals = usize::from(gibibytes < 10.0);
         format!(
-            "CUDA {}, {}, {gibibytes:.0} GiB, compute capability {major}.{minor}, {}",
+            "CUDA {}, {}, {gibibytes:.decimals$} GiB, compute capability {major}.{minor}, {}",
             self.context.driver_version,
             self.context.name,
             E::NAME

@@ -137,7 +137,9 @@ impl<D: Backend> Trainer<D> {
         let data_identity = data_identity(&setup.loader, &setup.tokenizer);
         let (mut resumed, mut saved) = (Resumed::default(), None);
         if let Some(checkpoint) = &setup.checkpoint {
-            for line in differences(checkpoint, &config, &setup.model, &data_identity)? {
+            for line in
+                differences(checkpoint, &config, &setup.model, &data_identity, setup.plan.asked_batch_size)?
+            {
                 on_event(Event::Warning(&line));
             }
             resumed = State::from_checkpoint(checkpoint)?;

@@ -58,7 +58,7 @@ pub(crate) struct GenerationArgs {
 pub(super) fn run(args: &GenerationArgs) -> Outcome {
     let precision = args.format.precision();
     let wanted = args.place.wanted(element(precision, args.place.machine.isa()))?;
-    let wanted = Wanted { choice: for_format(wanted.choice, precision)?, ..wanted };
+    let wanted = Wanted { choice: for_format(wanted.choice, precision, "--format")?, ..wanted };
     wanted.run(Generation { args })
 }
 

@@ -86,7 +86,14 @@ impl Context {
     /// There is not so much.
     pub(crate) fn open_memory(&self, bytes: usize) -> Result<u64, CudaError> {
         self.try_allocate(bytes).ok_or_else(|| {
-            let message = format!("{} has no {bytes} bytes left; is another program using it?", self.name);
+            let ((free, total), mib) = (self.memory(), |bytes: usize| bytes >> 20);
+            let message = format!(
+                "{} has {} of {} MiB free, and {} are wanted to begin with",
+                self.name,
+                mib(free),
+                mib(total),
+                mib(bytes)
+            );
             CudaError::Driver { call: "cuMemAlloc", message }
         })
     }

@@ -152,9 +152,9 @@ pub(super) fn agreement(target: &Target, report: &mut Report) -> Outcome {
         "precision",
         "losses",
         "gradients",
-        "worst gradient",
-        "allowed",
+        "allowed of both",
         "verdict",
+        "worst gradient",
     ])?;
     let (mut num_wrong, mut num_all) = (0, 0);
     for (precision, name) in [(Precision::F32, "f32"), (Precision::Bf16, "bf16"), (Precision::F16, "fp16")] {
@@ -164,7 +164,7 @@ pub(super) fn agreement(target: &Target, report: &mut Report) -> Outcome {
                 (num_wrong, num_all) = (num_wrong + CASES.len(), num_all + CASES.len());
                 let why = failure.summary();
                 let object = json!({ "name": "all", "precision": name, "failed": why });
-                report.row(&[&"all", &name, &"", &"", &why, &"", &"**failed**"], &object)?;
+                report.row(&[&"all", &name, &"", &"", &"", &"**failed**", &why], &object)?;
                 continue;
             }
         };
@@ -179,7 +179,7 @@ pub(super) fn agreement(target: &Target, report: &mut Report) -> Outcome {
                     num_wrong += 1;
                     let why = failure.summary();
                     let object = json!({ "name": case.name(), "precision": name, "failed": why });
-                    report.row(&[&case.name(), &name, &"", &"", &why, &"", &"**failed**"], &object)?;
+                    report.row(&[&case.name(), &name, &"", &"", &"", &"**failed**", &why], &object)?;
                     continue;
                 }
             };
@@ -198,9 +198,9 @@ pub(super) fn agreement(target: &Target, report: &mut Report) -> Outcome {
                     &name,
                     &format_args!("{:.1e}", got.losses),
                     &format_args!("{:.1e}", got.gradients),
-                    &format_args!("{off:.1e} {worst}"),
                     &format_args!("{allowed:.1e}"),
                     &if is_right { "agrees" } else { "**differs**" },
+                    &format_args!("{off:.1e} {worst}"),
                 ],
                 &json!({
                     "name": case.name(), "precision": name, "losses": got.losses, "gradients": got.gradients,

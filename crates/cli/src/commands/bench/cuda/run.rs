@@ -104,6 +104,8 @@ fn run(args: &CudaArgs, section: &Section, is_continued: bool, left: Duration) -
     let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
     command.args(["bench", "cuda", "--section", section.name, "--device", &args.device.to_string()]);
     command.args(args.json.then_some("--json")).args(is_continued.then_some("--continued"));
+    // Its last lines go into the report, which should be words.
+    command.env("RUST_BACKTRACE", "0");
     // Without a place for compiled kernels every section would compile them.
     if cache_dir().is_none() {
         command.env("EYAS_CACHE_DIR", std::env::temp_dir().join("eyas-cache"));

@@ -148,32 +148,51 @@ fn most_merged(accumulation: usize, most: usize, fits: impl Fn(usize) -> bool) -
     (2..=accumulation.min(most)).rev().filter(divides).find(|&merged| fits(merged)).unwrap_or(1)
 }
 
-/// What to say where the run whose state is `own` was asked for the same micro-batches of `asked` samples as `config`, and cut them
-/// otherwise.
-pub(crate) fn split_otherwise(config: &TrainConfig, own: &Value, asked: usize) -> Option<String> {
-    let number = |value: &Value| value.as_u64().and_then(|number| usize::try_from(number).ok());
-    let before = number(&own["settings"]["per_device_train_batch_size"]).filter(|&before| before > 0)?;
-    let accumulation = number(&own["settings"]["gradient_accumulation_steps"])?;
-    let now = config.per_device_train_batch_size;
-    let is_same_update = before.checked_mul(accumulation)? == now * config.gradient_accumulation_steps;
-    (number(&own[ASKED])? == asked && is_same_update && before != now).then(|| {
-        format!(
-            "{before} samples went through the network at once before the checkpoint, {now} do now: the update stays the same but \
-             for rounding and dropout masks"
-        )
-    })
+/// How a run cut its updates.
+struct Cut {
+    /// Samples that a micro-batch was asked to have.
+    asked: usize,
+    /// Samples that it had.
+    batch: usize,
+    /// Micro-batches of an update.
+    accumulation: usize,
+}
+
+impl Cut {
+    /// That of the run whose state is `own`; `None` if it does not say.
+    fn recorded(own: &Value) -> Option<Self> {
+        let number = |value: &Value| value.as_u64().and_then(|number| usize::try_from(number).ok());
+        let settings = &own["settings"];
+        let batch = number(&settings["per_device_train_batch_size"]).filter(|&batch| batch > 0)?;
+        let accumulation = number(&settings["gradient_accumulation_steps"])?;
+        Some(Cut { asked: number(&own[ASKED])?, batch, accumulation })
+    }
+
+    /// Whether it is one of the updates that `config` asks for, in micro-batches of `asked` samples.
+    fn is_of(&self, config: &TrainConfig, asked: usize) -> bool {
+        let samples = config.per_device_train_batch_size.saturating_mul(config.gradient_accumulation_steps);
+        self.asked == asked && self.batch.checked_mul(self.accumulation) == Some(samples)
+    }
 }
 
 /// The samples of a micro-batch of the run whose state is `own`, if that was asked for the same as this one and split.
 fn split_before(config: &TrainConfig, own: &Value) -> Option<usize> {
-    let number = |value: &Value| value.as_u64().and_then(|number| usize::try_from(number).ok());
-    let asked = config.per_device_train_batch_size;
-    let batch = number(&own["settings"]["per_device_train_batch_size"])?;
-    let accumulation = number(&own["settings"]["gradient_accumulation_steps"])?;
-    let is_part = batch > 0 && batch < asked && asked.is_multiple_of(batch);
-    let is_same = number(&own[ASKED])? == asked
-        && accumulation == config.gradient_accumulation_steps.saturating_mul(asked / batch.max(1));
-    (is_part && is_same).then_some(batch)
+    let (cut, asked) = (Cut::recorded(own)?, config.per_device_train_batch_size);
+    let is_part = cut.batch < asked && asked.is_multiple_of(cut.batch);
+    (is_part && cut.is_of(config, asked)).then_some(cut.batch)
+}
+
+/// What to say where the run whose state is `own` was asked for the same micro-batches of `asked` samples as `config`, and cut them
+/// otherwise.
+pub(crate) fn split_otherwise(config: &TrainConfig, own: &Value, asked: usize) -> Option<String> {
+    let (cut, now) = (Cut::recorded(own)?, config.per_device_train_batch_size);
+    (cut.is_of(config, asked) && cut.batch != now).then(|| {
+        format!(
+            "{} samples went through the network at once before the checkpoint, {now} do now: the update stays the same but for \
+             rounding and dropout masks",
+            cut.batch
+        )
+    })
 }
 
 /// What the run merged whose state is `own`, if it was asked for the same as this one: one where nothing is recorded, as on the

@@ -83,13 +83,12 @@ pub(crate) fn run(args: Args) -> Outcome {
     if args.batch_size == Some(0) {
         return Err(Failure::usage("--batch-size 0: expected at least 1"));
     }
-    let data = open(&args, &tokenizer, context_length)?;
     let wanted = args.device.wanted()?;
     let document_end = match args.mask_documents {
         true => Some(tokenizer.end_of_text().ok_or(eyas_data::Error::NoEndOfText)?),
         false => None,
     };
-    let result = wanted.run(Score { args: &args, data: &data, context_length, document_end })?;
+    let result = wanted.run(Score { args: &args, tokenizer: &tokenizer, context_length, document_end })?;
     let mut output = Output::new();
     match args.json {
         true => output.json(&result)?,
@@ -135,10 +134,10 @@ fn open(args: &Args, tokenizer: &Tokenizer, context_length: usize) -> Outcome<Ev
     Ok(EvalData::Stream(stream))
 }
 
-/// Scoring, on whatever device.
+/// Reading and scoring, on whatever device: one that cannot be had is known before much is read.
 struct Score<'a> {
     args: &'a Args,
-    data: &'a EvalData,
+    tokenizer: &'a Tokenizer,
     context_length: usize,
     document_end: Option<u32>,
 }
@@ -152,7 +151,8 @@ impl OnDevice for Score<'_> {
 }
 
 fn score<D: Backend>(device: D, wanted: Score<'_>) -> Outcome<EvalResult> {
-    let Score { args, data, context_length, document_end } = wanted;
+    let Score { args, tokenizer, context_length, document_end } = wanted;
+    let data = &open(args, tokenizer, context_length)?;
     let mut gpt = Gpt::load(Arc::new(device), &args.model, args.device.precision().purpose())?;
     gpt.set_document_end(document_end);
     // No more rows than there are windows, whatever was asked for.

@@ -99,6 +99,21 @@ pub(crate) fn require_memory<D: Backend>(
     }
 }
 
+/// Refuses more than the device can count the elements of, of tensors whose rows are `channels` wide: `batch` times `time` rows.
+fn require_elements<D: Backend>(
+    device: &D,
+    channels: usize,
+    batch: usize,
+    time: usize,
+    what: &str,
+) -> Result<(), Error> {
+    let most = device.max_elements() / channels.saturating_mul(time).max(1);
+    match batch > most {
+        true => Err(Error::Batch { what: format!("{what} of {time} tokens"), most, got: batch }),
+        false => Ok(()),
+    }
+}
+
 /// Refuses training that the device has no memory for, beside the network, which is there.
 ///
 /// # Errors
@@ -110,10 +125,7 @@ pub fn check_training<D: Backend>(
     gradient_checkpointing: bool,
 ) -> Result<(), Error> {
     let (device, config) = (&**gpt.device(), gpt.config());
-    let most = device.max_elements() / config.inner().max(3 * config.n_embd).saturating_mul(time);
-    if batch > most {
-        return Err(Error::Batch { what: format!("samples of {time} tokens"), most, got: batch });
-    }
+    require_elements(device, config.inner().max(3 * config.n_embd), batch, time, "samples")?;
     let plan = memory_plan(device, config, batch, time, Use::Training, gradient_checkpointing);
     let is_there = |kind: &str| matches!(kind, "parameters" | "compute copies");
     let rest = plan.items.iter().filter(|(kind, _)| !is_there(kind)).map(|(_, bytes)| bytes).sum::<usize>();
@@ -127,11 +139,7 @@ pub fn check_training<D: Backend>(
 /// [`Error::Memory`]; [`Error::Batch`] if a tensor would have more elements than the device counts.
 pub fn check_evaluation<D: Backend>(gpt: &Gpt<D>, batch: usize, time: usize) -> Result<(), Error> {
     let (device, config) = (&**gpt.device(), gpt.config());
-    let widest = config.inner().max(3 * config.n_embd).saturating_mul(time);
-    let most = device.max_elements() / widest;
-    if batch > most {
-        return Err(Error::Batch { what: format!("windows of {time} tokens"), most, got: batch });
-    }
+    require_elements(device, config.inner().max(3 * config.n_embd), batch, time, "windows")?;
     let scratch_bytes = device.loss_scratch_bytes(Dims::new(config, batch, time).head) + UNEVENNESS_BYTES;
     let needed_bytes = inference_bytes(device, config, batch, time) + scratch_bytes;
     let what = || format!("batches of {batch} windows of {time} tokens");
@@ -148,14 +156,7 @@ pub(crate) fn check_generation<D: Backend>(
     capacity: usize,
 ) -> Result<(), Error> {
     let (device, config) = (&**gpt.device(), gpt.config());
-    let most = device.max_elements() / (capacity * config.n_embd);
-    if num_sequences > most {
-        return Err(Error::Batch {
-            what: format!("sequences of {capacity} tokens"),
-            most,
-            got: num_sequences,
-        });
-    }
+    require_elements(device, config.n_embd, num_sequences, capacity, "sequences")?;
     let needed_bytes = generation_bytes(device, config, num_sequences, capacity) + UNEVENNESS_BYTES;
     let what = || format!("sequences of up to {capacity} tokens, {num_sequences} at once");
     require_memory(device, needed_bytes, what, "take fewer or shorter ones, ")

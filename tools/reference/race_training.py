@@ -6,7 +6,7 @@
 A row is batch x context x micro-batches of an update. Rows that are one update cut in several ways compete together, since either side
 may cut it as it likes: the fastest of each counts. PyTorch's network is as lean as nanoGPT's: q, k and v in one product, flash attention
 (scaled_dot_product_attention), bf16 autocast, loss over the flat logits, gradients clipped, fused AdamW, whole model compiled.
-Needs PyTorch alone, of any version from 2.4.
+Needs PyTorch alone. Tried with 2.15, on the CPU and uncompiled; not yet on a GPU.
 """
 import argparse, contextlib, json, statistics, subprocess, time, torch
 import torch.nn.functional as F

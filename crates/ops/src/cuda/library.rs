@@ -16,6 +16,8 @@ use std::sync::Mutex;
 struct Wanted {
     what: &'static str,
     names: &'static [(&'static str, u32)],
+    /// Whether what the system knows by name comes before folders, which a person may have pointed to.
+    by_name_first: bool,
     /// How the names of files begin that it opens by name itself, and that lie beside it.
     companion: Option<&'static str>,
     /// Takes the functions that are called from the library; what it lacks is the error.
@@ -25,8 +27,9 @@ struct Wanted {
 
 const DRIVER: Wanted = Wanted {
     what: "the NVIDIA driver",
-    // As cudarc asks for it, by name alone, when its functions are called.
     names: &[("libcuda.so", 0), ("libcuda.so.1", 0)],
+    // As cudarc asks for it when its functions are called.
+    by_name_first: true,
     companion: None,
     load: |_| Ok(()),
     hint: |_| {
@@ -36,6 +39,7 @@ const DRIVER: Wanted = Wanted {
 const NVRTC: Wanted = Wanted {
     what: "NVRTC (it compiles the kernels)",
     names: &[("libnvrtc.so.13", 13), ("libnvrtc.so.12", 12)],
+    by_name_first: false,
     companion: Some("libnvrtc-builtins.so"),
     load: nvrtc::load,
     hint: |driver| hint("nvidia-cuda-nvrtc", driver),
@@ -43,6 +47,7 @@ const NVRTC: Wanted = Wanted {
 const CUBLASLT: Wanted = Wanted {
     what: "cuBLASLt (it multiplies matrices)",
     names: &[("libcublasLt.so.13", 13), ("libcublasLt.so.12", 12)],
+    by_name_first: false,
     companion: None,
     load: cublaslt::load,
     hint: |driver| hint("nvidia-cublas", driver),
@@ -149,8 +154,7 @@ fn open(wanted: &Wanted, paths: &LibraryPaths, driver: Version) -> Result<(), Cu
     let by_path = folders.iter().flat_map(|folder| served().map(|name| folder.join(name)));
     let by_path: Vec<_> = by_path.filter(|path| path.exists()).collect();
     let by_name: Vec<_> = served().map(PathBuf::from).collect();
-    // Paths before names: what the user pointed to wins over what the system has. But not the driver, of which it must have one.
-    let candidates = if wanted.what == DRIVER.what { [by_name, by_path] } else { [by_path, by_name] };
+    let candidates = if wanted.by_name_first { [by_name, by_path] } else { [by_path, by_name] };
     let mut problems = Vec::new();
     for candidate in candidates.into_iter().flatten() {
         if let (Some(start), Some(folder)) = (wanted.companion, candidate.parent()) {
@@ -224,6 +228,7 @@ mod tests {
         let none = Wanted {
             what: "nothing",
             names: &[("libeyas-none.so.13", 13), ("libeyas-none.so.12", 12)],
+            by_name_first: false,
             companion: None,
             load: |_| Ok(()),
             hint: |driver| hint("eyas-none", driver),
@@ -257,6 +262,7 @@ mod tests {
         let libc = Wanted {
             what: "the C library",
             names: &[("libc.so.6", 0)],
+            by_name_first: false,
             companion: None,
             load: nvrtc::load,
             hint: |_| "none".into(),

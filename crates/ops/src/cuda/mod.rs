@@ -16,6 +16,7 @@ mod graph;
 mod kept;
 mod library;
 mod matmul;
+mod product;
 mod tensor_map;
 
 pub(crate) use choices::Place;
@@ -24,7 +25,7 @@ pub(crate) use context::{Argument, Lane, ScratchMemory, Shape, TABLE_ROWS, argum
 pub use error::{CudaError, Version};
 pub use graph::Recording;
 pub use library::LibraryPaths;
-pub(crate) use matmul::{Epilogue, Kind, Operands, Product};
+pub(crate) use product::{Epilogue, Kind, Operands, Product};
 pub(crate) use tensor_map::{Boxes, TensorMap};
 
 use crate::device::{Buffer, Changing, Device, Scalar};

@@ -1,6 +1,6 @@
 //! Matrices as Hopper's copy engine sees them: it copies boxes out of them that a kernel names by their corner.
 
-use super::matmul::Kind;
+use super::product::Kind;
 use cudarc::driver::sys as driver;
 use std::ffi::c_void;
 

@@ -160,10 +160,12 @@ fn score<D: Backend>(device: D, wanted: Score<'_>) -> Outcome<EvalResult> {
     let asked = args.batch_size.unwrap_or((BATCH_TOKENS / context_length).max(1)).min(windows);
     // Fewer at once change no result.
     let mut batch = asked;
-    while batch > 1 && check_evaluation(&gpt, batch, context_length).is_err() {
+    while let Err(error) = check_evaluation(&gpt, batch, context_length) {
+        if batch == 1 {
+            return Err(error.into());
+        }
         batch /= 2;
     }
-    check_evaluation(&gpt, batch, context_length)?;
     note(format_args!("device: {}", gpt.device().describe()));
     if batch < asked {
         let (batch, asked) = (format::count(batch as u64), format::count(asked as u64));

@@ -218,7 +218,7 @@ impl<D: Linear> Linear for Metered<D> {
 
     fn linear_gelu_forward(
         &self,
-        pre: &mut Act<Self>,
+        kept: &mut Act<Self>,
         out: &mut Act<Self>,
         x: &Act<Self>,
         weights: &D::Weights,
@@ -227,7 +227,7 @@ impl<D: Linear> Linear for Metered<D> {
     ) {
         let activations = dims.rows * (dims.inputs + 2 * dims.outputs);
         self.linear("linear_gelu_forward", dims, 1, activations, |device| {
-            device.linear_gelu_forward(pre, out, x, weights, bias, dims);
+            device.linear_gelu_forward(kept, out, x, weights, bias, dims);
         });
     }
 
@@ -270,14 +270,14 @@ impl<D: Linear> Linear for Metered<D> {
         dweights: &mut Buf<Self, f32>,
         dbias: Option<&mut Buf<Self, f32>>,
         dout: &Act<Self>,
-        pre: &Act<Self>,
+        kept: &Act<Self>,
         x: &Act<Self>,
         weights: &D::Weights,
         dims: LinearDims,
     ) -> bool {
         let activations = dims.rows * (3 * dims.inputs + dims.outputs);
         self.linear("linear_gelu_backward", dims, 2, activations, |device| {
-            device.linear_gelu_backward(dpre, dbias_of_pre, dweights, dbias, dout, pre, x, weights, dims)
+            device.linear_gelu_backward(dpre, dbias_of_pre, dweights, dbias, dout, kept, x, weights, dims)
         })
     }
 

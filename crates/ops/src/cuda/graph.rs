@@ -53,6 +53,8 @@ pub(crate) struct ChangingNode {
     pub(crate) node: driver::CUgraphNode,
     pub(crate) function: driver::CUfunction,
     pub(crate) shape: Shape,
+    /// The structure that comes before its arguments, if one does.
+    pub(crate) structure: Vec<u64>,
     pub(crate) arguments: Vec<u64>,
     /// Which arguments those are.
     pub(crate) changes: Vec<(usize, Change)>,
@@ -145,8 +147,9 @@ impl ChangingNode {
     }
 
     fn set(&mut self, executable: driver::CUgraphExec) {
-        let mut pointers: Vec<*mut c_void> =
-            self.arguments.iter().map(|argument| std::ptr::from_ref(argument).cast_mut().cast()).collect();
+        let structure = (!self.structure.is_empty()).then_some(self.structure.as_ptr());
+        let words = structure.into_iter().chain(self.arguments.iter().map(std::ptr::from_ref));
+        let mut pointers: Vec<*mut c_void> = words.map(|word| word.cast_mut().cast()).collect();
         let (x, y, z) = self.shape.grid;
         let parameters = driver::CUDA_KERNEL_NODE_PARAMS {
             func: self.function,

@@ -1,5 +1,6 @@
 //! Matrices as Hopper's copy engine sees them: it copies boxes out of them that a kernel names by their corner.
 
+use super::context::require;
 use super::product::Kind;
 use cudarc::driver::sys as driver;
 use std::ffi::c_void;
@@ -24,13 +25,8 @@ impl Boxes {
         cols.is_multiple_of(8)
     }
 
-    /// Encodes it, for boxes that lie in shared memory under the 128-byte swizzle. `None` where the driver is too old to.
-    pub(crate) fn encode(self, kind: Kind) -> Option<TensorMap> {
-        // SAFETY: the driver was opened.
-        let is_known = unsafe { driver::culib().get::<*const c_void>(b"cuTensorMapEncodeTiled").is_ok() };
-        if !is_known {
-            return None;
-        }
+    /// Encodes it, for boxes that lie in shared memory under the 128-byte swizzle.
+    pub(crate) fn encode(self, kind: Kind) -> TensorMap {
         let element = match kind {
             Kind::Bf16 => driver::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
             Kind::F16 => driver::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
@@ -60,6 +56,7 @@ impl Boxes {
                 driver::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
             )
         };
-        (encoded == driver::CUresult::CUDA_SUCCESS).then_some(map.0.opaque)
+        require("cuTensorMapEncodeTiled", encoded);
+        map.0.opaque
     }
 }

@@ -69,6 +69,24 @@ fn forward<E: CudaElement>(
 }
 
 impl<E: CudaElement> Cuda<E> {
+    /// out = x W + bias.
+    fn biased_product(
+        &self,
+        out: &CudaBuf<E>,
+        x: &CudaBuf<E>,
+        weights: &CudaWeights<E>,
+        bias: &CudaBuf<f32>,
+        dims: LinearDims,
+    ) {
+        let (a, b, of_bias) = (weights.copy.pointer(), x.pointer(), self.bias(weights, bias));
+        let operands = Operands { d: out.pointer(), c: 0, a, b, bias: of_bias, aux: 0 };
+        if !self.try_product(forward(weights, dims, Epilogue::Bias, false), operands) {
+            self.product(forward(weights, dims, Epilogue::None, false), operands);
+            let len = dims.rows * dims.outputs;
+            self.launch("add_bias", Shape::each(len), arguments![out, bias, len, dims.outputs]);
+        }
+    }
+
     /// The backward pass but for the input's gradient: dW += x^T dout and dbias += the sum over the rows of dout, in the second
     /// lane, beside what the first is given next.
     fn parameters_backward(
@@ -293,18 +311,12 @@ impl<E: CudaElement> Linear for Cuda<E> {
         dims: LinearDims,
     ) {
         check(weights, dims, x, out);
-        let (a, b, of_bias) = (weights.copy.pointer(), x.pointer(), self.bias(weights, bias));
-        let operands = Operands { d: out.pointer(), c: 0, a, b, bias: of_bias, aux: 0 };
-        if !self.try_product(forward(weights, dims, Epilogue::Bias, false), operands) {
-            self.product(forward(weights, dims, Epilogue::None, false), operands);
-            let len = dims.rows * dims.outputs;
-            self.launch("add_bias", Shape::each(len), arguments![out, bias, len, dims.outputs]);
-        }
+        self.biased_product(out, x, weights, bias, dims);
     }
 
     fn linear_gelu_forward(
         &self,
-        pre: &mut CudaBuf<E>,
+        kept: &mut CudaBuf<E>,
         out: &mut CudaBuf<E>,
         x: &CudaBuf<E>,
         weights: &CudaWeights<E>,
@@ -312,25 +324,18 @@ impl<E: CudaElement> Linear for Cuda<E> {
         dims: LinearDims,
     ) {
         check(weights, dims, x, out);
+        if self.is_for_hopper(weights, dims) {
+            let addresses = [out.pointer(), kept.pointer(), x.pointer()];
+            return self.gelu_forward_on_hopper(addresses, weights, bias, dims);
+        }
         let (a, b, of_bias) = (weights.copy.pointer(), x.pointer(), self.bias(weights, bias));
-        let operands = Operands { d: out.pointer(), c: 0, a, b, bias: of_bias, aux: pre.pointer() };
-        let [out, pre] = [operands.d, operands.aux];
-        let of_library = || {
-            // The library's GELU of f32 is not held to f32's precision.
-            if E::IS_F32 || !self.try_product(forward(weights, dims, Epilogue::BiasGelu, false), operands) {
-                self.product(forward(weights, dims, Epilogue::None, false), Operands { d: pre, ..operands });
-                let len = dims.rows * dims.outputs;
-                self.launch("add_bias_gelu", Shape::each(len), arguments![out, pre, bias, len, dims.outputs]);
-            }
-            true
-        };
-        let of_hopper = || self.gelu_forward_on_hopper([out, pre, operands.b], weights, bias, dims);
-        let place = ("gelu forward", dims.rows, dims.inputs, dims.outputs);
-        if !(self.is_for_hopper(weights, dims)
-            && self.fastest_form(place, &[&of_library, &of_hopper]) == 1
-            && of_hopper())
-        {
-            of_library();
+        let operands = Operands { d: out.pointer(), c: 0, a, b, bias: of_bias, aux: kept.pointer() };
+        // The library's GELU of f32 is not held to f32's precision.
+        if E::IS_F32 || !self.try_product(forward(weights, dims, Epilogue::BiasGelu, false), operands) {
+            let operands = Operands { d: kept.pointer(), ..operands };
+            self.product(forward(weights, dims, Epilogue::None, false), operands);
+            let len = dims.rows * dims.outputs;
+            self.launch("add_bias_gelu", Shape::each(len), arguments![out, kept, bias, len, dims.outputs]);
         }
     }
 
@@ -347,15 +352,34 @@ impl<E: CudaElement> Linear for Cuda<E> {
         check(weights, dims, x, out);
         let (a, b, of_bias) = (weights.copy.pointer(), x.pointer(), self.bias(weights, bias));
         let operands = Operands { d: out.pointer(), c: residual.pointer(), a, b, bias: of_bias, aux: 0 };
-        // Without dropout the residual is what the product is added to.
-        if !dropout.is_active() && self.try_product(forward(weights, dims, Epilogue::Bias, true), operands) {
-            return;
-        }
-        self.linear_forward(out, x, weights, bias, dims);
-        let len = dims.rows * dims.outputs;
-        let [key, threshold, scale] = self.dropout_arguments(dropout);
-        let shape = vectors::<E>(len);
-        self.launch("residual_dropout", shape, arguments![out, residual, len, key, threshold, scale]);
+        let out = &*out;
+        let of_library = || {
+            // Without dropout the residual is what the product is added to.
+            if !dropout.is_active()
+                && self.try_product(forward(weights, dims, Epilogue::Bias, true), operands)
+            {
+                return true;
+            }
+            self.biased_product(out, x, weights, bias, dims);
+            let len = dims.rows * dims.outputs;
+            let [key, threshold, scale] = self.dropout_arguments(dropout);
+            let shape = vectors::<E>(len);
+            self.launch("residual_dropout", shape, arguments![out, residual, len, key, threshold, scale]);
+            true
+        };
+        let addresses = [out, residual, x].map(CudaBuf::pointer);
+        let of_hopper = || {
+            self.residual_forward_on_hopper(addresses, weights, bias, dropout, dims);
+            true
+        };
+        let what = if dropout.is_active() { "residual and dropout" } else { "residual" };
+        let place = (what, dims.rows, dims.inputs, dims.outputs);
+        let _ = match self.is_for_hopper(weights, dims)
+            && self.fastest_form(place, &[&of_library, &of_hopper]) == 1
+        {
+            true => of_hopper(),
+            false => of_library(),
+        };
     }
 
     fn linear_backward(
@@ -382,7 +406,7 @@ impl<E: CudaElement> Linear for Cuda<E> {
         dweights: &mut CudaBuf<f32>,
         dbias: Option<&mut CudaBuf<f32>>,
         dout: &CudaBuf<E>,
-        pre: &CudaBuf<E>,
+        kept: &CudaBuf<E>,
         x: &CudaBuf<E>,
         weights: &CudaWeights<E>,
         dims: LinearDims,
@@ -390,45 +414,30 @@ impl<E: CudaElement> Linear for Cuda<E> {
         check(weights, dims, x, dout);
         let LinearDims { rows, inputs, outputs } = dims;
         self.context.join_for(&[dpre.pointer(), dbias_of_pre.pointer()]);
+        if self.is_for_hopper(weights, dims) {
+            self.parameters_backward(dweights, dbias, dout, x, weights.storage, dims);
+            let addresses = [dpre, dout, kept].map(CudaBuf::pointer);
+            self.gelu_backward_on_hopper(addresses, dbias_of_pre.pointer(), weights, dims);
+            return true;
+        }
         let (product, operands) = input_product(dpre, dout, weights, dims);
         let dpre = &*dpre;
         let separate = || {
             self.product_on(Lane::First, product, operands);
             let len = rows * inputs;
-            self.launch_on(Lane::First, "gelu_backward", vectors::<E>(len), arguments![dpre, pre, len]);
+            self.launch_on(Lane::First, "gelu_backward", vectors::<E>(len), arguments![dpre, kept, len]);
             true
         };
         let fused = || {
             let product = Product { epilogue: Epilogue::GeluBackward, ..product };
             !E::IS_F32
-                && self.try_product_on(Lane::First, product, Operands { aux: pre.pointer(), ..operands })
+                && self.try_product_on(Lane::First, product, Operands { aux: kept.pointer(), ..operands })
         };
-        let of_hopper = |sums: u64| {
-            self.is_for_hopper(weights, dims)
-                && self.gelu_backward_on_hopper([dpre, dout, pre].map(CudaBuf::pointer), sums, weights, dims)
-        };
-        // Where the last form is timed too, the others also make the sums that it has on its way.
-        let own = std::cell::OnceCell::new();
-        let sums = || own.get_or_init(|| self.zeros::<f32>(inputs)).pointer();
-        let add_sums = || {
-            if !self.is_for_hopper(weights, dims) {
-                return true;
-            }
-            self.add_column_sums(Lane::First, sums(), dpre, rows, inputs);
-            true
-        };
-        let forms: [&dyn Fn() -> bool; 3] =
-            [&|| separate() && add_sums(), &|| fused() && add_sums(), &|| of_hopper(sums())];
-        let form = match E::IS_F32 {
-            true => 0,
-            false => self.fastest_form(("gelu backward", rows, inputs, outputs), &forms),
-        };
-
+        let is_fused = !E::IS_F32
+            && self.fastest_form(("gelu backward", rows, inputs, outputs), &[&separate, &fused]) == 1;
         self.parameters_backward(dweights, dbias, dout, x, weights.storage, dims);
-        match form {
-            2 if of_hopper(dbias_of_pre.pointer()) => return true,
-            1 if fused() => {}
-            _ => _ = separate(),
+        if !(is_fused && fused()) {
+            separate();
         }
         false
     }

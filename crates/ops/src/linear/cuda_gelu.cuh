@@ -32,3 +32,15 @@ __device__ __forceinline__ float gelu_derivative(float x, float gate) {
     return fmaf(x * gate * (1.0f - gate), slope, gate);
 }
 __device__ __forceinline__ float gelu_derivative(float x) { return gelu_derivative(x, gelu_gate(x)); }
+
+// Slopes of GELU, which lie between -0.13 and 1.13, are kept in pairs of f16 whatever E is: bf16 has three bits less for them.
+__device__ __forceinline__ u32 pack_slopes(float first, float second) {
+    u32 out;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(second), "f"(first));
+    return out;
+}
+__device__ __forceinline__ float slope_of(u32 pair, int i) {
+    float out;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(out) : "h"((u16)(pair >> 16 * i)));
+    return out;
+}

@@ -1,9 +1,9 @@
-//! Products with GELU on their way out, on Hopper: launches of `cuda_hopper.cuh`.
+//! Products with GELU or a residual on their way out, on Hopper: launches of `cuda_hopper.cuh`.
 
 use super::cuda::CudaWeights;
 use super::{LinearDims, Storage};
-use crate::Cuda;
 use crate::cuda::{Boxes, CudaBuf, CudaElement, Lane, Shape, Source, TensorMap, arguments};
+use crate::{Cuda, Dropout};
 
 pub(crate) const SOURCE: Source = Source {
     name: "linear_hopper",
@@ -12,7 +12,7 @@ pub(crate) const SOURCE: Source = Source {
         include_str!("cuda_gelu.cuh"),
         include_str!("cuda_hopper.cuh"),
     ],
-    kernels: &["gelu_forward_hopper", "gelu_backward_hopper"],
+    kernels: &["gelu_forward_hopper", "gelu_backward_hopper", "residual_forward_hopper"],
 };
 
 /// The kernels' threads, the rows and columns of their tiles, and the blocks that work together.
@@ -25,49 +25,63 @@ const SHARED_BYTES: usize = 4 * (TILE.0 + TILE.1) * 128 + 2 * TILE.0 * TILE.1 + 
 const MIN_ROWS: usize = 1024;
 
 impl<E: CudaElement> Cuda<E> {
-    /// pre = x W + bias and out = gelu(pre), in one kernel, where [`is_for_hopper`](Self::is_for_hopper); false, with nothing done,
-    /// where the driver is too old.
+    /// out = gelu(x W + bias) and `slopes` what the backward pass wants to know of GELU there, in one kernel, where
+    /// [`is_for_hopper`](Self::is_for_hopper).
     pub(super) fn gelu_forward_on_hopper(
         &self,
-        [out, pre, x]: [u64; 3],
+        [out, slopes, x]: [u64; 3],
         weights: &CudaWeights<E>,
         bias: &CudaBuf<f32>,
         dims: LinearDims,
-    ) -> bool {
+    ) {
         let LinearDims { rows, inputs, outputs } = dims;
-        let right = Boxes { pointer: weights.matrix(), rows: inputs, cols: outputs, box_rows: 32 };
-        let left = Boxes { pointer: x, rows, cols: inputs, box_rows: TILE.0 };
-        let Some(operands) = Self::encode(left, right) else { return false };
+        let operands = forward_operands(weights, x, dims);
         self.context.join();
-        let arguments = arguments![out, pre, bias, rows, outputs, inputs];
+        let arguments = arguments![out, slopes, bias, rows, outputs, inputs];
         self.launch_product("gelu_forward_hopper", operands, rows, outputs, arguments);
-        true
+    }
+
+    /// out = residual + dropout(x W + bias), in one kernel, where [`is_for_hopper`](Self::is_for_hopper).
+    pub(super) fn residual_forward_on_hopper(
+        &self,
+        [out, residual, x]: [u64; 3],
+        weights: &CudaWeights<E>,
+        bias: &CudaBuf<f32>,
+        dropout: Dropout,
+        dims: LinearDims,
+    ) {
+        let LinearDims { rows, inputs, outputs } = dims;
+        let operands = forward_operands(weights, x, dims);
+        self.context.join();
+        let [key, threshold, scale] = self.dropout_arguments(dropout);
+        let arguments = arguments![out, residual, bias, rows, outputs, inputs, key, threshold, scale];
+        self.launch_product("residual_forward_hopper", operands, rows, outputs, arguments);
     }
 
     /// dpre = dout W^T gelu'(pre), in one kernel, after what was queued in the first lane, where
-    /// [`is_for_hopper`](Self::is_for_hopper); false, with nothing done, where the driver is too old. Adds the sums over the
-    /// rows of dpre to the f32 at `sums`.
+    /// [`is_for_hopper`](Self::is_for_hopper); `slopes` are of the forward pass. Adds the sums over the rows of dpre to the f32 at
+    /// `sums`.
     pub(super) fn gelu_backward_on_hopper(
         &self,
-        [dpre, dout, pre]: [u64; 3],
+        [dpre, dout, slopes]: [u64; 3],
         sums: u64,
         weights: &CudaWeights<E>,
         dims: LinearDims,
-    ) -> bool {
+    ) {
         let LinearDims { rows, inputs, outputs } = dims;
         let right = Boxes { pointer: weights.matrix(), rows: inputs, cols: outputs, box_rows: TILE.1 / 2 };
         let left = Boxes { pointer: dout, rows, cols: outputs, box_rows: TILE.0 };
-        let Some(operands) = Self::encode(left, right) else { return false };
+        let operands = [left, right].map(|boxes| boxes.encode(Self::KIND));
         let num_partials = rows.div_ceil(TILE.0);
         let scratch = self.context.scratch(4 * num_partials * inputs);
         let partials = scratch.at(0);
-        let arguments = arguments![dpre, pre, partials, rows, inputs, outputs];
+        let arguments = arguments![dpre, slopes, partials, rows, inputs, outputs];
         self.launch_product("gelu_backward_hopper", operands, rows, inputs, arguments);
         self.sum_partials(Lane::First, &[sums], partials, num_partials, inputs);
-        true
     }
 
-    /// Whether a layer's products are such that these kernels can make them.
+    /// Whether a layer's products are such that these kernels make them. The layers before and after a GELU, whose inner width and
+    /// rows are the same, must agree, so what is asked of inputs is asked of outputs too.
     pub(super) fn is_for_hopper(&self, weights: &CudaWeights<E>, dims: LinearDims) -> bool {
         !E::IS_F32
             && self.context.capability == (9, 0)
@@ -77,10 +91,6 @@ impl<E: CudaElement> Cuda<E> {
             && dims.rows >= MIN_ROWS
             && Boxes::are_aligned(dims.inputs)
             && Boxes::are_aligned(dims.outputs)
-    }
-
-    fn encode(left: Boxes, right: Boxes) -> Option<[TensorMap; 2]> {
-        Some([left.encode(Self::KIND)?, right.encode(Self::KIND)?])
     }
 
     fn launch_product(
@@ -99,12 +109,21 @@ impl<E: CudaElement> Cuda<E> {
     }
 }
 
+/// What x W is read as.
+fn forward_operands<E: CudaElement>(weights: &CudaWeights<E>, x: u64, dims: LinearDims) -> [TensorMap; 2] {
+    let LinearDims { rows, inputs, outputs } = dims;
+    let right = Boxes { pointer: weights.matrix(), rows: inputs, cols: outputs, box_rows: 32 };
+    let left = Boxes { pointer: x, rows, cols: inputs, box_rows: TILE.0 };
+    [left, right].map(|boxes| boxes.encode(Cuda::<E>::KIND))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::linear::{Linear, Use, gelu_reference};
     use crate::testing::*;
     use crate::{Device, Rng, Rounding};
+    use half::f16;
 
     /// Whole tiles, and tiles cut off below, to the right and in depth; more tiles than clusters.
     const SHAPES: [(usize, usize, usize); 4] =
@@ -120,41 +139,52 @@ mod tests {
         if !device.is_for_hopper(&weights, dims) {
             return;
         }
-        let [x, pre_of_x] = [(); 2].map(|()| random::<E>(&mut rng, num_in));
-        let [x_d, pre_of_x_d] = [&x, &pre_of_x].map(|x| upload_act(device, x));
-        let dout = upload_act(device, &random::<E>(&mut rng, num_out));
+        let x = random::<E>(&mut rng, num_in);
+        let (x_d, dout) = (upload_act(device, &x), upload_act(device, &random::<E>(&mut rng, num_out)));
         let bias = upload(device, &random::<f32>(&mut rng, outputs));
         let same = |name: &str, got: &[f32], want: &[f32]| {
             let error = relative_error(got, want);
             assert!(error < 2.0 * forward_tolerance::<Cuda<E>>(), "{name} {dims:?}: {error:e}");
         };
 
-        let [out, pre] = [(); 2].map(|()| device.zeros::<E>(num_out));
+        let [out, slopes] = [(); 2].map(|()| device.zeros::<E>(num_out));
         let mut want = device.zeros::<E>(num_out);
-        let addresses = [out.pointer(), pre.pointer(), x_d.pointer()];
-        assert!(device.gelu_forward_on_hopper(addresses, &weights, &bias, dims), "it is for Hopper");
+        let addresses = [out.pointer(), slopes.pointer(), x_d.pointer()];
+        device.gelu_forward_on_hopper(addresses, &weights, &bias, dims);
         device.linear_forward(&mut want, &x_d, &weights, &bias, dims);
-        let pre = download_act(device, &pre, num_out);
-        same("pre", &pre, &download_act(device, &want, num_out));
+        let pre = download_act(device, &want, num_out);
         let activated: Vec<f32> = pre.iter().map(|&x| gelu_reference(f64::from(x)) as f32).collect();
         same("gelu", &download_act(device, &out, num_out), &activated);
+        let mut bits = vec![E::from_f32(0.0); num_out];
+        device.read(&mut bits, &slopes);
+        let got = bytemuck::cast_slice::<E, u16>(&bits).iter().map(|&bits| f16::from_bits(bits).to_f32());
+        same("GELU's slopes", &got.collect::<Vec<_>>(), &slopes_at(&pre));
 
+        let residual = random::<E>(&mut rng, num_out);
+        let residual_d = upload_act(device, &residual);
+        for dropout in [Dropout::NONE, Dropout::new(0.4, 3, 1)] {
+            let addresses = [out.pointer(), residual_d.pointer(), x_d.pointer()];
+            device.residual_forward_on_hopper(addresses, &weights, &bias, dropout, dims);
+            let factor = |i: usize| if dropout.is_active() { dropout.factor(i as u32) } else { 1.0 };
+            let want: Vec<f32> = (0..num_out).map(|i| residual[i] + factor(i) * pre[i]).collect();
+            same("residual", &download_act(device, &out, num_out), &want);
+        }
+
+        let pre_of_x = random::<E>(&mut rng, num_in);
+        let slopes = slopes_at(&pre_of_x);
+        let bits: Vec<u16> = slopes.iter().map(|&slope| f16::from_f32(slope).to_bits()).collect();
+        let mut slopes_d = device.zeros::<E>(num_in);
+        device.write(&mut slopes_d, bytemuck::cast_slice::<u16, E>(&bits));
         let (dpre, sums) = (device.zeros::<E>(num_in), device.zeros::<f32>(inputs));
-        let addresses = [dpre.pointer(), dout.pointer(), pre_of_x_d.pointer()];
+        let addresses = [dpre.pointer(), dout.pointer(), slopes_d.pointer()];
         for _ in 0..2 {
-            let is_run = device.gelu_backward_on_hopper(addresses, sums.pointer(), &weights, dims);
-            assert!(is_run, "it is for Hopper");
+            device.gelu_backward_on_hopper(addresses, sums.pointer(), &weights, dims);
         }
         let mut want = device.zeros::<E>(num_in);
         let (mut dweights, mut dbias) = (device.zeros(inputs * outputs), device.zeros(outputs));
         device.linear_backward(&mut want, &mut dweights, Some(&mut dbias), &dout, &x_d, &weights, dims);
-        let slopes =
-            moving(&pre_of_x, &vec![1.0; num_in]).into_iter().map(|x| slope(&[1.0], &[gelu_reference(x)]));
-        let want: Vec<f32> = download_act(device, &want, num_in)
-            .into_iter()
-            .zip(slopes)
-            .map(|(x, slope)| x * slope as f32)
-            .collect();
+        let want: Vec<f32> =
+            download_act(device, &want, num_in).iter().zip(slopes).map(|(x, s)| x * s).collect();
         let dpre = download_act(device, &dpre, num_in);
         same("dpre", &dpre, &want);
         let column = |i: usize| dpre.iter().skip(i).step_by(inputs).map(|&x| f64::from(x)).sum::<f64>();
@@ -162,6 +192,11 @@ mod tests {
         let want: Vec<f32> = (0..inputs).map(|i| 2.0 * column(i) as f32).collect();
         let error = relative_error(&download(device, &sums, inputs), &want);
         assert!(error < 1e-5, "sums over the rows of dpre {dims:?}: {error:e}");
+    }
+
+    fn slopes_at(pre: &[f32]) -> Vec<f32> {
+        let moving = moving(pre, &vec![1.0; pre.len()]);
+        moving.into_iter().map(|x| slope(&[1.0], &[gelu_reference(x)]) as f32).collect()
     }
 
     #[test]

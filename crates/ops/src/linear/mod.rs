@@ -95,10 +95,11 @@ pub trait Linear: Device {
         dims: LinearDims,
     );
 
-    /// Sets `pre` (rows, OC) and `out` (rows, OC) = gelu(pre).
+    /// Sets `out` (rows, OC) = gelu(x W + bias), and `kept` (rows, OC) to what this device's
+    /// [`linear_gelu_backward`](Self::linear_gelu_backward) will want to know of x W + bias: that itself, or GELU's slope there.
     fn linear_gelu_forward(
         &self,
-        pre: &mut Act<Self>,
+        kept: &mut Act<Self>,
         out: &mut Act<Self>,
         x: &Act<Self>,
         weights: &Self::Weights,
@@ -134,8 +135,9 @@ pub trait Linear: Device {
 
     /// The backward pass of a layer whose input was x = gelu(pre), through the GELU: sets `dpre` (rows, C), adds to
     /// `dweights` and `dbias`, as [`linear_backward`](Self::linear_backward) does. Returns whether it has also added the sums
-    /// over the rows of `dpre` to `dbias_of_pre` (C), the gradient of the bias of the layer that made `pre`: some devices have
-    /// them on the way.
+    /// over the rows of `dpre` to `dbias_of_pre` (C), the gradient of the bias of the layer before: some devices have them on the
+    /// way. `kept` is what that layer's [`linear_gelu_forward`](Self::linear_gelu_forward) left, over the same rows and from as many
+    /// channels as this layer makes.
     #[must_use]
     fn linear_gelu_backward(
         &self,
@@ -144,7 +146,7 @@ pub trait Linear: Device {
         dweights: &mut Buf<Self, f32>,
         dbias: Option<&mut Buf<Self, f32>>,
         dout: &Act<Self>,
-        pre: &Act<Self>,
+        kept: &Act<Self>,
         x: &Act<Self>,
         weights: &Self::Weights,
         dims: LinearDims,

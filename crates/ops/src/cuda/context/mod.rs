@@ -304,8 +304,7 @@ impl Context {
         self.start_with(lane, function, kernel, shape, &[], arguments);
     }
 
-    /// As [`start`](Self::start), for a kernel whose first parameter, unless it is empty, is a structure of these words. Such a
-    /// kernel takes no dropout.
+    /// As [`start`](Self::start), for a kernel whose first parameter, unless it is empty, is a structure of these words.
     pub(crate) fn start_with(
         &self,
         lane: Lane,
@@ -344,9 +343,7 @@ impl Context {
             )
         };
         require(kernel, result);
-        if structure.is_empty() {
-            self.note_kernel(lane, function, shape, arguments);
-        }
+        self.note_kernel(lane, function, shape, structure, arguments);
     }
 }
 

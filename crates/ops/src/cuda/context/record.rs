@@ -40,6 +40,7 @@ impl Context {
         lane: Lane,
         function: driver::CUfunction,
         shape: Shape,
+        structure: &[u64],
         arguments: &[u64],
     ) {
         let mut recorder = self.recorder();
@@ -57,8 +58,8 @@ impl Context {
         });
         let changes: Vec<_> = key.into_iter().chain(position).collect();
         if !changes.is_empty() {
-            let (node, arguments) = (self.last_node(lane), arguments.to_vec());
-            recorder.nodes.push(ChangingNode { node, function, shape, arguments, changes });
+            let (node, structure, arguments) = (self.last_node(lane), structure.to_vec(), arguments.to_vec());
+            recorder.nodes.push(ChangingNode { node, function, shape, structure, arguments, changes });
         }
     }
 

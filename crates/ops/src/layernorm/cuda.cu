@@ -1,4 +1,4 @@
-// Layer normalization: a warp a row. A row is read from memory once and from the cache after that.
+// Layer normalization. Rows of any length: a warp a row, which is read from memory once and from the cache after that.
 
 // Calls f(element index in the row, value) on this lane's elements.
 template <int WIDTH, typename F> __device__ __forceinline__ void each_of_row(const E* row, int channels, F f) {
@@ -45,59 +45,118 @@ __device__ __forceinline__ void forward(E* out, float* mean, float* rstd, const 
     }
 }
 
-// The same for C = 32 VEC COUNT at most: the row stays in registers between its three readings.
-template <int COUNT>
-__device__ __forceinline__ void forward_in_registers(E* out, float* mean, float* rstd, const E* x, const float* weight,
-                                                     const float* bias, int rows, int channels, float epsilon) {
-    const int lane = threadIdx.x % 32, row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
-    if (row >= rows) return;
-    x += (u64)row * channels;
-    out += (u64)row * channels;
-    Vec v[COUNT];
-    float sum = 0.0f, squares = 0.0f;
+// Any number of channels.
+extern "C" __global__ void __launch_bounds__(256)
+    layernorm_forward_any(E* out, float* mean, float* rstd, const E* x, const float* weight, const float* bias, int rows,
+                          int channels, float epsilon) {
+    if (is_vectorizable(channels)) forward<VEC>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
+    else forward<1>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
+}
+
+// ---- C = 32 VEC COUNT at most --------------------------------------------------------------------------------------
+//
+// A group of COUNT warps has a row, VEC channels a lane: so what belongs to a channel stays in registers over all rows of the
+// group, and a few rows are under way at once.
+
+constexpr int groups_of(int count) { return count == 1 ? 8 : 12 / count; }
+constexpr int threads_of(int count) { return 32 * count * groups_of(count); }
+// Rows that a group has at once, forward and backward.
+constexpr int FORWARD_ROWS = 4, BACKWARD_ROWS = 2;
+
+// Where this thread is: its group in the block, its warp in the group, its first channel.
+template <int COUNT> struct Seat {
+    int group, warp, c;
+    bool is_taken;
+
+    __device__ __forceinline__ Seat(int channels)
+        : group(threadIdx.x / 32 / COUNT), warp(threadIdx.x / 32 % COUNT), c((warp * 32 + threadIdx.x % 32) * VEC),
+          is_taken(c < channels) {}
+};
+
+// Sums over a group, in the same order for each of its threads. Calls in turn take another `shared`, so that one barrier each
+// is enough.
+template <int COUNT, int N>
+__device__ __forceinline__ void group_sums(float (&x)[N], float (&shared)[N][COUNT], const Seat<COUNT>& seat) {
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i)
-        if ((i * 32 + lane) * VEC < channels) v[i] = *(const Vec*)(x + (i * 32 + lane) * VEC);
+    for (int i = 0; i < N; ++i) x[i] = warp_sum(x[i]);
+    if (COUNT == 1) return;
+    if (threadIdx.x % 32 == 0)
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i)
-        if ((i * 32 + lane) * VEC < channels)
+        for (int i = 0; i < N; ++i) shared[i][seat.warp] = x[i];
+    asm volatile("bar.sync %0, %1;" ::"r"(seat.group + 1), "n"(32 * COUNT) : "memory");
 #pragma unroll
-            for (int j = 0; j < VEC; ++j) sum += to_f32(v[i].x[j]);
-    const float m = warp_sum(sum) / channels;
+    for (int i = 0; i < N; ++i) {
+        x[i] = shared[i][0];
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i)
-        if ((i * 32 + lane) * VEC < channels)
-#pragma unroll
-            for (int j = 0; j < VEC; ++j) squares += (to_f32(v[i].x[j]) - m) * (to_f32(v[i].x[j]) - m);
-    const float r = 1.0f / sqrtf(warp_sum(squares) / channels + epsilon);
-#pragma unroll
-    for (int i = 0; i < COUNT; ++i) {
-        const int c = (i * 32 + lane) * VEC;
-        if (c >= channels) continue;
-        float w[VEC], b[VEC];
-        load_floats(w, weight + c);
-        load_floats(b, bias + c);
-#pragma unroll
-        for (int j = 0; j < VEC; ++j) v[i].x[j] = from_f32((to_f32(v[i].x[j]) - m) * r * w[j] + b[j]);
-        *(Vec*)(out + c) = v[i];
-    }
-    if (lane == 0) {
-        mean[row] = m;
-        rstd[row] = r;
+        for (int warp = 1; warp < COUNT; ++warp) x[i] += shared[i][warp];
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256)
-    layernorm_forward(E* out, float* mean, float* rstd, const E* x, const float* weight, const float* bias, int rows,
-                      int channels, float epsilon) {
-    const int count = (channels + 32 * VEC - 1) / (32 * VEC);
-    if (!is_vectorizable(channels)) forward<1>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
-    else if (count == 1) forward_in_registers<1>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
-    else if (count == 2) forward_in_registers<2>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
-    else if (count == 3) forward_in_registers<3>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
-    else if (count == 4) forward_in_registers<4>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
-    else forward<VEC>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
+// Has the compiler unpack words again from here on: it would keep what it unpacked, in registers that are not there.
+__device__ __forceinline__ void unpack_again(Words& words) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(words.x[i]));
 }
+
+template <int COUNT>
+__device__ __forceinline__ void forward_of_groups(E* out, float* mean, float* rstd, const E* x, const float* weight,
+                                                  const float* bias, int rows, int channels, float epsilon, int at_once) {
+    constexpr int ROWS = FORWARD_ROWS, GROUPS = groups_of(COUNT);
+    __shared__ float shared[GROUPS][2][ROWS][COUNT];
+    const Seat<COUNT> seat(channels);
+    float w[VEC] = {}, b[VEC] = {};
+    if (seat.is_taken) load_floats(w, weight + seat.c), load_floats(b, bias + seat.c);
+    const int stride = gridDim.x * GROUPS * at_once;
+    for (int first = (blockIdx.x * GROUPS + seat.group) * at_once; first < rows; first += stride) {
+        const int count = min(at_once, rows - first);
+        Words v[ROWS] = {};
+        float m[ROWS] = {}, r[ROWS] = {};
+#pragma unroll
+        for (int i = 0; i < ROWS; ++i)
+            if (seat.is_taken && i < count) v[i] = *(const Words*)(x + (u64)(first + i) * channels + seat.c);
+#pragma unroll
+        for (int i = 0; i < ROWS; ++i)
+#pragma unroll
+            for (int j = 0; j < VEC; ++j) m[i] += element_of(v[i], j);
+        group_sums(m, shared[seat.group][0], seat);
+#pragma unroll
+        for (int i = 0; i < ROWS; ++i) {
+            m[i] /= channels;
+#pragma unroll
+            for (int j = 0; j < VEC; ++j) {
+                const float centered = seat.is_taken ? element_of(v[i], j) - m[i] : 0.0f;
+                r[i] += centered * centered;
+            }
+        }
+        group_sums(r, shared[seat.group][1], seat);
+#pragma unroll
+        for (int i = 0; i < ROWS; ++i) {
+            r[i] = 1.0f / sqrtf(r[i] / channels + epsilon);
+            if (i >= count) continue;
+            float normed[VEC];
+#pragma unroll
+            for (int j = 0; j < VEC; ++j) normed[j] = (element_of(v[i], j) - m[i]) * r[i] * w[j] + b[j];
+            if (seat.is_taken) *(Words*)(out + (u64)(first + i) * channels + seat.c) = words_of(normed);
+            if (seat.c == 0) mean[first + i] = m[i], rstd[first + i] = r[i];
+        }
+    }
+}
+
+// Blocks of threads_of(COUNT), any number of them; `at_once` rows of a group at once, FORWARD_ROWS at most.
+#define LAYERNORM_FORWARD(COUNT)                                                                                       \
+    extern "C" __global__ void __launch_bounds__(threads_of(COUNT), 2)                                                 \
+        layernorm_forward_##COUNT(E* out, float* mean, float* rstd, const E* x, const float* weight, const float* bias,   \
+                                  int rows, int channels, float epsilon, int at_once) {                                \
+        forward_of_groups<COUNT>(out, mean, rstd, x, weight, bias, rows, channels, epsilon, at_once);                  \
+    }
+LAYERNORM_FORWARD(1)
+LAYERNORM_FORWARD(2)
+LAYERNORM_FORWARD(3)
+LAYERNORM_FORWARD(4)
+LAYERNORM_FORWARD(5)
+LAYERNORM_FORWARD(6)
+LAYERNORM_FORWARD(7)
+LAYERNORM_FORWARD(8)
 
 // dx of one row: dx += rstd (g - mean(g) - n mean(g n)), g = dout weight. g is rounded the same way wherever it is used: where
 // it cancels, as in a row of one channel, rstd is as large as 316 and would show the difference.
@@ -150,99 +209,95 @@ extern "C" __global__ void layernorm_parameters(float* partial, const E* dout, c
     partial[((u64)blockIdx.y * 2 + 1) * channels + c] = dbias;
 }
 
-// Everything in one reading, for C = 32 VEC COUNT at most: a lane keeps the parameters' gradients of its channels in
-// registers over all rows of its warp; a block adds up its eight warps in order. With HAS_SUMS it does the same with the sums
-// over the rows of dx as it leaves it. Dynamic shared memory: 8 C floats.
-template <int COUNT, bool HAS_SUMS>
-__device__ __forceinline__ void backward(E* dx, float* partial, const E* dout, const float* mean, const float* rstd,
-                                         const E* x, const float* weight, int rows, int channels, float* shared) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    constexpr int OUTPUTS = HAS_SUMS ? 3 : 2;
-    float dweight[COUNT][VEC] = {}, dbias[COUNT][VEC] = {}, sums[HAS_SUMS ? COUNT : 1][VEC] = {};
-    for (int row = blockIdx.x * 8 + warp; row < rows; row += gridDim.x * 8) {
-        const u64 at = (u64)row * channels;
-        const float m = mean[row], r = rstd[row];
-        Words d[COUNT], n[COUNT], old[COUNT];
-        float sum = 0.0f, inner = 0.0f;
+// Everything in one reading: a lane keeps the sums over the rows of its group of its channels' parts of the parameters'
+// gradients, and of dx as it leaves it; a block adds up its groups in order. Dynamic shared memory: groups_of(COUNT) C floats.
+template <int COUNT>
+__device__ __forceinline__ void backward_of_groups(E* dx, float* partial, const E* dout, const float* mean,
+                                                   const float* rstd, const E* x, const float* weight, int rows,
+                                                   int channels, int outputs) {
+    constexpr int ROWS = BACKWARD_ROWS, GROUPS = groups_of(COUNT);
+    extern __shared__ float of_groups[];
+    __shared__ float shared[GROUPS][2][2 * ROWS][COUNT];
+    const Seat<COUNT> seat(channels);
+    float w[VEC] = {}, gradients[3][VEC] = {};
+    if (seat.is_taken) load_floats(w, weight + seat.c);
+    int turn = 0;
+    for (int first = (blockIdx.x * GROUPS + seat.group) * ROWS; first < rows; first += gridDim.x * GROUPS * ROWS) {
+        Words d[ROWS] = {}, n[ROWS] = {}, old[ROWS] = {};
+        float m[ROWS] = {}, r[ROWS] = {}, sums[2 * ROWS] = {};
+        const u64 at = (u64)first * channels + seat.c;
+        const int count = min(ROWS, rows - first);
 #pragma unroll
-        for (int i = 0; i < COUNT; ++i) {
-            const int c = (i * 32 + lane) * VEC;
-            if (c >= channels) continue;
-            d[i] = *(const Words*)(dout + at + c);
-            n[i] = *(const Words*)(x + at + c);
-            old[i] = *(const Words*)(dx + at + c);
+        for (int i = 0; i < ROWS; ++i) {
+            if (i >= count) continue;
+            m[i] = mean[first + i], r[i] = rstd[first + i];
+            if (!seat.is_taken) continue;
+            d[i] = *(const Words*)(dout + at + (u64)i * channels);
+            n[i] = *(const Words*)(x + at + (u64)i * channels);
+            old[i] = *(const Words*)(dx + at + (u64)i * channels);
         }
 #pragma unroll
-        for (int i = 0; i < COUNT; ++i) {
-            const int c = (i * 32 + lane) * VEC;
-            if (c >= channels) continue;
-            float w[VEC];
-            load_floats(w, weight + c);
+        for (int i = 0; i < ROWS; ++i) {
 #pragma unroll
             for (int j = 0; j < VEC; ++j) {
-                const float grad = element_of(d[i], j), normed = (element_of(n[i], j) - m) * r;
-                dweight[i][j] += grad * normed;
-                dbias[i][j] += grad;
+                const float grad = element_of(d[i], j), normed = (element_of(n[i], j) - m[i]) * r[i];
+                gradients[0][j] += grad * normed;
+                gradients[1][j] += grad;
                 const float g = __fmul_rn(grad, w[j]);
-                sum += g;
-                inner += g * normed;
+                sums[2 * i] += g;
+                sums[2 * i + 1] += g * normed;
             }
         }
-        sum = warp_sum(sum) / channels;
-        inner = warp_sum(inner) / channels;
+        group_sums(sums, shared[seat.group][turn], seat);
+        turn ^= 1;
 #pragma unroll
-        for (int i = 0; i < COUNT; ++i) {
-            const int c = (i * 32 + lane) * VEC;
-            if (c >= channels) continue;
-            float w[VEC], after[VEC];
-            load_floats(w, weight + c);
+        for (int i = 0; i < ROWS; ++i) {
+            if (i >= count || !seat.is_taken) continue;
+            const float sum = sums[2 * i] / channels, inner = sums[2 * i + 1] / channels;
+            unpack_again(d[i]), unpack_again(n[i]);
+            float after[VEC];
 #pragma unroll
             for (int j = 0; j < VEC; ++j) {
-                const float g = __fmul_rn(element_of(d[i], j), w[j]), normed = (element_of(n[i], j) - m) * r;
-                after[j] = element_of(old[i], j) + r * (g - sum - normed * inner);
+                const float g = __fmul_rn(element_of(d[i], j), w[j]), normed = (element_of(n[i], j) - m[i]) * r[i];
+                after[j] = element_of(old[i], j) + r[i] * (g - sum - normed * inner);
             }
             old[i] = words_of(after);
-            if constexpr (HAS_SUMS)
 #pragma unroll
-                for (int j = 0; j < VEC; ++j) sums[i][j] += element_of(old[i], j);
-            *(Words*)(dx + at + c) = old[i];
+            for (int j = 0; j < VEC; ++j) gradients[2][j] += element_of(old[i], j);
+            *(Words*)(dx + at + (u64)i * channels) = old[i];
         }
     }
-    // First dweight, then dbias, then the sums, through the same shared memory.
+    // Each through the same shared memory.
 #pragma unroll
-    for (int which = 0; which < OUTPUTS; ++which) {
+    for (int which = 0; which < 3; ++which) {
+        if (which >= outputs) break;
         __syncthreads();
+        if (seat.is_taken)
 #pragma unroll
-        for (int i = 0; i < COUNT; ++i) {
-            const int c = (i * 32 + lane) * VEC;
-            if (c >= channels) continue;
-#pragma unroll
-            for (int j = 0; j < VEC; ++j)
-                shared[warp * channels + c + j] =
-                    which == 0 ? dweight[i][j] : which == 1 ? dbias[i][j] : sums[HAS_SUMS ? i : 0][j];
-        }
+            for (int j = 0; j < VEC; ++j) of_groups[seat.group * channels + seat.c + j] = gradients[which][j];
         __syncthreads();
-        for (int c = threadIdx.x; c < channels; c += 256) {
+        for (int c = threadIdx.x; c < channels; c += threads_of(COUNT)) {
             float total = 0.0f;
 #pragma unroll
-            for (int w = 0; w < 8; ++w) total += shared[w * channels + c];
-            partial[((u64)blockIdx.x * OUTPUTS + which) * channels + c] = total;
+            for (int group = 0; group < GROUPS; ++group) total += of_groups[group * channels + c];
+            partial[((u64)blockIdx.x * outputs + which) * channels + c] = total;
         }
     }
 }
 
-// Blocks of 256 threads, any number of them; partial (blocks, 2, C), or (blocks, 3, C) with sums.
-#define LAYERNORM_BACKWARD(NAME, COUNT, HAS_SUMS, BLOCKS)                                                              \
-    extern "C" __global__ void __launch_bounds__(256, BLOCKS)                                                          \
-        NAME##_##COUNT(E* dx, float* partial, const E* dout, const float* mean, const float* rstd, const E* x,         \
-                       const float* weight, int rows, int channels) {                                                  \
-        extern __shared__ float shared[];                                                                              \
-        backward<COUNT, HAS_SUMS>(dx, partial, dout, mean, rstd, x, weight, rows, channels, shared);                   \
+// Blocks of threads_of(COUNT), any number of them; partial (blocks, outputs, C): dweight, dbias and, as the third of the
+// outputs, the sums of dx.
+#define LAYERNORM_BACKWARD(COUNT)                                                                                      \
+    extern "C" __global__ void __launch_bounds__(threads_of(COUNT), 2)                                                 \
+        layernorm_backward_##COUNT(E* dx, float* partial, const E* dout, const float* mean, const float* rstd,            \
+                                   const E* x, const float* weight, int rows, int channels, int outputs) {             \
+        backward_of_groups<COUNT>(dx, partial, dout, mean, rstd, x, weight, rows, channels, outputs);                  \
     }
-LAYERNORM_BACKWARD(layernorm_backward, 1, false, 2)
-LAYERNORM_BACKWARD(layernorm_backward, 2, false, 2)
-LAYERNORM_BACKWARD(layernorm_backward, 3, false, 2)
-LAYERNORM_BACKWARD(layernorm_backward, 4, false, 1)
-LAYERNORM_BACKWARD(layernorm_backward_sums, 1, true, 2)
-LAYERNORM_BACKWARD(layernorm_backward_sums, 2, true, 2)
-LAYERNORM_BACKWARD(layernorm_backward_sums, 3, true, 2)
+LAYERNORM_BACKWARD(1)
+LAYERNORM_BACKWARD(2)
+LAYERNORM_BACKWARD(3)
+LAYERNORM_BACKWARD(4)
+LAYERNORM_BACKWARD(5)
+LAYERNORM_BACKWARD(6)
+LAYERNORM_BACKWARD(7)
+LAYERNORM_BACKWARD(8)

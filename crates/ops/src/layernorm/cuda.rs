@@ -8,36 +8,65 @@ pub(crate) const SOURCE: Source = Source {
     name: "layernorm",
     files: &[include_str!("cuda.cu")],
     kernels: &[
-        "layernorm_forward",
+        "layernorm_forward_any",
         "layernorm_backward_any",
         "layernorm_parameters",
-        "layernorm_backward_1",
-        "layernorm_backward_2",
-        "layernorm_backward_3",
-        "layernorm_backward_4",
-        "layernorm_backward_sums_1",
-        "layernorm_backward_sums_2",
-        "layernorm_backward_sums_3",
+        FORWARD[0],
+        FORWARD[1],
+        FORWARD[2],
+        FORWARD[3],
+        FORWARD[4],
+        FORWARD[5],
+        FORWARD[6],
+        FORWARD[7],
+        BACKWARD[0],
+        BACKWARD[1],
+        BACKWARD[2],
+        BACKWARD[3],
+        BACKWARD[4],
+        BACKWARD[5],
+        BACKWARD[6],
+        BACKWARD[7],
     ],
 };
 
-/// Warps of a block, a row each.
+/// Kernels for rows of one to eight warps.
+const FORWARD: [&str; 8] = [
+    "layernorm_forward_1",
+    "layernorm_forward_2",
+    "layernorm_forward_3",
+    "layernorm_forward_4",
+    "layernorm_forward_5",
+    "layernorm_forward_6",
+    "layernorm_forward_7",
+    "layernorm_forward_8",
+];
+const BACKWARD: [&str; 8] = [
+    "layernorm_backward_1",
+    "layernorm_backward_2",
+    "layernorm_backward_3",
+    "layernorm_backward_4",
+    "layernorm_backward_5",
+    "layernorm_backward_6",
+    "layernorm_backward_7",
+    "layernorm_backward_8",
+];
+
+/// Warps of a block of the kernels for rows of any length, a row each.
 const WARPS: usize = 8;
-/// Blocks of the backward pass at most: two for each processor of the largest cards. Fixed, because they decide the order
+/// Rows that a group of warps has at once.
+const FORWARD_ROWS: usize = 4;
+const BACKWARD_ROWS: usize = 2;
+/// Blocks at most of the backward pass: two for each processor of the largest cards. Fixed, because they decide the order
 /// of sums.
 const MAX_BLOCKS: usize = 264;
 
-/// The kernel of the backward pass for rows of at most `count` vectors a lane.
-fn kernel(count: usize, has_sums: bool) -> &'static str {
-    match (count, has_sums) {
-        (1, false) => "layernorm_backward_1",
-        (2, false) => "layernorm_backward_2",
-        (3, false) => "layernorm_backward_3",
-        (_, false) => "layernorm_backward_4",
-        (1, true) => "layernorm_backward_sums_1",
-        (2, true) => "layernorm_backward_sums_2",
-        (_, true) => "layernorm_backward_sums_3",
-    }
+/// The warps that share a row, if there are kernels for that, and the groups of so many warps in a block.
+fn warps_of_row<E>(channels: usize) -> Option<(usize, usize)> {
+    let width = 16 / size_of::<E>();
+    let count = channels.div_ceil(32 * width);
+    let is_known = channels.is_multiple_of(width) && count <= FORWARD.len();
+    is_known.then_some((count, if count == 1 { 8 } else { 12 / count }))
 }
 
 impl<E: CudaElement> LayerNorm for Cuda<E> {
@@ -52,9 +81,17 @@ impl<E: CudaElement> LayerNorm for Cuda<E> {
         dims: LayerNormDims,
     ) {
         let LayerNormDims { rows, channels, epsilon } = dims;
-        let shape = Shape::new(rows.div_ceil(WARPS), 32 * WARPS);
-        let arguments = arguments![out, mean, rstd, x, weight, bias, rows, channels, epsilon];
-        self.launch("layernorm_forward", shape, arguments);
+        let Some((count, groups)) = warps_of_row::<E>(channels) else {
+            let shape = Shape::new(rows.div_ceil(WARPS), 32 * WARPS);
+            let arguments = arguments![out, mean, rstd, x, weight, bias, rows, channels, epsilon];
+            return self.launch("layernorm_forward_any", shape, arguments);
+        };
+        // Few rows are spread over the card, many are read several at once.
+        let max_blocks = 2 * self.context.num_processors;
+        let at_once = (rows / (groups * max_blocks)).clamp(1, FORWARD_ROWS);
+        let shape = Shape::new(rows.div_ceil(groups * at_once).min(max_blocks), 32 * count * groups);
+        let arguments = arguments![out, mean, rstd, x, weight, bias, rows, channels, epsilon, at_once];
+        self.launch(FORWARD[count - 1], shape, arguments);
     }
 
     fn layernorm_backward(
@@ -73,23 +110,20 @@ impl<E: CudaElement> LayerNorm for Cuda<E> {
         let LayerNormDims { rows, channels, .. } = dims;
         let sums = dx_sums.map_or(0, |sums| sums.pointer());
         self.context.join_for(&[dx.pointer(), sums, dweight.pointer(), dbias.pointer()]);
-        let width = 16 / size_of::<E>();
-        let count = channels.div_ceil(32 * width);
-        let is_fused = channels.is_multiple_of(width) && count <= 4;
+        let of_row = warps_of_row::<E>(channels);
         let chunk_rows = rows.div_ceil(128).max(32);
-        let num_partials = match is_fused {
-            true => rows.div_ceil(WARPS).min(MAX_BLOCKS),
-            false => rows.div_ceil(chunk_rows),
+        let num_partials = match of_row {
+            Some((_, groups)) => rows.div_ceil(groups * BACKWARD_ROWS).min(MAX_BLOCKS),
+            None => rows.div_ceil(chunk_rows),
         };
-        // Four vectors a lane leave no registers for them.
-        let has_sums = is_fused && count <= 3 && sums != 0;
+        let has_sums = of_row.is_some() && sums != 0;
         let num_outputs = if has_sums { 3 } else { 2 };
         let scratch = self.context.scratch(4 * num_outputs * num_partials * channels);
         let partial = scratch.at(0);
-        if is_fused {
-            let shape = Shape::new(num_partials, 32 * WARPS).shared(4 * WARPS * channels);
-            let arguments = arguments![dx, partial, dout, mean, rstd, x, weight, rows, channels];
-            self.launch_on(Lane::First, kernel(count, has_sums), shape, arguments);
+        if let Some((count, groups)) = of_row {
+            let shape = Shape::new(num_partials, 32 * count * groups).shared(4 * groups * channels);
+            let arguments = arguments![dx, partial, dout, mean, rstd, x, weight, rows, channels, num_outputs];
+            self.launch_on(Lane::First, BACKWARD[count - 1], shape, arguments);
         } else {
             let shape = Shape::each(channels).by(num_partials, 1);
             let arguments = arguments![partial, dout, mean, rstd, x, rows, channels, chunk_rows];

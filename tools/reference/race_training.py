@@ -79,6 +79,10 @@ class PyTorch:
         self.run = self.model if mode == "eager" else torch.compile(self.model, mode=mode, dynamic=False)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=5e-4, weight_decay=0.1, fused=True)
         self.ids = torch.randint(0, V, (batch, context), device=a.device)
+        # A graph's results lie where its next run writes, so that gradients which stay need memory of their own.
+        self.keeps = mode in ("reduce-overhead", "max-autotune") and accumulation > 1
+        for parameter in self.model.parameters() if self.keeps else []:
+            parameter.grad = torch.zeros_like(parameter)
 
     def step(self):
         for _ in range(self.accumulation):
@@ -89,7 +93,7 @@ class PyTorch:
             loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=not self.keeps)
 
     def rate(self, seconds):
         """Tokens a second: the median of groups of steps, between which alone the device is waited for."""

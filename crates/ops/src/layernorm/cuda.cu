@@ -1,4 +1,4 @@
-// Layer normalization. Rows of any length: a warp a row, which is read from memory once and from the cache after that.
+// Layer normalization. Forward, a warp has a row, which is read from memory once and from the cache after that.
 
 // Calls f(element index in the row, value) on this lane's elements.
 template <int WIDTH, typename F> __device__ __forceinline__ void each_of_row(const E* row, int channels, F f) {
@@ -45,118 +45,59 @@ __device__ __forceinline__ void forward(E* out, float* mean, float* rstd, const 
     }
 }
 
-// Any number of channels.
-extern "C" __global__ void __launch_bounds__(256)
-    layernorm_forward_any(E* out, float* mean, float* rstd, const E* x, const float* weight, const float* bias, int rows,
-                          int channels, float epsilon) {
-    if (is_vectorizable(channels)) forward<VEC>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
-    else forward<1>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
-}
-
-// ---- C = 32 VEC COUNT at most --------------------------------------------------------------------------------------
-//
-// A group of COUNT warps has a row, VEC channels a lane: so what belongs to a channel stays in registers over all rows of the
-// group, and a few rows are under way at once.
-
-constexpr int groups_of(int count) { return count == 1 ? 8 : 12 / count; }
-constexpr int threads_of(int count) { return 32 * count * groups_of(count); }
-// Rows that a group has at once, forward and backward.
-constexpr int FORWARD_ROWS = 4, BACKWARD_ROWS = 2;
-
-// Where this thread is: its group in the block, its warp in the group, its first channel.
-template <int COUNT> struct Seat {
-    int group, warp, c;
-    bool is_taken;
-
-    __device__ __forceinline__ Seat(int channels)
-        : group(threadIdx.x / 32 / COUNT), warp(threadIdx.x / 32 % COUNT), c((warp * 32 + threadIdx.x % 32) * VEC),
-          is_taken(c < channels) {}
-};
-
-// Sums over a group, in the same order for each of its threads. Calls in turn take another `shared`, so that one barrier each
-// is enough.
-template <int COUNT, int N>
-__device__ __forceinline__ void group_sums(float (&x)[N], float (&shared)[N][COUNT], const Seat<COUNT>& seat) {
-#pragma unroll
-    for (int i = 0; i < N; ++i) x[i] = warp_sum(x[i]);
-    if (COUNT == 1) return;
-    if (threadIdx.x % 32 == 0)
-#pragma unroll
-        for (int i = 0; i < N; ++i) shared[i][seat.warp] = x[i];
-    asm volatile("bar.sync %0, %1;" ::"r"(seat.group + 1), "n"(32 * COUNT) : "memory");
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-        x[i] = shared[i][0];
-#pragma unroll
-        for (int warp = 1; warp < COUNT; ++warp) x[i] += shared[i][warp];
-    }
-}
-
-// Has the compiler unpack words again from here on: it would keep what it unpacked, in registers that are not there.
-__device__ __forceinline__ void unpack_again(Words& words) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(words.x[i]));
-}
-
+// The same for C = 32 VEC COUNT at most: the row stays in registers between its three readings.
 template <int COUNT>
-__device__ __forceinline__ void forward_of_groups(E* out, float* mean, float* rstd, const E* x, const float* weight,
-                                                  const float* bias, int rows, int channels, float epsilon, int at_once) {
-    constexpr int ROWS = FORWARD_ROWS, GROUPS = groups_of(COUNT);
-    __shared__ float shared[GROUPS][2][ROWS][COUNT];
-    const Seat<COUNT> seat(channels);
-    float w[VEC] = {}, b[VEC] = {};
-    if (seat.is_taken) load_floats(w, weight + seat.c), load_floats(b, bias + seat.c);
-    const int stride = gridDim.x * GROUPS * at_once;
-    for (int first = (blockIdx.x * GROUPS + seat.group) * at_once; first < rows; first += stride) {
-        const int count = min(at_once, rows - first);
-        Words v[ROWS] = {};
-        float m[ROWS] = {}, r[ROWS] = {};
+__device__ __forceinline__ void forward_in_registers(E* out, float* mean, float* rstd, const E* x, const float* weight,
+                                                     const float* bias, int rows, int channels, float epsilon) {
+    const int lane = threadIdx.x % 32, row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    if (row >= rows) return;
+    x += (u64)row * channels;
+    out += (u64)row * channels;
+    Vec v[COUNT];
+    float sum = 0.0f, squares = 0.0f;
 #pragma unroll
-        for (int i = 0; i < ROWS; ++i)
-            if (seat.is_taken && i < count) v[i] = *(const Words*)(x + (u64)(first + i) * channels + seat.c);
+    for (int i = 0; i < COUNT; ++i)
+        if ((i * 32 + lane) * VEC < channels) v[i] = *(const Vec*)(x + (i * 32 + lane) * VEC);
 #pragma unroll
-        for (int i = 0; i < ROWS; ++i)
+    for (int i = 0; i < COUNT; ++i)
+        if ((i * 32 + lane) * VEC < channels)
 #pragma unroll
-            for (int j = 0; j < VEC; ++j) m[i] += element_of(v[i], j);
-        group_sums(m, shared[seat.group][0], seat);
+            for (int j = 0; j < VEC; ++j) sum += to_f32(v[i].x[j]);
+    const float m = warp_sum(sum) / channels;
 #pragma unroll
-        for (int i = 0; i < ROWS; ++i) {
-            m[i] /= channels;
+    for (int i = 0; i < COUNT; ++i)
+        if ((i * 32 + lane) * VEC < channels)
 #pragma unroll
-            for (int j = 0; j < VEC; ++j) {
-                const float centered = seat.is_taken ? element_of(v[i], j) - m[i] : 0.0f;
-                r[i] += centered * centered;
-            }
-        }
-        group_sums(r, shared[seat.group][1], seat);
+            for (int j = 0; j < VEC; ++j) squares += (to_f32(v[i].x[j]) - m) * (to_f32(v[i].x[j]) - m);
+    const float r = 1.0f / sqrtf(warp_sum(squares) / channels + epsilon);
 #pragma unroll
-        for (int i = 0; i < ROWS; ++i) {
-            r[i] = 1.0f / sqrtf(r[i] / channels + epsilon);
-            if (i >= count) continue;
-            float normed[VEC];
+    for (int i = 0; i < COUNT; ++i) {
+        const int c = (i * 32 + lane) * VEC;
+        if (c >= channels) continue;
+        float w[VEC], b[VEC];
+        load_floats(w, weight + c);
+        load_floats(b, bias + c);
 #pragma unroll
-            for (int j = 0; j < VEC; ++j) normed[j] = (element_of(v[i], j) - m[i]) * r[i] * w[j] + b[j];
-            if (seat.is_taken) *(Words*)(out + (u64)(first + i) * channels + seat.c) = words_of(normed);
-            if (seat.c == 0) mean[first + i] = m[i], rstd[first + i] = r[i];
-        }
+        for (int j = 0; j < VEC; ++j) v[i].x[j] = from_f32((to_f32(v[i].x[j]) - m) * r * w[j] + b[j]);
+        *(Vec*)(out + c) = v[i];
+    }
+    if (lane == 0) {
+        mean[row] = m;
+        rstd[row] = r;
     }
 }
 
-// Blocks of threads_of(COUNT), any number of them; `at_once` rows of a group at once, FORWARD_ROWS at most.
-#define LAYERNORM_FORWARD(COUNT)                                                                                       \
-    extern "C" __global__ void __launch_bounds__(threads_of(COUNT), 2)                                                 \
-        layernorm_forward_##COUNT(E* out, float* mean, float* rstd, const E* x, const float* weight, const float* bias,   \
-                                  int rows, int channels, float epsilon, int at_once) {                                \
-        forward_of_groups<COUNT>(out, mean, rstd, x, weight, bias, rows, channels, epsilon, at_once);                  \
-    }
-LAYERNORM_FORWARD(1)
-LAYERNORM_FORWARD(2)
-LAYERNORM_FORWARD(3)
-LAYERNORM_FORWARD(4)
-LAYERNORM_FORWARD(5)
-LAYERNORM_FORWARD(6)
-LAYERNORM_FORWARD(7)
-LAYERNORM_FORWARD(8)
+extern "C" __global__ void __launch_bounds__(256)
+    layernorm_forward(E* out, float* mean, float* rstd, const E* x, const float* weight, const float* bias, int rows,
+                      int channels, float epsilon) {
+    const int count = (channels + 32 * VEC - 1) / (32 * VEC);
+    if (!is_vectorizable(channels)) forward<1>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
+    else if (count == 1) forward_in_registers<1>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
+    else if (count == 2) forward_in_registers<2>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
+    else if (count == 3) forward_in_registers<3>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
+    else if (count == 4) forward_in_registers<4>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
+    else forward<VEC>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
+}
 
 // dx of one row: dx += rstd (g - mean(g) - n mean(g n)), g = dout weight. g is rounded the same way wherever it is used: where
 // it cancels, as in a row of one channel, rstd is as large as 316 and would show the difference.
@@ -207,6 +148,51 @@ extern "C" __global__ void layernorm_parameters(float* partial, const E* dout, c
     }
     partial[(u64)blockIdx.y * 2 * channels + c] = dweight;
     partial[((u64)blockIdx.y * 2 + 1) * channels + c] = dbias;
+}
+
+// ---- C = 32 VEC COUNT at most --------------------------------------------------------------------------------------
+//
+// Backward, a group of COUNT warps has a row, VEC channels a lane: so what belongs to a channel stays in registers over all
+// rows of the group.
+
+constexpr int groups_of(int count) { return count == 1 ? 8 : 12 / count; }
+constexpr int threads_of(int count) { return 32 * count * groups_of(count); }
+// Rows that a group has at once.
+constexpr int BACKWARD_ROWS = 2;
+
+// Where this thread is: its group in the block, its warp in the group, its first channel.
+template <int COUNT> struct Seat {
+    int group, warp, c;
+    bool is_taken;
+
+    __device__ __forceinline__ Seat(int channels)
+        : group(threadIdx.x / 32 / COUNT), warp(threadIdx.x / 32 % COUNT), c((warp * 32 + threadIdx.x % 32) * VEC),
+          is_taken(c < channels) {}
+};
+
+// Sums over a group, in the same order for each of its threads. Calls in turn take another `shared`, so that one barrier each
+// is enough.
+template <int COUNT, int N>
+__device__ __forceinline__ void group_sums(float (&x)[N], float (&shared)[N][COUNT], const Seat<COUNT>& seat) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[i] = warp_sum(x[i]);
+    if (COUNT == 1) return;
+    if (threadIdx.x % 32 == 0)
+#pragma unroll
+        for (int i = 0; i < N; ++i) shared[i][seat.warp] = x[i];
+    asm volatile("bar.sync %0, %1;" ::"r"(seat.group + 1), "n"(32 * COUNT) : "memory");
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+        x[i] = shared[i][0];
+#pragma unroll
+        for (int warp = 1; warp < COUNT; ++warp) x[i] += shared[i][warp];
+    }
+}
+
+// Has the compiler unpack words again from here on: it would keep what it unpacked, in registers that are not there.
+__device__ __forceinline__ void unpack_again(Words& words) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(words.x[i]));
 }
 
 // Everything in one reading: a lane keeps the sums over the rows of its group of its channels' parts of the parameters'

@@ -8,17 +8,9 @@ pub(crate) const SOURCE: Source = Source {
     name: "layernorm",
     files: &[include_str!("cuda.cu")],
     kernels: &[
-        "layernorm_forward_any",
+        "layernorm_forward",
         "layernorm_backward_any",
         "layernorm_parameters",
-        FORWARD[0],
-        FORWARD[1],
-        FORWARD[2],
-        FORWARD[3],
-        FORWARD[4],
-        FORWARD[5],
-        FORWARD[6],
-        FORWARD[7],
         BACKWARD[0],
         BACKWARD[1],
         BACKWARD[2],
@@ -30,17 +22,7 @@ pub(crate) const SOURCE: Source = Source {
     ],
 };
 
-/// Kernels for rows of one to eight warps.
-const FORWARD: [&str; 8] = [
-    "layernorm_forward_1",
-    "layernorm_forward_2",
-    "layernorm_forward_3",
-    "layernorm_forward_4",
-    "layernorm_forward_5",
-    "layernorm_forward_6",
-    "layernorm_forward_7",
-    "layernorm_forward_8",
-];
+/// Kernels of the backward pass for rows of one to eight warps.
 const BACKWARD: [&str; 8] = [
     "layernorm_backward_1",
     "layernorm_backward_2",
@@ -52,20 +34,19 @@ const BACKWARD: [&str; 8] = [
     "layernorm_backward_8",
 ];
 
-/// Warps of a block of the kernels for rows of any length, a row each.
+/// Warps of a block, where each has a row.
 const WARPS: usize = 8;
-/// Rows that a group of warps has at once.
-const FORWARD_ROWS: usize = 4;
+/// Rows that a group of warps has at once, backward.
 const BACKWARD_ROWS: usize = 2;
 /// Blocks at most of the backward pass: two for each processor of the largest cards. Fixed, because they decide the order
 /// of sums.
 const MAX_BLOCKS: usize = 264;
 
-/// The warps that share a row, if there are kernels for that, and the groups of so many warps in a block.
+/// The warps that share a row in the backward pass, if there are kernels for that, and the groups of so many warps in a block.
 fn warps_of_row<E>(channels: usize) -> Option<(usize, usize)> {
     let width = 16 / size_of::<E>();
     let count = channels.div_ceil(32 * width);
-    let is_known = channels.is_multiple_of(width) && count <= FORWARD.len();
+    let is_known = channels.is_multiple_of(width) && count <= BACKWARD.len();
     is_known.then_some((count, if count == 1 { 8 } else { 12 / count }))
 }
 
@@ -81,17 +62,9 @@ impl<E: CudaElement> LayerNorm for Cuda<E> {
         dims: LayerNormDims,
     ) {
         let LayerNormDims { rows, channels, epsilon } = dims;
-        let Some((count, groups)) = warps_of_row::<E>(channels) else {
-            let shape = Shape::new(rows.div_ceil(WARPS), 32 * WARPS);
-            let arguments = arguments![out, mean, rstd, x, weight, bias, rows, channels, epsilon];
-            return self.launch("layernorm_forward_any", shape, arguments);
-        };
-        // Few rows are spread over the card, many are read several at once.
-        let max_blocks = 2 * self.context.num_processors;
-        let at_once = (rows / (groups * max_blocks)).clamp(1, FORWARD_ROWS);
-        let shape = Shape::new(rows.div_ceil(groups * at_once).min(max_blocks), 32 * count * groups);
-        let arguments = arguments![out, mean, rstd, x, weight, bias, rows, channels, epsilon, at_once];
-        self.launch(FORWARD[count - 1], shape, arguments);
+        let shape = Shape::new(rows.div_ceil(WARPS), 32 * WARPS);
+        let arguments = arguments![out, mean, rstd, x, weight, bias, rows, channels, epsilon];
+        self.launch("layernorm_forward", shape, arguments);
     }
 
     fn layernorm_backward(

@@ -43,6 +43,7 @@ pub(crate) const SOURCES: &[Source] = &[
     crate::layernorm::cuda::SOURCE,
     crate::linear::cuda::SOURCE,
     crate::linear::cuda_hopper::SOURCE,
+    crate::linear::cuda_row::SOURCE,
     crate::loss::cuda::SOURCE,
     crate::adamw::cuda::SOURCE,
     crate::muon::cuda::SOURCE,

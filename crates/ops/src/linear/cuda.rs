@@ -69,8 +69,8 @@ fn forward<E: CudaElement>(
 }
 
 impl<E: CudaElement> Cuda<E> {
-    /// out = x W + bias.
-    fn biased_product(
+    /// out = x W + bias, by the library.
+    pub(super) fn biased_product(
         &self,
         out: &CudaBuf<E>,
         x: &CudaBuf<E>,
@@ -311,7 +311,10 @@ impl<E: CudaElement> Linear for Cuda<E> {
         dims: LinearDims,
     ) {
         check(weights, dims, x, out);
-        self.biased_product(out, x, weights, bias, dims);
+        match self.takes_row(out, x, weights, bias, dims) {
+            true => self.row_forward([out.pointer(), 0, 0, x.pointer()], weights, bias, dims),
+            false => self.biased_product(out, x, weights, bias, dims),
+        }
     }
 
     fn linear_gelu_forward(
@@ -324,6 +327,9 @@ impl<E: CudaElement> Linear for Cuda<E> {
         dims: LinearDims,
     ) {
         check(weights, dims, x, out);
+        if self.takes_row(out, x, weights, bias, dims) {
+            return self.row_forward([out.pointer(), kept.pointer(), 0, x.pointer()], weights, bias, dims);
+        }
         if self.is_for_hopper(weights, dims) {
             let addresses = [out.pointer(), kept.pointer(), x.pointer()];
             return self.gelu_forward_on_hopper(addresses, weights, bias, dims);
@@ -350,6 +356,10 @@ impl<E: CudaElement> Linear for Cuda<E> {
         dims: LinearDims,
     ) {
         check(weights, dims, x, out);
+        if !dropout.is_active() && self.takes_row(out, x, weights, bias, dims) {
+            let addresses = [out.pointer(), 0, residual.pointer(), x.pointer()];
+            return self.row_forward(addresses, weights, bias, dims);
+        }
         let (a, b, of_bias) = (weights.copy.pointer(), x.pointer(), self.bias(weights, bias));
         let operands = Operands { d: out.pointer(), c: residual.pointer(), a, b, bias: of_bias, aux: 0 };
         let out = &*out;

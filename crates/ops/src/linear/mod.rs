@@ -20,6 +20,7 @@
 pub(crate) mod cpu;
 pub(crate) mod cuda;
 pub(crate) mod cuda_hopper;
+pub(crate) mod cuda_row;
 pub(crate) mod epilogues;
 
 use crate::{Act, Buf, Device, Dropout, Format, Rounding};

@@ -6,6 +6,7 @@
 use super::{Loss, LossDims};
 use crate::Cuda;
 use crate::cuda::{CudaBuf, CudaElement, Kind, Operands, Product, Shape, Source, arguments};
+use crate::linear::LinearDims;
 use crate::linear::cuda::{CudaWeights, weights_product};
 
 pub(crate) const SOURCE: Source = Source {
@@ -152,6 +153,10 @@ impl<E: CudaElement> Loss for Cuda<E> {
     }
 
     fn logits(&self, logits: &mut CudaBuf<f32>, x: &CudaBuf<E>, head: &CudaWeights<E>, dims: LossDims) {
-        self.head_product(logits.pointer(), 0, Kind::F32, x.pointer(), head, dims.rows, dims);
+        let LossDims { rows, channels, vocab_size } = dims;
+        let of_layer = LinearDims { rows, inputs: channels, outputs: vocab_size };
+        if !self.row_logits(logits.pointer(), x.pointer(), head, of_layer) {
+            self.head_product(logits.pointer(), 0, Kind::F32, x.pointer(), head, rows, dims);
+        }
     }
 }

@@ -1,0 +1,225 @@
+// Products with few rows, as new tokens make them: every weight is read once, and that is what takes the time.
+//
+// Weights (C, OC): a strip of 64 bytes of each row of W, whose depth C is shared among four parts, each with 256 threads: four
+// side by side, 64 of them down the depth, all of a batch of loads on their way before the first is needed. The parts are
+// the blocks of a cluster where there are clusters, else they lie in one block; the order of sums is the same. Weights
+// (OC, C): a warp takes four outputs at a time. In neither does a row's result depend on how many rows there are.
+
+// Threads of a part, how many of them lie side by side, and the parts.
+constexpr int PART = 256, LANES = 4, PARTS = 4;
+constexpr int WARPS = PART / 32;
+constexpr int STRIP = LANES * VEC;
+// Rows of W that all parts take at once.
+constexpr int STEP = PARTS * PART / LANES;
+
+// The sums of COUNT values over lanes, which are told apart by the bits from BIT down to LAST: each lane gets one, that of
+// the value whose number these bits begin with.
+template <int LAST, int BIT, int COUNT> __device__ __forceinline__ float lane_sums(const float (&x)[COUNT]) {
+    if constexpr (BIT < LAST) {
+        return x[0];
+    } else if constexpr (COUNT == 1) {
+        const float sum[1] = {x[0] + __shfl_xor_sync(FULL_WARP, x[0], BIT)};
+        return lane_sums<LAST, BIT / 2>(sum);
+    } else {
+        const bool is_upper = threadIdx.x & BIT;
+        float half[COUNT / 2];
+#pragma unroll
+        for (int i = 0; i < COUNT / 2; ++i) {
+            const float given = is_upper ? x[i] : x[i + COUNT / 2], kept = is_upper ? x[i + COUNT / 2] : x[i];
+            half[i] = kept + __shfl_xor_sync(FULL_WARP, given, BIT);
+        }
+        return lane_sums<LAST, BIT / 2>(half);
+    }
+}
+
+// Adds the products of BATCH elements of each row of x, STEP apart from the first at `k`, with VEC columns of W.
+template <int ROWS, int BATCH>
+__device__ __forceinline__ void add_products(float (&sums)[ROWS][VEC], const E* x, const E* weights, int k, int rows,
+                                             int inputs, int depth, int outputs) {
+    Words words[BATCH];
+    float values[ROWS][BATCH];
+#pragma unroll
+    for (int i = 0; i < BATCH; ++i) {
+        const int at = k + i * STEP;
+        words[i] = at < depth ? *(const Words*)(weights + (u64)at * outputs) : Words{};
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r)
+            values[r][i] = at < depth && r < rows ? to_f32(x[(u64)r * inputs + at]) : 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < BATCH; ++i)
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r)
+#pragma unroll
+            for (int j = 0; j < VEC; ++j) sums[r][j] = fmaf(values[r][i], element_of(words[i], j), sums[r][j]);
+}
+
+#if __CUDA_ARCH__ >= 900
+__device__ __forceinline__ int part_of_cluster() {
+    int out;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(out));
+    return out;
+}
+__device__ __forceinline__ void cluster_arrive() {
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+// Writes to the same place in the shared memory of the cluster's first block.
+__device__ __forceinline__ void store_in_first(float* to, float x) {
+    asm volatile("{.reg .b32 remote; mapa.shared::cluster.u32 remote, %0, 0; st.shared::cluster.f32 [remote], %1;}" ::"r"(
+                     shared_address(to)),
+                 "f"(x)
+                 : "memory");
+}
+#else
+__device__ __forceinline__ int part_of_cluster() { return 0; }
+__device__ __forceinline__ void cluster_arrive() {}
+__device__ __forceinline__ void cluster_wait() {}
+__device__ __forceinline__ void store_in_first(float* to, float x) { *to = x; }
+#endif
+
+// out = x W + bias, then + residual where there is one; where there is `pre`, that is set instead, and out = gelu(pre).
+template <int ROWS, int BATCH, bool IS_CLUSTER>
+__device__ __forceinline__ void row_product(E* out, E* pre, const E* residual, const E* x, const E* weights,
+                                            const float* bias, int rows, int inputs, int outputs) {
+    __shared__ float partials[ROWS][PARTS * WARPS][STRIP];
+    // Nothing is written to a block that has not begun.
+    if (IS_CLUSTER) cluster_arrive();
+    const int thread = threadIdx.x % PART, lane = thread % 32, warp = thread / 32;
+    const int part = IS_CLUSTER ? part_of_cluster() : threadIdx.x / PART;
+    const int first = blockIdx.x / (IS_CLUSTER ? PARTS : 1) * STRIP;
+    const int col = first + thread % LANES * VEC, k = part * (PART / LANES) + thread / LANES;
+    // In the end a warp of the first part has a row, a lane a column.
+    const bool is_last = part == 0 && warp < rows && lane < STRIP && first + lane < outputs;
+    const u64 at = (u64)warp * outputs + first + lane;
+    float added = 0.0f, of_residual = 0.0f;
+    if (is_last) {
+        added = bias[first + lane];
+        if (residual) of_residual = to_f32(residual[at]);
+    }
+    float sums[ROWS][VEC] = {};
+    weights += col;
+    const int depth = col < outputs ? inputs : 0;
+    // A short rest is not worth a whole batch.
+    constexpr int SHORT = BATCH > 4 ? 4 : BATCH;
+    for (int begin = 0; begin < inputs;) {
+        if (inputs - begin > SHORT * STEP) {
+            add_products<ROWS, BATCH>(sums, x, weights, begin + k, rows, inputs, depth, outputs);
+            begin += BATCH * STEP;
+        } else {
+            add_products<ROWS, SHORT>(sums, x, weights, begin + k, rows, inputs, depth, outputs);
+            begin += SHORT * STEP;
+        }
+    }
+    if (IS_CLUSTER) cluster_wait();
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+        if (r >= rows) break;
+        const float sum = lane_sums<LANES, 16>(sums[r]);
+        float* to = &partials[r][part * WARPS + warp][lane % LANES * VEC + lane / (32 / VEC)];
+        // Of f32, two lanes have the same sum.
+        if (lane / LANES % (8 / VEC) == 0) {
+            if (IS_CLUSTER) store_in_first(to, sum);
+            else *to = sum;
+        }
+    }
+    if (IS_CLUSTER) {
+        cluster_arrive();
+        cluster_wait();
+    } else {
+        __syncthreads();
+    }
+    if (!is_last) return;
+    float total = 0.0f;
+#pragma unroll
+    for (int p = 0; p < PARTS; ++p) {
+        float sum = 0.0f;
+#pragma unroll
+        for (int w = 0; w < WARPS; ++w) sum += partials[ROWS == 1 ? 0 : warp][p * WARPS + w][lane];
+        total += sum;
+    }
+    total += added;
+    if (residual) total += of_residual;
+    if (pre) {
+        pre[at] = from_f32(total);
+        total = gelu(total);
+    }
+    out[at] = from_f32(total);
+}
+
+#define ROW_PRODUCT(NAME, ROWS, BATCH)                                                                                 \
+    extern "C" __global__ void __launch_bounds__(PARTS* PART)                                                          \
+        NAME(E* out, E* pre, const E* residual, const E* x, const E* weights, const float* bias, int rows, int inputs, \
+             int outputs) {                                                                                            \
+        row_product<ROWS, BATCH, false>(out, pre, residual, x, weights, bias, rows, inputs, outputs);                  \
+    }
+ROW_PRODUCT(row_product, 1, 6)
+ROW_PRODUCT(row_product_4, 4, 2)
+
+#if __CUDA_ARCH__ >= 900
+#define OF_CLUSTER __cluster_dims__(PARTS, 1, 1)
+#define ROW_PRODUCT_BODY(ROWS, BATCH)                                                                                  \
+    row_product<ROWS, BATCH, true>(out, pre, residual, x, weights, bias, rows, inputs, outputs)
+#else
+// There are no clusters, and nobody calls these.
+#define OF_CLUSTER
+#define ROW_PRODUCT_BODY(ROWS, BATCH)
+#endif
+#define ROW_PRODUCT_OF_CLUSTER(NAME, ROWS, BATCH)                                                                      \
+    extern "C" __global__ void OF_CLUSTER __launch_bounds__(PART)                                                      \
+        NAME(E* out, E* pre, const E* residual, const E* x, const E* weights, const float* bias, int rows, int inputs, \
+             int outputs) {                                                                                            \
+        ROW_PRODUCT_BODY(ROWS, BATCH);                                                                                 \
+    }
+ROW_PRODUCT_OF_CLUSTER(row_product_cluster, 1, 12)
+ROW_PRODUCT_OF_CLUSTER(row_product_cluster_4, 4, 4)
+
+// logits (rows, OC) = x W^T, W (OC, C). Blocks of eight warps, each with four rows of W.
+template <int ROWS, int BATCH>
+__device__ __forceinline__ void row_logits_of(float* logits, const E* x, const E* weights, int rows, int inputs,
+                                              int outputs) {
+    constexpr int COUNT = 4;
+    const int lane = threadIdx.x % 32, first = (blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * COUNT;
+    if (first >= outputs) return;
+    float sums[ROWS][COUNT] = {};
+    for (int begin = lane * VEC; begin - lane * VEC < inputs; begin += BATCH * 32 * VEC) {
+        Words left[ROWS][BATCH], right[COUNT][BATCH];
+#pragma unroll
+        for (int i = 0; i < BATCH; ++i) {
+            const int at = begin + i * 32 * VEC;
+            const bool is_in = at < inputs;
+#pragma unroll
+            for (int o = 0; o < COUNT; ++o) {
+                const bool has_output = is_in && first + o < outputs;
+                right[o][i] = has_output ? *(const Words*)(weights + (u64)(first + o) * inputs + at) : Words{};
+            }
+#pragma unroll
+            for (int r = 0; r < ROWS; ++r)
+                left[r][i] = is_in && r < rows ? *(const Words*)(x + (u64)r * inputs + at) : Words{};
+        }
+#pragma unroll
+        for (int i = 0; i < BATCH; ++i)
+#pragma unroll
+            for (int o = 0; o < COUNT; ++o)
+#pragma unroll
+                for (int r = 0; r < ROWS; ++r)
+#pragma unroll
+                    for (int j = 0; j < VEC; ++j)
+                        sums[r][o] = fmaf(element_of(left[r][i], j), element_of(right[o][i], j), sums[r][o]);
+    }
+    const int o = lane / (32 / COUNT);
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+        const float sum = lane_sums<1, 16>(sums[r]);
+        if (lane % (32 / COUNT) == 0 && r < rows && first + o < outputs) logits[(u64)r * outputs + first + o] = sum;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(PART)
+    row_logits(float* logits, const E* x, const E* weights, int rows, int inputs, int outputs) {
+    row_logits_of<1, 3>(logits, x, weights, rows, inputs, outputs);
+}
+extern "C" __global__ void __launch_bounds__(PART)
+    row_logits_4(float* logits, const E* x, const E* weights, int rows, int inputs, int outputs) {
+    row_logits_of<4, 2>(logits, x, weights, rows, inputs, outputs);
+}

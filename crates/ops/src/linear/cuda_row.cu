@@ -32,26 +32,33 @@ template <int LAST, int BIT, int COUNT> __device__ __forceinline__ float lane_su
     }
 }
 
-// Adds the products of BATCH elements of each row of x, STEP apart from the first at `k`, with VEC columns of W.
+// Adds the products of each row of x with VEC columns of W, of up to BATCH elements of the depth, STEP apart. For the threads
+// at work together `rest` elements of the depth are left, for this one `depth`.
 template <int ROWS, int BATCH>
-__device__ __forceinline__ void add_products(float (&sums)[ROWS][VEC], const E* x, const E* weights, int k, int rows,
-                                             int inputs, int depth, int outputs) {
+__device__ __forceinline__ void add_products(float (&sums)[ROWS][VEC], const E* x, const E* weights, int rest, int depth,
+                                             int rows, int inputs, int outputs) {
     Words words[BATCH];
-    float values[ROWS][BATCH];
+    E values[ROWS][BATCH];
 #pragma unroll
     for (int i = 0; i < BATCH; ++i) {
-        const int at = k + i * STEP;
-        words[i] = at < depth ? *(const Words*)(weights + (u64)at * outputs) : Words{};
+        const bool is_in = i * STEP < depth;
+        words[i] = is_in ? *(const Words*)weights : Words{};
+        weights += (u64)STEP * outputs;
 #pragma unroll
         for (int r = 0; r < ROWS; ++r)
-            values[r][i] = at < depth && r < rows ? to_f32(x[(u64)r * inputs + at]) : 0.0f;
+            values[r][i] = is_in && (ROWS == 1 || r < rows) ? x[(u64)r * inputs + i * STEP] : E{};
     }
+    // Compilers put loads off until the sums before them are done, but not over a branch that they know nothing of.
+    asm volatile("" : "+r"(rest));
 #pragma unroll
-    for (int i = 0; i < BATCH; ++i)
+    for (int i = 0; i < BATCH; ++i) {
+        if (i * STEP >= rest) break;
 #pragma unroll
         for (int r = 0; r < ROWS; ++r)
 #pragma unroll
-            for (int j = 0; j < VEC; ++j) sums[r][j] = fmaf(values[r][i], element_of(words[i], j), sums[r][j]);
+            for (int j = 0; j < VEC; ++j)
+                sums[r][j] = fmaf(to_f32(values[r][i]), element_of(words[i], j), sums[r][j]);
+    }
 }
 
 #if __CUDA_ARCH__ >= 900
@@ -60,6 +67,8 @@ __device__ __forceinline__ int part_of_cluster() {
     asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(out));
     return out;
 }
+// Says that this block has begun.
+__device__ __forceinline__ void cluster_begin() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
 __device__ __forceinline__ void cluster_arrive() {
     asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
@@ -73,6 +82,7 @@ __device__ __forceinline__ void store_in_first(float* to, float x) {
 }
 #else
 __device__ __forceinline__ int part_of_cluster() { return 0; }
+__device__ __forceinline__ void cluster_begin() {}
 __device__ __forceinline__ void cluster_arrive() {}
 __device__ __forceinline__ void cluster_wait() {}
 __device__ __forceinline__ void store_in_first(float* to, float x) { *to = x; }
@@ -84,32 +94,33 @@ __device__ __forceinline__ void row_product(E* out, E* pre, const E* residual, c
                                             const float* bias, int rows, int inputs, int outputs) {
     __shared__ float partials[ROWS][PARTS * WARPS][STRIP];
     // Nothing is written to a block that has not begun.
-    if (IS_CLUSTER) cluster_arrive();
+    if (IS_CLUSTER) cluster_begin();
     const int thread = threadIdx.x % PART, lane = thread % 32, warp = thread / 32;
     const int part = IS_CLUSTER ? part_of_cluster() : threadIdx.x / PART;
     const int first = blockIdx.x / (IS_CLUSTER ? PARTS : 1) * STRIP;
-    const int col = first + thread % LANES * VEC, k = part * (PART / LANES) + thread / LANES;
+    // Lanes beyond the last column do what is not looked at.
+    const int col = min(first + thread % LANES * VEC, outputs - VEC), k = part * (PART / LANES) + thread / LANES;
     // In the end a warp of the first part has a row, a lane a column.
     const bool is_last = part == 0 && warp < rows && lane < STRIP && first + lane < outputs;
     const u64 at = (u64)warp * outputs + first + lane;
-    float added = 0.0f, of_residual = 0.0f;
+    float added = 0.0f;
+    E of_residual = {};
     if (is_last) {
         added = bias[first + lane];
-        if (residual) of_residual = to_f32(residual[at]);
+        if (residual) of_residual = residual[at];
     }
     float sums[ROWS][VEC] = {};
-    weights += col;
-    const int depth = col < outputs ? inputs : 0;
+    x += k;
+    weights += (u64)k * outputs + col;
     // A short rest is not worth a whole batch.
     constexpr int SHORT = BATCH > 4 ? 4 : BATCH;
     for (int begin = 0; begin < inputs;) {
-        if (inputs - begin > SHORT * STEP) {
-            add_products<ROWS, BATCH>(sums, x, weights, begin + k, rows, inputs, depth, outputs);
-            begin += BATCH * STEP;
-        } else {
-            add_products<ROWS, SHORT>(sums, x, weights, begin + k, rows, inputs, depth, outputs);
-            begin += SHORT * STEP;
-        }
+        const int rest = inputs - begin, taken = (rest <= SHORT * STEP ? SHORT : BATCH) * STEP;
+        if (rest <= SHORT * STEP) add_products<ROWS, SHORT>(sums, x, weights, rest, rest - k, rows, inputs, outputs);
+        else add_products<ROWS, BATCH>(sums, x, weights, rest, rest - k, rows, inputs, outputs);
+        begin += taken;
+        x += taken;
+        weights += (u64)taken * outputs;
     }
     if (IS_CLUSTER) cluster_wait();
 #pragma unroll
@@ -139,7 +150,7 @@ __device__ __forceinline__ void row_product(E* out, E* pre, const E* residual, c
         total += sum;
     }
     total += added;
-    if (residual) total += of_residual;
+    if (residual) total += to_f32(of_residual);
     if (pre) {
         pre[at] = from_f32(total);
         total = gelu(total);
@@ -165,47 +176,52 @@ ROW_PRODUCT(row_product_4, 4, 2)
 #define OF_CLUSTER
 #define ROW_PRODUCT_BODY(ROWS, BATCH)
 #endif
-#define ROW_PRODUCT_OF_CLUSTER(NAME, ROWS, BATCH)                                                                      \
-    extern "C" __global__ void OF_CLUSTER __launch_bounds__(PART)                                                      \
+// BLOCKS: how many of them a processor is to have room for.
+#define ROW_PRODUCT_OF_CLUSTER(NAME, ROWS, BATCH, BLOCKS)                                                              \
+    extern "C" __global__ void OF_CLUSTER __launch_bounds__(PART, BLOCKS)                                              \
         NAME(E* out, E* pre, const E* residual, const E* x, const E* weights, const float* bias, int rows, int inputs, \
              int outputs) {                                                                                            \
         ROW_PRODUCT_BODY(ROWS, BATCH);                                                                                 \
     }
-ROW_PRODUCT_OF_CLUSTER(row_product_cluster, 1, 12)
-ROW_PRODUCT_OF_CLUSTER(row_product_cluster_4, 4, 4)
+ROW_PRODUCT_OF_CLUSTER(row_product_cluster, 1, 4, 4)
+ROW_PRODUCT_OF_CLUSTER(row_product_cluster_deep, 1, 12, 2)
+ROW_PRODUCT_OF_CLUSTER(row_product_cluster_4, 4, 3, 3)
 
 // logits (rows, OC) = x W^T, W (OC, C). Blocks of eight warps, each with four rows of W.
 template <int ROWS, int BATCH>
 __device__ __forceinline__ void row_logits_of(float* logits, const E* x, const E* weights, int rows, int inputs,
                                               int outputs) {
-    constexpr int COUNT = 4;
+    constexpr int COUNT = 4, CHUNK = 32 * VEC;
     const int lane = threadIdx.x % 32, first = (blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * COUNT;
     if (first >= outputs) return;
+    const E* right_at[COUNT];
+    // What lies beyond the last output is not looked at.
+#pragma unroll
+    for (int o = 0; o < COUNT; ++o) right_at[o] = weights + (u64)min(first + o, outputs - 1) * inputs;
     float sums[ROWS][COUNT] = {};
-    for (int begin = lane * VEC; begin - lane * VEC < inputs; begin += BATCH * 32 * VEC) {
-        Words left[ROWS][BATCH], right[COUNT][BATCH];
+    for (int begin = 0; begin < inputs; begin += BATCH * CHUNK) {
+        Words left[BATCH][ROWS], right[BATCH][COUNT];
 #pragma unroll
         for (int i = 0; i < BATCH; ++i) {
-            const int at = begin + i * 32 * VEC;
-            const bool is_in = at < inputs;
+            const int at = begin + i * CHUNK + lane * VEC;
 #pragma unroll
-            for (int o = 0; o < COUNT; ++o) {
-                const bool has_output = is_in && first + o < outputs;
-                right[o][i] = has_output ? *(const Words*)(weights + (u64)(first + o) * inputs + at) : Words{};
-            }
+            for (int o = 0; o < COUNT; ++o) right[i][o] = at < inputs ? *(const Words*)(right_at[o] + at) : Words{};
 #pragma unroll
             for (int r = 0; r < ROWS; ++r)
-                left[r][i] = is_in && r < rows ? *(const Words*)(x + (u64)r * inputs + at) : Words{};
+                left[i][r] = at < inputs && (ROWS == 1 || r < rows) ? *(const Words*)(x + (u64)r * inputs + at) : Words{};
         }
 #pragma unroll
-        for (int i = 0; i < BATCH; ++i)
+        for (int i = 0; i < BATCH; ++i) {
+            // As above.
+            if (begin + i * CHUNK >= inputs) break;
 #pragma unroll
             for (int o = 0; o < COUNT; ++o)
 #pragma unroll
                 for (int r = 0; r < ROWS; ++r)
 #pragma unroll
                     for (int j = 0; j < VEC; ++j)
-                        sums[r][o] = fmaf(element_of(left[r][i], j), element_of(right[o][i], j), sums[r][o]);
+                        sums[r][o] = fmaf(element_of(left[i][r], j), element_of(right[i][o], j), sums[r][o]);
+        }
     }
     const int o = lane / (32 / COUNT);
 #pragma unroll

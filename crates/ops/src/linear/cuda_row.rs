@@ -12,6 +12,7 @@ pub(crate) const SOURCE: Source = Source {
         "row_product",
         "row_product_4",
         "row_product_cluster",
+        "row_product_cluster_deep",
         "row_product_cluster_4",
         "row_logits",
         "row_logits_4",
@@ -23,6 +24,9 @@ const MAX_ROWS: usize = 4;
 /// Threads of a part of the depth, and the parts.
 const PART: usize = 256;
 const PARTS: usize = 4;
+/// Inputs from which on a thread has more than four loads to do. Those of one row are all begun at once, which takes registers
+/// that would leave a layer of few inputs and many outputs no room for all its blocks.
+const DEEP: usize = 1024;
 /// Bytes of a row of weights that a block or cluster takes.
 const STRIP_BYTES: usize = 64;
 /// Outputs that a block of the head takes: four a warp.
@@ -57,11 +61,16 @@ impl<E: CudaElement> Cuda<E> {
     ) {
         let LinearDims { rows, inputs, outputs } = dims;
         let strips = (size_of::<E>() * outputs).div_ceil(STRIP_BYTES);
-        let (kernel, shape) = match (has_clusters, rows) {
-            (true, 1) => ("row_product_cluster", Shape::new(PARTS * strips, PART)),
-            (true, _) => ("row_product_cluster_4", Shape::new(PARTS * strips, PART)),
-            (false, 1) => ("row_product", Shape::new(strips, PARTS * PART)),
-            (false, _) => ("row_product_4", Shape::new(strips, PARTS * PART)),
+        let shape = match has_clusters {
+            true => Shape::new(PARTS * strips, PART),
+            false => Shape::new(strips, PARTS * PART),
+        };
+        let kernel = match (has_clusters, rows) {
+            (true, 1) if inputs > DEEP => "row_product_cluster_deep",
+            (true, 1) => "row_product_cluster",
+            (true, _) => "row_product_cluster_4",
+            (false, 1) => "row_product",
+            (false, _) => "row_product_4",
         };
         let matrix = weights.matrix();
         self.launch(kernel, shape, arguments![out, pre, residual, x, matrix, bias, rows, inputs, outputs]);

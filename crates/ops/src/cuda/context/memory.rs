@@ -1,7 +1,7 @@
 //! The card's memory: buffers, copies to and from it, and scratch memory.
 //!
 //! The trick: small copies to the card go through pinned memory, a slot each, so that the host need not wait for them; a slot is
-//! filled again only when its last copy is done.
+//! filled again only when its last copy is done. Small copies from the card take the same way, which is the shortest.
 
 use super::{Context, CudaError, Lane, check, describe, new_event, require};
 use cudarc::driver::sys as driver;
@@ -55,6 +55,13 @@ impl Staging {
             }
         }
         Ok(Staging { memory: memory.cast(), events, next: 0 })
+    }
+
+    /// The slot whose turn it is.
+    fn take(&mut self) -> usize {
+        let slot = self.next;
+        self.next = (slot + 1) % NUM_SLOTS;
+        slot
     }
 }
 
@@ -138,8 +145,7 @@ impl Context {
         // before it is filled again, and other memory until the stream is idle.
         unsafe {
             if bytes.len() <= SLOT_BYTES {
-                let slot = staging.next;
-                staging.next = (slot + 1) % NUM_SLOTS;
+                let slot = staging.take();
                 require("cuEventSynchronize", driver::cuEventSynchronize(staging.events[slot]));
                 let source = staging.memory.add(slot * SLOT_BYTES);
                 std::ptr::copy_nonoverlapping(bytes.as_ptr(), source, bytes.len());
@@ -181,23 +187,26 @@ impl Context {
         table
     }
 
-    /// Copies from the card; waits for all work before.
+    /// Copies from the card; waits for all work before. What fits a slot goes through pinned memory: the driver's own way to other
+    /// memory takes longer, which a token that is generated would feel.
     pub(crate) fn read(&self, bytes: &mut [u8], pointer: u64) {
         if bytes.is_empty() {
             return;
         }
         self.join();
         self.bind();
-        // SAFETY: both have so many bytes; the stream is waited for before anyone looks.
+        let mut staging = self.staging.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // SAFETY: both have so many bytes; the stream is waited for before anyone looks, or uses the slot again, whose last copy
+        // was before this one in the stream.
         unsafe {
-            let copied = driver::cuMemcpyDtoHAsync_v2(
-                bytes.as_mut_ptr().cast(),
-                pointer,
-                bytes.len(),
-                self.streams[0],
-            );
+            let slot = (bytes.len() <= SLOT_BYTES).then(|| staging.take());
+            let to = slot.map_or(bytes.as_mut_ptr(), |slot| staging.memory.add(slot * SLOT_BYTES));
+            let copied = driver::cuMemcpyDtoHAsync_v2(to.cast(), pointer, bytes.len(), self.streams[0]);
             require("cuMemcpyDtoHAsync", copied);
             require("cuStreamSynchronize", driver::cuStreamSynchronize(self.streams[0]));
+            if slot.is_some() {
+                std::ptr::copy_nonoverlapping(to, bytes.as_mut_ptr(), bytes.len());
+            }
         }
     }
 

@@ -99,6 +99,51 @@ extern "C" __global__ void __launch_bounds__(256)
     else forward<VEC>(out, mean, rstd, x, weight, bias, rows, channels, epsilon);
 }
 
+// The same by a block a row, for rows that are too few to fill a card: all that is read is on its way from the start, and a
+// thread has one vector, C = 1024 VEC at most.
+extern "C" __global__ void __launch_bounds__(1024)
+    layernorm_forward_row(E* out, float* mean, float* rstd, const E* x, const float* weight, const float* bias, int rows,
+                          int channels, float epsilon) {
+    __shared__ float shared[2][32];
+    const int c = threadIdx.x * VEC, warp = threadIdx.x / 32, num_warps = blockDim.x / 32;
+    const u64 at = (u64)blockIdx.x * channels + c;
+    float v[VEC] = {}, w[VEC] = {}, b[VEC] = {};
+    if (c < channels) {
+        const Vec read = *(const Vec*)(x + at);
+        load_floats(w, weight + c);
+        load_floats(b, bias + c);
+#pragma unroll
+        for (int j = 0; j < VEC; ++j) v[j] = to_f32(read.x[j]);
+    }
+    // The sum over the block of what a thread has, in one order.
+    const auto block_sum = [&](float sum, float* sums) {
+        sum = warp_sum(sum);
+        if (threadIdx.x % 32 == 0) sums[warp] = sum;
+        __syncthreads();
+        float total = 0.0f;
+        for (int i = 0; i < num_warps; ++i) total += sums[i];
+        return total;
+    };
+    float sum = 0.0f, squares = 0.0f;
+#pragma unroll
+    for (int j = 0; j < VEC; ++j) sum += v[j];
+    const float m = block_sum(sum, shared[0]) / channels;
+    if (c < channels)
+#pragma unroll
+        for (int j = 0; j < VEC; ++j) squares += (v[j] - m) * (v[j] - m);
+    const float r = 1.0f / sqrtf(block_sum(squares, shared[1]) / channels + epsilon);
+    if (c < channels) {
+        Vec made;
+#pragma unroll
+        for (int j = 0; j < VEC; ++j) made.x[j] = from_f32((v[j] - m) * r * w[j] + b[j]);
+        *(Vec*)(out + at) = made;
+    }
+    if (threadIdx.x == 0) {
+        mean[blockIdx.x] = m;
+        rstd[blockIdx.x] = r;
+    }
+}
+
 // dx of one row: dx += rstd (g - mean(g) - n mean(g n)), g = dout weight. g is rounded the same way wherever it is used: where
 // it cancels, as in a row of one channel, rstd is as large as 316 and would show the difference.
 template <int WIDTH>

@@ -9,6 +9,7 @@ pub(crate) const SOURCE: Source = Source {
     files: &[include_str!("cuda.cu")],
     kernels: &[
         "layernorm_forward",
+        "layernorm_forward_row",
         "layernorm_backward_any",
         "layernorm_parameters",
         BACKWARD[0],
@@ -34,6 +35,8 @@ const BACKWARD: [&str; 8] = [
     "layernorm_backward_8",
 ];
 
+/// Rows that a block each makes in the forward pass, as generation has them.
+const FEW_ROWS: usize = 4;
 /// Warps of a block, where each has a row.
 const WARPS: usize = 8;
 /// Rows that a group of warps has at once, backward.
@@ -62,8 +65,13 @@ impl<E: CudaElement> LayerNorm for Cuda<E> {
         dims: LayerNormDims,
     ) {
         let LayerNormDims { rows, channels, epsilon } = dims;
-        let shape = Shape::new(rows.div_ceil(WARPS), 32 * WARPS);
         let arguments = arguments![out, mean, rstd, x, weight, bias, rows, channels, epsilon];
+        let width = 16 / size_of::<E>();
+        if rows <= FEW_ROWS && channels.is_multiple_of(width) && channels <= 1024 * width {
+            let shape = Shape::new(rows, (channels / width).next_multiple_of(32));
+            return self.launch("layernorm_forward_row", shape, arguments);
+        }
+        let shape = Shape::new(rows.div_ceil(WARPS), 32 * WARPS);
         self.launch("layernorm_forward", shape, arguments);
     }
 

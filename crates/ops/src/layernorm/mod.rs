@@ -155,9 +155,20 @@ mod tests {
     fn equals_the_reference_with_the_same_bits_for_any_threads() {
         let mut results = std::collections::HashMap::new();
         on_every_device!(|device| {
-            for (rows, channels) in
-                [(1, 1), (1, 3), (5, 36), (3, 64), (130, 33), (200, 100), (37, 768), (21, 1600), (5, 4104)]
-            {
+            for (rows, channels) in [
+                (1, 1),
+                (1, 3),
+                (5, 36),
+                (3, 64),
+                (130, 33),
+                (200, 100),
+                (1, 768),
+                (37, 768),
+                (4, 1000),
+                (21, 1600),
+                (5, 4104),
+                (2, 8200),
+            ] {
                 let result = check(device, rows, channels);
                 let key = (any_threads(device), rows, channels);
                 let first = results.entry(key).or_insert_with(|| result.clone());

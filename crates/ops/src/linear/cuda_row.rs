@@ -98,18 +98,18 @@ impl<E: CudaElement> Cuda<E> {
         self.launch(kernel, shape, arguments![out, pre, residual, x, matrix, bias, rows, inputs, outputs]);
     }
 
-    /// logits (rows, OC) = x W^T of weights (OC, C), in f32; false, with nothing done, where rows are many, or those of the weights
-    /// no whole numbers of 16 bytes.
-    #[must_use]
-    pub(crate) fn row_logits(&self, logits: u64, x: u64, head: &CudaWeights<E>, dims: LinearDims) -> bool {
+    /// Whether [`row_logits`](Self::row_logits) can make the logits of a head: few rows, and rows of weights that are whole numbers of
+    /// 16 bytes.
+    pub(crate) fn is_for_row_logits(&self, head: &CudaWeights<E>, dims: LinearDims) -> bool {
+        is_few::<E>(dims.rows, dims.inputs) && head.storage() == Storage::OutputsInputs
+    }
+
+    /// logits (rows, OC) = x W^T of weights (OC, C), in f32.
+    pub(crate) fn row_logits(&self, logits: u64, x: u64, head: &CudaWeights<E>, dims: LinearDims) {
         let LinearDims { rows, inputs, outputs } = dims;
-        if !is_few::<E>(rows, inputs) || head.storage() != Storage::OutputsInputs {
-            return false;
-        }
         let kernel = if rows == 1 { "row_logits" } else { "row_logits_4" };
         let shape = Shape::new(outputs.div_ceil(HEAD_OUTPUTS), PART);
         self.launch(kernel, shape, arguments![logits, x, head.matrix(), rows, inputs, outputs]);
-        true
     }
 }
 
@@ -249,8 +249,11 @@ mod tests {
             let x = upload_act(device, &x[first * inputs..][..rows * inputs]);
             let logits = upload(device, &vec![7.0; rows * outputs + 1]);
             let dims = LinearDims { rows, ..dims };
-            let is_run = device.row_logits(logits.pointer(), x.pointer(), &weights, dims);
+            let is_run = device.is_for_row_logits(&weights, dims);
             assert_eq!(is_run, inputs.is_multiple_of(16 / size_of::<E>()), "{dims:?}");
+            if is_run {
+                device.row_logits(logits.pointer(), x.pointer(), &weights, dims);
+            }
             let mut logits = download(device, &logits, rows * outputs + 1);
             assert_eq!(logits.pop(), Some(7.0), "what follows is left alone");
             is_run.then_some(logits)

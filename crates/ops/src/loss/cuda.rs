@@ -155,8 +155,20 @@ impl<E: CudaElement> Loss for Cuda<E> {
     fn logits(&self, logits: &mut CudaBuf<f32>, x: &CudaBuf<E>, head: &CudaWeights<E>, dims: LossDims) {
         let LossDims { rows, channels, vocab_size } = dims;
         let of_layer = LinearDims { rows, inputs: channels, outputs: vocab_size };
-        if !self.row_logits(logits.pointer(), x.pointer(), head, of_layer) {
+        let of_library = || {
             self.head_product(logits.pointer(), 0, Kind::F32, x.pointer(), head, rows, dims);
-        }
+            true
+        };
+        let of_rows = || {
+            self.row_logits(logits.pointer(), x.pointer(), head, of_layer);
+            true
+        };
+        let place = ("logits of few rows", rows, channels, vocab_size);
+        let _ = match self.is_for_row_logits(head, of_layer)
+            && self.fastest_form(place, &[&of_library, &of_rows]) == 1
+        {
+            true => of_rows(),
+            false => of_library(),
+        };
     }
 }

@@ -92,6 +92,30 @@ fn it_learns_as_the_cpu_does_with_the_same_bits_from_run_to_run() {
     check::<F16>(1e-2);
 }
 
+/// Passes are recorded after two runs; so many rows go through kernels that add the residual on a product's way out.
+#[test]
+fn dropout_is_the_cpus_in_every_pass_recorded_or_not() {
+    fn losses<D: Backend>(device: Arc<D>) -> Vec<Vec<f32>> {
+        const BATCH: usize = 8;
+        let mut gpt = Gpt::new(device, config(), Use::Training).unwrap();
+        gpt.init(1);
+        let (mut acts, mut grads) = (Activations::new(&gpt, BATCH, TIME), Gradients::new(&gpt));
+        let (inputs, targets) = (tokens(BATCH * TIME, 200, 1), tokens(BATCH * TIME, 200, 2));
+        let weights = vec![1.0 / (BATCH * TIME) as f32; BATCH * TIME];
+        let mut pass = |key| {
+            gpt.forward(&mut acts, &inputs, TIME, Some(key));
+            gpt.backward(&mut acts, &mut grads, &targets, &weights);
+            gpt.losses(&mut acts).to_vec()
+        };
+        [5, 6, 7, 8].map(&mut pass).to_vec()
+    }
+    let Some(device) = gpu::<Bf16>() else { return };
+    for (pass, (got, want)) in losses(device).iter().zip(&losses(cpu(2))).enumerate() {
+        let error = relative_error(got, want);
+        assert!(error < 3e-2, "pass {pass}: {error:e}");
+    }
+}
+
 #[test]
 fn a_cache_on_a_gpu_says_what_the_whole_sequence_says() {
     fn check<E: CudaElement>(tolerance: f64) {

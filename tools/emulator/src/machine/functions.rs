@@ -36,6 +36,11 @@ pub(crate) enum Word2 {
     Multiply,
     MultiplyHighSigned,
     MultiplyHigh,
+    /// Of 16 bits, whose result has no more.
+    Add16,
+    Subtract16,
+    Multiply16,
+    MultiplyHigh16,
     DivideSigned,
     Divide,
     RemainderSigned,

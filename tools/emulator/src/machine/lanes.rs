@@ -128,6 +128,10 @@ impl Lanes {
                 words!(|a, b| ((i64::from(a as i32) * i64::from(b as i32)) >> 32) as u32);
             }
             Word2::MultiplyHigh => words!(|a, b| ((u64::from(a) * u64::from(b)) >> 32) as u32),
+            Word2::Add16 => words!(|a: u32, b| a.wrapping_add(b) & 0xffff),
+            Word2::Subtract16 => words!(|a: u32, b| a.wrapping_sub(b) & 0xffff),
+            Word2::Multiply16 => words!(|a: u32, b| a.wrapping_mul(b) & 0xffff),
+            Word2::MultiplyHigh16 => words!(|a: u32, b| a.wrapping_mul(b) >> 16),
             // What a card makes of a division by zero is not said; these are not to be relied on.
             Word2::DivideSigned => words!(signed(|a, b| if b == 0 { -1 } else { a.wrapping_div(b) })),
             Word2::Divide => words!(|a, b| a.checked_div(b).unwrap_or(u32::MAX)),

@@ -148,6 +148,20 @@ fn numbers_of_16_bits_stay_such() {
     run_body(&body, 2, 64, &memory).expect("it runs");
     let want = |i: u32| u32::from((i % 64 + 0x3ffe0) as u16 >> 4) * 1024;
     assert!(memory.values().iter().enumerate().all(|(i, &x)| x == want(i as u32)));
+
+    // As compilers divide by 96 and take what is left, and below zero.
+    let body = format!(
+        "mul.lo.s32 %r5, %r1, 1000; cvt.u64.u32 %rd4, %r5; cvt.u16.u64 %rs1, %rd4; mul.hi.u16 %rs2, %rs1, 683;
+        mul.lo.s16 %rs3, %rs2, 96; sub.s16 %rs4, %rs1, %rs3; sub.s16 %rs5, %rs4, 100; cvt.u32.u16 %r9, %rs5; {STORE}"
+    );
+    let memory = Words::new(&[0; 128]);
+    run_body(&body, 2, 64, &memory).expect("it runs");
+    let want = |i: u32| {
+        let x = (i % 64 * 1000) as u16;
+        let high = (u32::from(x) * 683 >> 16) as u16;
+        u32::from(x.wrapping_sub(high.wrapping_mul(96)).wrapping_sub(100))
+    };
+    assert!(memory.values().iter().enumerate().all(|(i, &x)| x == want(i as u32)));
 }
 
 #[test]

@@ -241,7 +241,9 @@ impl<'a> Decoder<'a> {
         let keeps_16 = match name {
             "and" | "or" | "xor" => true,
             "shr" => matches!(kind, "u16" | "b16"),
-            "mul" | "mad" => statement.has("wide"),
+            "add" | "sub" => matches!(kind, "u16" | "s16"),
+            "mul" => kind == "u16" || kind == "s16" && statement.has("lo"),
+            "mad" => kind == "u16" && statement.has("wide"),
             _ => false,
         };
         if is_16 && !keeps_16 {
@@ -273,8 +275,12 @@ impl<'a> Decoder<'a> {
             [a, b] => {
                 let high = statement.has("hi");
                 let f = match (name, is_float, is_signed) {
+                    ("add", false, _) if is_16 => Word2::Add16,
+                    ("sub", false, _) if is_16 => Word2::Subtract16,
                     ("add", false, _) => Word2::Add,
                     ("sub", false, _) => Word2::Subtract,
+                    ("mul", false, _) if is_16 && high => Word2::MultiplyHigh16,
+                    ("mul", false, _) if is_16 && statement.has("lo") => Word2::Multiply16,
                     ("mul", false, true) if high => Word2::MultiplyHighSigned,
                     ("mul", false, _) if high => Word2::MultiplyHigh,
                     ("mul", false, _) => Word2::Multiply,

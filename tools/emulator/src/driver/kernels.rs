@@ -5,7 +5,9 @@ use crate::graph::submit;
 use crate::machine::Launch;
 use crate::ptx::{Kernel, Module};
 use crate::streams::Task;
-use cudarc::driver::sys::{CUfunction, CUfunction_attribute, CUmodule, CUresult, CUstream};
+use cudarc::driver::sys::{
+    CUfunction, CUfunction_attribute, CUlaunchAttributeID, CUlaunchConfig, CUmodule, CUresult, CUstream,
+};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -135,6 +137,39 @@ pub(super) unsafe extern "C" fn cuLaunchKernel(
     let shape = Shape { grid: [grid_x, grid_y, grid_z], block: [block_x, block_y, block_z], shared_bytes };
     let launch = || {
         let stream = STREAMS.get(stream)?;
+        // SAFETY: the caller's arguments are those of the kernel.
+        submit(&stream, unsafe { task(function, &shape, arguments, extra) }?)
+    };
+    result(enter().and_then(|()| launch()))
+}
+
+/// As `cuLaunchKernel`: a kernel that may begin before the one before it has ended begins after it here.
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn cuLaunchKernelEx(
+    config: *const CUlaunchConfig,
+    function: CUfunction,
+    arguments: *mut *mut c_void,
+    extra: *mut *mut c_void,
+) -> CUresult {
+    let launch = || {
+        if config.is_null() {
+            return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
+        }
+        // SAFETY: the caller's configuration, with as many attributes as it says.
+        let config = unsafe { &*config };
+        for number in 0..config.numAttrs as usize {
+            // SAFETY: as above.
+            let attribute = unsafe { &*config.attrs.add(number) };
+            if attribute.id != CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION {
+                return Err(CUresult::CUDA_ERROR_NOT_SUPPORTED);
+            }
+        }
+        let shape = Shape {
+            grid: [config.gridDimX, config.gridDimY, config.gridDimZ],
+            block: [config.blockDimX, config.blockDimY, config.blockDimZ],
+            shared_bytes: config.sharedMemBytes,
+        };
+        let stream = STREAMS.get(config.hStream)?;
         // SAFETY: the caller's arguments are those of the kernel.
         submit(&stream, unsafe { task(function, &shape, arguments, extra) }?)
     };

@@ -8,8 +8,9 @@ use super::kernels::*;
 use super::streams::*;
 use super::*;
 use cudarc::driver::sys::{
-    CUDA_KERNEL_NODE_PARAMS, CUdevice_attribute, CUfunction, CUfunction_attribute, CUstream,
-    CUstreamCaptureMode, CUstreamCaptureStatus,
+    CUDA_KERNEL_NODE_PARAMS, CUdevice_attribute, CUfunction, CUfunction_attribute, CUlaunchAttribute,
+    CUlaunchAttributeID, CUlaunchAttributeValue, CUlaunchConfig, CUstream, CUstreamCaptureMode,
+    CUstreamCaptureStatus,
 };
 use std::ffi::{CStr, c_void};
 use std::ptr::{null, null_mut};
@@ -114,6 +115,38 @@ fn what_was_not_started_or_is_no_handle_is_refused() {
     assert_eq!(unsafe { CStr::from_ptr(text) }, c"there is no such handle");
     let attribute = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
     assert_eq!(made!(0, |to| cuDeviceGetAttribute(to, attribute, 0)), settings::get().num_processors);
+}
+
+#[test]
+fn a_kernel_that_may_begin_early_runs_after_the_one_before_it() {
+    start();
+    let (stream, address, function) = (new_stream(), allocate(4), store_kernel());
+    let launch = |id: CUlaunchAttributeID, value: u32| {
+        let mut arguments =
+            [(&raw const address).cast_mut().cast(), (&raw const value).cast_mut().cast::<c_void>()];
+        let value = CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 };
+        let mut attribute = CUlaunchAttribute { id, pad: [0; 4], value };
+        let config = CUlaunchConfig {
+            gridDimX: 1,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: 1,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: 0,
+            hStream: stream,
+            attrs: &raw mut attribute,
+            numAttrs: 1,
+        };
+        // SAFETY: the kernel takes a pointer and a word.
+        unsafe { cuLaunchKernelEx(&config, function, arguments.as_mut_ptr(), null_mut()) }
+    };
+    succeed(store(function, &ONE, stream, address, 5));
+    succeed(launch(CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, 6));
+    assert_eq!(read(stream, address), 6);
+    let unknown = launch(CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE, 7);
+    assert_eq!(unknown, CUresult::CUDA_ERROR_NOT_SUPPORTED);
+    assert_eq!(read(stream, address), 6);
 }
 
 #[test]

@@ -233,6 +233,8 @@ impl<'a> Decoder<'a> {
             "barrier" if statement.has("cluster") && statement.has("wait") => Ok(Op::ClusterWait),
             // What orders memory, or gives registers away, changes nothing where all is in order.
             "fence" | "membar" | "setmaxnreg" => Ok(Op::Nothing),
+            // A kernel begins when all before it have ended, whatever it would allow.
+            "griddepcontrol" => Ok(Op::Nothing),
             "cp" | "mbarrier" | "mapa" | "mma" | "wgmma" | "ldmatrix" | "stmatrix" => self.tensor(statement),
             _ => self.arithmetic(statement),
         }

@@ -448,6 +448,8 @@ __device__ __forceinline__ void decode(DecodeShared& shared, E* out, E* keys, E*
 // Grid (B NH, fresh), DECODE_THREADS threads.
 extern "C" __global__ void __launch_bounds__(DECODE_THREADS)
     attention_decode(E* out, E* keys, E* values, const E* qkv, int fresh, int cached, int capacity, int NH, int HS) {
+    let_next_begin();
+    wait_for_earlier();
     HS = known(HS);
     u64 channels = (u64)NH * HS, row = (u64)(blockIdx.x / NH) * fresh, column = (u64)(blockIdx.x % NH) * HS;
     u64 cache = (u64)blockIdx.x * capacity * HS;

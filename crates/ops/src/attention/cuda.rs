@@ -13,7 +13,7 @@ use crate::{Cuda, Dropout};
 pub(crate) const SOURCES: &[Source] = &[
     Source {
         name: "attention",
-        files: &[include_str!("cuda.cu")],
+        files: &[include_str!("../cuda/early.cuh"), include_str!("cuda.cu")],
         kernels: &[
             "attention_forward",
             "attention_delta",
@@ -241,7 +241,7 @@ impl<E: CudaElement> Attention for Cuda<E> {
             let shape = Shape::new(batch * heads, 512).by(time, 1);
             let arguments = arguments![out, keys, values, qkv, time, cached, capacity, heads, head_size];
             self.context.note_position(5, cached);
-            return self.launch_for_head("attention_decode", head.variant, shape, arguments);
+            return self.launch_early_for_head("attention_decode", head.variant, shape, arguments);
         }
         let appended = Shape::each(batch * time * heads * head_size);
         let arguments = arguments![keys, values, qkv, batch, time, cached, capacity, heads, head_size];

@@ -31,6 +31,7 @@ pub(crate) use tensor_map::{Boxes, TensorMap};
 use crate::device::{Buffer, Changing, Device, Scalar};
 use crate::element::{Bf16, Element, F16};
 use context::Context;
+use cudarc::driver::sys as driver;
 use matmul::Matmul;
 use std::marker::PhantomData;
 use std::path::PathBuf;
@@ -141,6 +142,12 @@ impl<E: CudaElement> Cuda<E> {
         self.launch_on(Lane::First, kernel, shape, arguments);
     }
 
+    /// Starts a kernel that waits by itself for everything that was queued before: see `context/early.rs`.
+    pub(crate) fn launch_early(&self, kernel: &str, shape: Shape, arguments: &[u64]) {
+        self.context.join();
+        self.context.start_early(self.context.function(kernel), kernel, shape, arguments);
+    }
+
     /// Starts a kernel after what was queued in its lane before. In the first lane the caller sees to it that the second
     /// touches nothing that the kernel does: see [`Context::join_for`].
     pub(crate) fn launch_on(&self, lane: Lane, kernel: &str, shape: Shape, arguments: &[u64]) {
@@ -150,12 +157,28 @@ impl<E: CudaElement> Cuda<E> {
     /// As [`launch`](Self::launch), with a kernel of attention that was compiled for a variant: see `attention/cuda.rs`.
     pub(crate) fn launch_for_head(&self, kernel: &str, variant: usize, shape: Shape, arguments: &[u64]) {
         self.context.join();
+        let function = self.function_for_head(kernel, variant);
+        self.context.start(Lane::First, function, kernel, shape, arguments);
+    }
+
+    /// As [`launch_early`](Self::launch_early), with such a kernel.
+    pub(crate) fn launch_early_for_head(
+        &self,
+        kernel: &str,
+        variant: usize,
+        shape: Shape,
+        arguments: &[u64],
+    ) {
+        self.context.join();
+        self.context.start_early(self.function_for_head(kernel, variant), kernel, shape, arguments);
+    }
+
+    fn function_for_head(&self, kernel: &str, variant: usize) -> driver::CUfunction {
         let load = || {
             let sources = crate::attention::cuda::sources(variant, E::IS_F32);
             self.context.load(sources, &crate::attention::cuda::head_defines(E::DEFINE, variant))
         };
-        let function = self.context.function_of_variant(kernel, variant, load);
-        self.context.start(Lane::First, function, kernel, shape, arguments);
+        self.context.function_of_variant(kernel, variant, load)
     }
 
     /// Runs a product, after everything that was queued before; false where cuBLASLt has no algorithm for it.

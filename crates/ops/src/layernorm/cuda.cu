@@ -105,13 +105,17 @@ extern "C" __global__ void __launch_bounds__(1024)
     layernorm_forward_row(E* out, float* mean, float* rstd, const E* x, const float* weight, const float* bias, int rows,
                           int channels, float epsilon) {
     __shared__ float shared[2][32];
+    let_next_begin();
     const int c = threadIdx.x * VEC, warp = threadIdx.x / 32, num_warps = blockDim.x / 32;
     const u64 at = (u64)blockIdx.x * channels + c;
     float v[VEC] = {}, w[VEC] = {}, b[VEC] = {};
     if (c < channels) {
-        const Vec read = *(const Vec*)(x + at);
         load_floats(w, weight + c);
         load_floats(b, bias + c);
+    }
+    wait_for_earlier();
+    if (c < channels) {
+        const Vec read = *(const Vec*)(x + at);
 #pragma unroll
         for (int j = 0; j < VEC; ++j) v[j] = to_f32(read.x[j]);
     }

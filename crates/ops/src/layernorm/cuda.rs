@@ -6,7 +6,7 @@ use crate::cuda::{CudaBuf, CudaElement, Lane, Shape, Source, arguments};
 
 pub(crate) const SOURCE: Source = Source {
     name: "layernorm",
-    files: &[include_str!("cuda.cu")],
+    files: &[include_str!("../cuda/early.cuh"), include_str!("cuda.cu")],
     kernels: &[
         "layernorm_forward",
         "layernorm_forward_row",
@@ -69,7 +69,7 @@ impl<E: CudaElement> LayerNorm for Cuda<E> {
         let width = 16 / size_of::<E>();
         if rows <= FEW_ROWS && channels.is_multiple_of(width) && channels <= 1024 * width {
             let shape = Shape::new(rows, (channels / width).next_multiple_of(32));
-            return self.launch("layernorm_forward_row", shape, arguments);
+            return self.launch_early("layernorm_forward_row", shape, arguments);
         }
         let shape = Shape::new(rows.div_ceil(WARPS), 32 * WARPS);
         self.launch("layernorm_forward", shape, arguments);

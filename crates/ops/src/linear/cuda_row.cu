@@ -44,10 +44,14 @@ __device__ __forceinline__ void add_products(float (&sums)[ROWS][VEC], const E* 
         const bool is_in = i * STEP < depth;
         words[i] = is_in ? *(const Words*)weights : Words{};
         weights += (u64)STEP * outputs;
+    }
+    wait_for_earlier();
+#pragma unroll
+    for (int i = 0; i < BATCH; ++i)
 #pragma unroll
         for (int r = 0; r < ROWS; ++r)
-            values[r][i] = is_in && (ROWS == 1 || r < rows) ? x[(u64)r * inputs + i * STEP] : E{};
-    }
+            values[r][i] =
+                i * STEP < depth && (ROWS == 1 || r < rows) ? x[(u64)r * inputs + i * STEP] : E{};
     // Compilers put loads off until the sums before them are done, but not over a branch that they know nothing of.
     asm volatile("" : "+r"(rest));
 #pragma unroll
@@ -94,6 +98,7 @@ __device__ __forceinline__ void row_product(E* out, E* pre, const E* residual, c
                                             const float* bias, int rows, int inputs, int outputs) {
     __shared__ float partials[ROWS][PARTS * WARPS][STRIP];
     // Nothing is written to a block that has not begun.
+    let_next_begin();
     if (IS_CLUSTER) cluster_begin();
     const int thread = threadIdx.x % PART, lane = thread % 32, warp = thread / 32;
     const int part = IS_CLUSTER ? part_of_cluster() : threadIdx.x / PART;
@@ -103,12 +108,7 @@ __device__ __forceinline__ void row_product(E* out, E* pre, const E* residual, c
     // In the end a warp of the first part has a row, a lane a column.
     const bool is_last = part == 0 && warp < rows && lane < STRIP && first + lane < outputs;
     const u64 at = (u64)warp * outputs + first + lane;
-    float added = 0.0f;
-    E of_residual = {};
-    if (is_last) {
-        added = bias[first + lane];
-        if (residual) of_residual = residual[at];
-    }
+    const float added = is_last ? bias[first + lane] : 0.0f;
     float sums[ROWS][VEC] = {};
     x += k;
     weights += (u64)k * outputs + col;
@@ -122,6 +122,7 @@ __device__ __forceinline__ void row_product(E* out, E* pre, const E* residual, c
         x += taken;
         weights += (u64)taken * outputs;
     }
+    const E of_residual = is_last && residual ? residual[at] : E{};
     if (IS_CLUSTER) cluster_wait();
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
@@ -193,6 +194,7 @@ __device__ __forceinline__ void row_logits_of(float* logits, const E* x, const E
                                               int outputs) {
     constexpr int COUNT = 4, CHUNK = 32 * VEC;
     const int lane = threadIdx.x % 32, first = (blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * COUNT;
+    let_next_begin();
     if (first >= outputs) return;
     const E* right_at[COUNT];
     // What lies beyond the last output is not looked at.
@@ -206,6 +208,11 @@ __device__ __forceinline__ void row_logits_of(float* logits, const E* x, const E
             const int at = begin + i * CHUNK + lane * VEC;
 #pragma unroll
             for (int o = 0; o < COUNT; ++o) right[i][o] = at < inputs ? *(const Words*)(right_at[o] + at) : Words{};
+        }
+        wait_for_earlier();
+#pragma unroll
+        for (int i = 0; i < BATCH; ++i) {
+            const int at = begin + i * CHUNK + lane * VEC;
 #pragma unroll
             for (int r = 0; r < ROWS; ++r)
                 left[i][r] = at < inputs && (ROWS == 1 || r < rows) ? *(const Words*)(x + (u64)r * inputs + at) : Words{};

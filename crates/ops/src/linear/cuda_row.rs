@@ -7,7 +7,7 @@ use crate::cuda::{CudaBuf, CudaElement, Shape, Source, arguments};
 
 pub(crate) const SOURCE: Source = Source {
     name: "linear_row",
-    files: &[include_str!("cuda_gelu.cuh"), include_str!("cuda_row.cu")],
+    files: &[include_str!("../cuda/early.cuh"), include_str!("cuda_gelu.cuh"), include_str!("cuda_row.cu")],
     kernels: &[
         "row_product",
         "row_product_4",
@@ -95,7 +95,11 @@ impl<E: CudaElement> Cuda<E> {
             (false, _) => "row_product_4",
         };
         let matrix = weights.matrix();
-        self.launch(kernel, shape, arguments![out, pre, residual, x, matrix, bias, rows, inputs, outputs]);
+        self.launch_early(
+            kernel,
+            shape,
+            arguments![out, pre, residual, x, matrix, bias, rows, inputs, outputs],
+        );
     }
 
     /// Whether [`row_logits`](Self::row_logits) can make the logits of a head: few rows, and rows of weights that are whole numbers of
@@ -109,7 +113,7 @@ impl<E: CudaElement> Cuda<E> {
         let LinearDims { rows, inputs, outputs } = dims;
         let kernel = if rows == 1 { "row_logits" } else { "row_logits_4" };
         let shape = Shape::new(outputs.div_ceil(HEAD_OUTPUTS), PART);
-        self.launch(kernel, shape, arguments![logits, x, head.matrix(), rows, inputs, outputs]);
+        self.launch_early(kernel, shape, arguments![logits, x, head.matrix(), rows, inputs, outputs]);
     }
 }
 

@@ -34,6 +34,7 @@ pub(super) fn new_event() -> Result<driver::CUevent, CudaError> {
 impl Context {
     /// A lane's stream, for libraries.
     pub(crate) fn stream(&self, lane: Lane) -> driver::CUstream {
+        self.end_chain();
         self.streams[lane as usize]
     }
 
@@ -42,6 +43,7 @@ impl Context {
     pub(crate) fn fork(&self) {
         let beside = self.beside.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         self.bind();
+        self.end_chain();
         // SAFETY: events and streams exist.
         unsafe {
             require("cuEventRecord", driver::cuEventRecord(beside.forked, self.streams[0]));
@@ -74,6 +76,7 @@ impl Context {
 
     fn wait_for(&self, beside: &mut Beside) {
         self.bind();
+        self.end_chain();
         // SAFETY: events and streams exist.
         unsafe {
             require("cuEventRecord", driver::cuEventRecord(beside.done, self.streams[1]));

@@ -129,6 +129,7 @@ impl Context {
         }
         self.join();
         self.bind();
+        self.end_chain();
         // SAFETY: the caller's buffer has so many bytes.
         require("cuMemsetD8Async", unsafe { driver::cuMemsetD8Async(pointer, 0, bytes, self.streams[0]) });
     }
@@ -140,6 +141,7 @@ impl Context {
         }
         self.join();
         self.bind();
+        self.end_chain();
         let mut staging = self.staging.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         // SAFETY: source and destination have so many bytes; the source lives until the copy is done: a slot is waited for
         // before it is filled again, and other memory until the stream is idle.
@@ -173,6 +175,7 @@ impl Context {
         }
         self.join();
         self.bind();
+        self.end_chain();
         // SAFETY: both buffers have so many bytes.
         let copied = unsafe { driver::cuMemcpyDtoDAsync_v2(to, from, bytes, self.streams[0]) };
         require("cuMemcpyDtoDAsync", copied);
@@ -195,6 +198,7 @@ impl Context {
         }
         self.join();
         self.bind();
+        self.end_chain();
         let mut staging = self.staging.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         // SAFETY: both have so many bytes; the stream is waited for before anyone looks, or uses the slot again, whose last copy
         // was before this one in the stream.

@@ -6,6 +6,7 @@
 //! first lane waits for it before it touches any of that. The host runs ahead of the card; it waits only where it reads.
 //! What the driver refuses after the start is a bug or a broken card, and panics with the driver's words.
 
+mod early;
 mod lanes;
 mod memory;
 mod record;
@@ -22,7 +23,7 @@ use cudarc::driver::sys as driver;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, RwLock};
 
 /// Elements that a kernel counts in an int, with room for the threads of the last block, which count past the end.
@@ -53,6 +54,8 @@ pub(crate) struct Context {
     scratch: [Mutex<Scratch>; 2],
     /// How often scratch memory has moved: what a recording must have been made after.
     scratch_generation: AtomicU64,
+    /// Whether what was queued last lets others begin early.
+    is_chain: AtomicBool,
     /// What is noted while work is recorded instead of run.
     recorder: Mutex<Option<Recorder>>,
     pub(crate) name: String,
@@ -210,6 +213,7 @@ impl Context {
             table: Mutex::new(0),
             scratch: [(); 2].map(|()| Mutex::new(Scratch { pointer: 0, bytes: 0 })),
             scratch_generation: AtomicU64::new(0),
+            is_chain: AtomicBool::new(false),
             recorder: Mutex::new(None),
             name,
             driver_version,
@@ -326,6 +330,7 @@ impl Context {
             *pointer = argument.cast_mut().cast();
         }
         self.bind();
+        self.end_chain();
         // SAFETY: the arguments are those of the kernel's declaration, each in words of its own that outlive the call.
         let result = unsafe {
             driver::cuLaunchKernel(

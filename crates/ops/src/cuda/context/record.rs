@@ -67,6 +67,7 @@ impl Context {
     fn last_node(&self, lane: Lane) -> driver::CUgraphNode {
         let mut status = driver::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
         let (mut id, mut graph, mut nodes, mut count) = (0, std::ptr::null_mut(), std::ptr::null(), 0);
+        let mut edges = std::ptr::null();
         // SAFETY: all are written; the nodes are read before the stream is used again.
         unsafe {
             let known = driver::cuStreamGetCaptureInfo_v3(
@@ -75,7 +76,7 @@ impl Context {
                 &mut id,
                 &mut graph,
                 &mut nodes,
-                std::ptr::null_mut(),
+                &mut edges,
                 &mut count,
             );
             require("cuStreamGetCaptureInfo", known);
@@ -94,10 +95,12 @@ impl Context {
     pub(crate) fn record(&self, mut queue: impl FnMut()) -> (driver::CUgraph, Vec<ChangingNode>) {
         self.join();
         self.bind();
+        self.end_chain();
         let capture = Capture::begin(self);
         queue();
         // The second lane's work must end in the first's.
         self.join();
+        self.end_chain();
         let (graph, noted) = capture.end();
         (graph, noted.nodes)
     }

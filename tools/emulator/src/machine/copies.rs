@@ -166,6 +166,21 @@ impl Warp {
         })
     }
 
+    pub(super) fn store_async(
+        &mut self,
+        mask: u32,
+        to: Address,
+        a: Slot,
+        barrier: Address,
+        shared: &mut Shared,
+    ) -> Result<(), String> {
+        lanes_of(mask).try_for_each(|lane| {
+            let (to, barrier) = (self.address(to, lane), self.address(barrier, lane));
+            shared.write(to, self.lanes.words[a as usize][lane].to_le_bytes())?;
+            shared.complete(barrier, 4)
+        })
+    }
+
     /// Lanes in which the phase has not ended are told so, and are passed over for a while.
     pub(super) fn try_wait(
         &mut self,

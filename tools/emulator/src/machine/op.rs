@@ -357,6 +357,12 @@ pub(crate) enum Op {
         barrier: Address,
         parity: Slot,
     },
+    /// st.async: a word, and the news of its four bytes for a barrier.
+    StoreAsync {
+        to: Address,
+        a: Slot,
+        barrier: Address,
+    },
     /// mapa: the same address in another block of the cluster.
     MapAddress {
         d: Slot,

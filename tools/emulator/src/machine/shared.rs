@@ -150,7 +150,7 @@ impl Shared {
     }
 
     /// Bytes have come.
-    fn complete(&mut self, address: u64, bytes: u32) -> Result<(), String> {
+    pub(super) fn complete(&mut self, address: u64, bytes: u32) -> Result<(), String> {
         let mut barrier = self.barrier(address)?;
         barrier.bytes -= i64::from(bytes);
         barrier.turn();

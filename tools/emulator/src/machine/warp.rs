@@ -301,6 +301,7 @@ impl Warp {
             Op::WaitForCopies { pending } => self.wait_for_copies(mask, pending, around.shared)?,
             Op::InitBarrier { barrier, count } => self.init_barrier(mask, barrier, count, around.shared)?,
             Op::Arrive { barrier, bytes } => self.arrive(mask, barrier, bytes, around.shared)?,
+            Op::StoreAsync { to, a, barrier } => self.store_async(mask, to, a, barrier, around.shared)?,
             Op::TryWait { d, barrier, parity } => {
                 return self.try_wait(mask, d, barrier, parity, around.shared);
             }

@@ -200,6 +200,7 @@ impl<'a> Decoder<'a> {
                 Ok(Op::Nothing)
             }
             "ret" | "exit" => Ok(Op::Exit),
+            "st" if statement.has("async") => self.store_async(statement),
             "ld" | "st" => self.access(statement),
             "atom" | "red" => self.atomic(statement),
             "shfl" => self.shuffle(statement),
@@ -238,6 +239,16 @@ impl<'a> Decoder<'a> {
             "cp" | "mbarrier" | "mapa" | "mma" | "wgmma" | "ldmatrix" | "stmatrix" => self.tensor(statement),
             _ => self.arithmetic(statement),
         }
+    }
+
+    /// st.async of a word.
+    fn store_async(&mut self, statement: &Statement<'a>) -> Result<Op, String> {
+        let [to, a, barrier] = statement.operands()?;
+        if !matches!(statement.kind(), "b32" | "u32" | "f32") || space_of(statement) != Space::Shared {
+            return Err(statement.unknown());
+        }
+        let (to, barrier) = (self.names.address(to)?, self.names.address(barrier)?);
+        Ok(Op::StoreAsync { to, a: self.names.word(a)?, barrier })
     }
 
     /// ld and st.

@@ -217,6 +217,11 @@ fn together(op: &mut Op, f: Visitor<'_>) {
             address(barrier, f);
             bytes.iter_mut().for_each(|slot| f(Word, Read, slot));
         }
+        Op::StoreAsync { to, a, barrier } => {
+            address(to, f);
+            f(Word, Read, a);
+            address(barrier, f);
+        }
         Op::TryWait { d, barrier, parity } => {
             address(barrier, f);
             f(Word, Read, parity);

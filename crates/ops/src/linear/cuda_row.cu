@@ -71,42 +71,72 @@ __device__ __forceinline__ int part_of_cluster() {
     asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(out));
     return out;
 }
-// Says that this block has begun.
-__device__ __forceinline__ void cluster_begin() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
-__device__ __forceinline__ void cluster_arrive() {
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+// Compilers before 12.1 know no stores that report to a barrier.
+#define HAS_REPORTS (100 * __CUDACC_VER_MAJOR__ + __CUDACC_VER_MINOR__ >= 1201)
+
+// Makes a barrier of the cluster's first block, which waits at it for `count` floats from all of them, before any block passes
+// `cluster_wait`.
+__device__ __forceinline__ void cluster_begin(u64* barrier, int count) {
+    if (part_of_cluster() == 0 && threadIdx.x == 0) {
+        const u32 at = shared_address(barrier);
+        const int arrivals = HAS_REPORTS ? 1 : count;
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], %1; fence.mbarrier_init.release.cluster;" ::"r"(at),
+                     "r"(arrivals)
+                     : "memory");
+        if (HAS_REPORTS)
+            asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(4 * count) : "memory");
+    }
+    __syncwarp();
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
-// Writes to the same place in the shared memory of the cluster's first block.
-__device__ __forceinline__ void store_in_first(float* to, float x) {
-    asm volatile("{.reg .b32 remote; mapa.shared::cluster.u32 remote, %0, 0; st.shared::cluster.f32 [remote], %1;}" ::"r"(
-                     shared_address(to)),
-                 "f"(x)
+// Writes to the same place in the shared memory of the cluster's first block, and tells the barrier there.
+__device__ __forceinline__ void send_to_first(float* to, float x, u64* barrier) {
+    u32 remote, remote_barrier;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, 0;" : "=r"(remote) : "r"(shared_address(to)));
+    asm volatile("mapa.shared::cluster.u32 %0, %1, 0;" : "=r"(remote_barrier) : "r"(shared_address(barrier)));
+#if HAS_REPORTS
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(remote), "f"(x),
+                 "r"(remote_barrier)
+                 : "memory");
+#else
+    asm volatile("st.shared::cluster.f32 [%0], %1; mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%2];" ::"r"(
+                     remote),
+                 "f"(x), "r"(remote_barrier)
+                 : "memory");
+#endif
+}
+// Waits for all that was sent.
+__device__ __forceinline__ void wait_for_sent(u64* barrier) {
+    asm volatile("{.reg .pred done; again: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], 0;"
+                 "@done bra over; bra again; over:}" ::"r"(shared_address(barrier))
                  : "memory");
 }
 #else
 __device__ __forceinline__ int part_of_cluster() { return 0; }
-__device__ __forceinline__ void cluster_begin() {}
-__device__ __forceinline__ void cluster_arrive() {}
+__device__ __forceinline__ void cluster_begin(u64*, int) {}
 __device__ __forceinline__ void cluster_wait() {}
-__device__ __forceinline__ void store_in_first(float* to, float x) { *to = x; }
+__device__ __forceinline__ void send_to_first(float*, float, u64*) {}
+__device__ __forceinline__ void wait_for_sent(u64*) {}
 #endif
 
 // out = x W + bias, then + residual where there is one; where there is `pre`, that is set instead, and out = gelu(pre).
 template <int ROWS, int BATCH, bool IS_CLUSTER>
 __device__ __forceinline__ void row_product(E* out, E* pre, const E* residual, const E* x, const E* weights,
                                             const float* bias, int rows, int inputs, int outputs) {
-    __shared__ float partials[ROWS][PARTS * WARPS][STRIP];
-    // Nothing is written to a block that has not begun.
+    // Those of warps, and of parts.
+    __shared__ float partials[ROWS][IS_CLUSTER ? 1 : PARTS][WARPS][STRIP], parts[ROWS][PARTS][STRIP];
+    __shared__ u64 barrier;
     let_next_begin();
-    if (IS_CLUSTER) cluster_begin();
+    if (IS_CLUSTER) cluster_begin(&barrier, rows * PARTS * STRIP);
     const int thread = threadIdx.x % PART, lane = thread % 32, warp = thread / 32;
     const int part = IS_CLUSTER ? part_of_cluster() : threadIdx.x / PART;
     const int first = blockIdx.x / (IS_CLUSTER ? PARTS : 1) * STRIP;
     // Lanes beyond the last column do what is not looked at.
     const int col = min(first + thread % LANES * VEC, outputs - VEC), k = part * (PART / LANES) + thread / LANES;
-    // In the end a warp of the first part has a row, a lane a column.
-    const bool is_last = part == 0 && warp < rows && lane < STRIP && first + lane < outputs;
+    // In the end a warp has a row, a lane a column; first in each part, then in the first.
+    const bool has_sum = warp < rows && lane < STRIP;
+    const bool is_last = has_sum && part == 0 && first + lane < outputs;
     const u64 at = (u64)warp * outputs + first + lane;
     const float added = is_last ? bias[first + lane] : 0.0f;
     float sums[ROWS][VEC] = {};
@@ -123,33 +153,31 @@ __device__ __forceinline__ void row_product(E* out, E* pre, const E* residual, c
         weights += (u64)taken * outputs;
     }
     const E of_residual = is_last && residual ? residual[at] : E{};
-    if (IS_CLUSTER) cluster_wait();
+    const int here = IS_CLUSTER ? 0 : part, row = ROWS == 1 ? 0 : warp;
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
         if (r >= rows) break;
         const float sum = lane_sums<LANES, 16>(sums[r]);
-        float* to = &partials[r][part * WARPS + warp][lane % LANES * VEC + lane / (32 / VEC)];
         // Of f32, two lanes have the same sum.
-        if (lane / LANES % (8 / VEC) == 0) {
-            if (IS_CLUSTER) store_in_first(to, sum);
-            else *to = sum;
-        }
+        if (lane / LANES % (8 / VEC) == 0)
+            partials[r][here][warp][lane % LANES * VEC + lane / (32 / VEC)] = sum;
     }
-    if (IS_CLUSTER) {
-        cluster_arrive();
-        cluster_wait();
-    } else {
-        __syncthreads();
-    }
-    if (!is_last) return;
-    float total = 0.0f;
-#pragma unroll
-    for (int p = 0; p < PARTS; ++p) {
+    __syncthreads();
+    // Nothing is sent to a block that has not begun.
+    if (IS_CLUSTER) cluster_wait();
+    if (has_sum) {
         float sum = 0.0f;
 #pragma unroll
-        for (int w = 0; w < WARPS; ++w) sum += partials[ROWS == 1 ? 0 : warp][p * WARPS + w][lane];
-        total += sum;
+        for (int w = 0; w < WARPS; ++w) sum += partials[row][here][w][lane];
+        if (IS_CLUSTER) send_to_first(&parts[row][part][lane], sum, &barrier);
+        else parts[row][part][lane] = sum;
     }
+    if (!IS_CLUSTER) __syncthreads();
+    if (!is_last) return;
+    if (IS_CLUSTER) wait_for_sent(&barrier);
+    float total = 0.0f;
+#pragma unroll
+    for (int p = 0; p < PARTS; ++p) total += parts[row][p][lane];
     total += added;
     if (residual) total += to_f32(of_residual);
     if (pre) {

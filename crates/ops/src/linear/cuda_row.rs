@@ -36,7 +36,7 @@ impl<E: CudaElement> Cuda<E> {
     /// Whether [`row_forward`](Self::row_forward) can make a layer's product: few rows, and rows of weights that are whole
     /// numbers of 16 bytes.
     pub(super) fn is_for_row(&self, weights: &CudaWeights<E>, dims: LinearDims) -> bool {
-        is_few::<E>(dims.rows, dims.outputs) && weights.storage() == Storage::InputsOutputs
+        dims.inputs > 0 && is_few::<E>(dims.rows, dims.outputs) && weights.storage() == Storage::InputsOutputs
     }
 
     /// Whether [`row_forward`](Self::row_forward) makes a layer's product: where it can, it is timed against the library's, which sets
@@ -119,7 +119,7 @@ impl<E: CudaElement> Cuda<E> {
 
 /// Whether rows are few, and `len` elements can be read 16 bytes at a time.
 fn is_few<E>(rows: usize, len: usize) -> bool {
-    (1..=MAX_ROWS).contains(&rows) && len.is_multiple_of(16 / size_of::<E>())
+    (1..=MAX_ROWS).contains(&rows) && len > 0 && len.is_multiple_of(16 / size_of::<E>())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Kernels that begin before the one queued before them has ended: programmatic dependent launch.
 //!
-//! A kernel of a token that is generated is over before its first loads would be, were it not for the time between two kernels. One
+//! A kernel of a token that is generated takes little longer than its first loads and the pause before it. One
 //! that is started here may begin as soon as the one before lets it or has ended, and waits by itself for what that wrote: see
 //! `early.cuh`. What it reads without waiting are weights. Hence chains: only kernels that are started here, so that write no
 //! weights, may have others begin early after them, and the first of a chain begins when everything before it has ended.
@@ -19,6 +19,10 @@ impl Context {
         shape: Shape,
         arguments: &[u64],
     ) {
+        let (x, y, z) = shape.grid;
+        if x * y * z == 0 {
+            return;
+        }
         let is_chain = self.is_chain.load(Ordering::Relaxed);
         // As with recordings, drivers before 12.3 do not know such a kernel in a graph.
         if !(is_chain && self.capability >= (9, 0) && self.can_record()) {
@@ -31,7 +35,6 @@ impl Context {
                 pad: [0; 4],
                 value: driver::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
             };
-            let (x, y, z) = shape.grid;
             let config = driver::CUlaunchConfig {
                 gridDimX: x as u32,
                 gridDimY: y as u32,

@@ -35,7 +35,7 @@ fn run_body(body: &str, grid: u32, block: u32, memory: &Words) -> Result<(), Str
         .entry test(.param .u64 .ptr .align 4 pointer)
         {{
             .reg .pred %p<20>;
-            .reg .b16 %rs<5>;
+            .reg .b16 %rs<9>;
             .reg .b32 %r<100>;
             .reg .f32 %f<20>;
             .reg .b64 %rd<20>;
@@ -158,7 +158,7 @@ fn numbers_of_16_bits_stay_such() {
     run_body(&body, 2, 64, &memory).expect("it runs");
     let want = |i: u32| {
         let x = (i % 64 * 1000) as u16;
-        let high = (u32::from(x) * 683 >> 16) as u16;
+        let high = ((u32::from(x) * 683) >> 16) as u16;
         u32::from(x.wrapping_sub(high.wrapping_mul(96)).wrapping_sub(100))
     };
     assert!(memory.values().iter().enumerate().all(|(i, &x)| x == want(i as u32)));

@@ -26,6 +26,8 @@ p.add_argument("--modes", nargs="+", default=["default"], choices=["default", "r
 p.add_argument("--llmc", nargs=2, metavar=("BINARY", "TOKENS"))
 p.add_argument("--warm-up", action="store_true")
 a = p.parse_args()
+if a.llmc and (a.shape != "124M" or a.dropout):
+    p.error("llm.c trains GPT-2's 124M parameters, and knows no dropout")
 L, H, C, V = {"small": (6, 6, 384, 8192), "124M": (12, 12, 768, 50000)}[a.shape]  # as eyas bench training has them
 torch.set_float32_matmul_precision("high")
 
@@ -154,7 +156,10 @@ for _ in range(0 if a.warm_up else a.rounds):
             except Exception as error:
                 print(f"PyTorch {mode} at {row}: {type(error).__name__}: {str(error).splitlines()[0][:200]}", flush=True)
             empty_cache()
-        now["eyas"], share = eyas(*row)
+        try:
+            now["eyas"], share = eyas(*row)
+        except subprocess.CalledProcessError:
+            continue  # It has said why.
         if a.llmc:
             try:
                 now["llm.c"] = llmc(*row)

@@ -86,7 +86,7 @@ pub(crate) struct BlockActivations<D: Device> {
     pub(crate) lse: Buf<D, f32>, // (B, NH, T)
     pub(crate) middle: Act<D>,   // (B, T, C), the residual stream between attention and MLP
     pub(crate) ln_2: Normed<D>,
-    pub(crate) pre: Act<D>, // (B, T, inner), what the GELU's backward pass wants to know
+    pub(crate) kept: Act<D>, // (B, T, inner), what the GELU's backward pass wants to know
 }
 
 /// What a block reads, what it writes, what it saves, and the starts of its attention.
@@ -166,7 +166,7 @@ impl<D: Device> Activations<D> {
             lse: device.zeros(rows * config.n_head),
             middle: act(channels),
             ln_2: normed(),
-            pre: act(inner),
+            kept: act(inner),
         };
         let gradients = || ActivationGradients {
             dstream: act(channels),

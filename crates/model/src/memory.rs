@@ -246,7 +246,7 @@ mod tests {
         let wide = |acts: &[&Act<D>]| acts.iter().map(|x| x.len() * size_of::<D::Element>()).sum::<usize>();
         let words = |bufs: &[&Buf<D, f32>]| bufs.iter().map(|x| 4 * x.len()).sum::<usize>();
         let blocks = acts.blocks.iter().map(|s| {
-            wide(&[&s.ln_1.out, &s.qkv, &s.atty, &s.middle, &s.ln_2.out, &s.pre])
+            wide(&[&s.ln_1.out, &s.qkv, &s.atty, &s.middle, &s.ln_2.out, &s.kept])
                 + words(&[&s.ln_1.mean, &s.ln_1.rstd, &s.lse, &s.ln_2.mean, &s.ln_2.rstd])
         });
         let gradients = acts.gradients.iter().map(|d| wide(&[&d.dstream, &d.dbranch, &d.dnorm, &d.dwide]));

@@ -242,7 +242,7 @@ impl<D: Backend> Gpt<D> {
             &s.middle, &weights.ln_2.weight, &weights.ln_2.bias, dims.norm,
         );
         device.linear_gelu_forward(
-            &mut s.pre, act, &s.ln_2.out, &matrices.c_fc, &weights.mlp.c_fc.bias, dims.c_fc,
+            &mut s.kept, act, &s.ln_2.out, &matrices.c_fc, &weights.mlp.c_fc.bias, dims.c_fc,
         );
     }
 
@@ -271,7 +271,7 @@ impl<D: Backend> Gpt<D> {
         let (c_fc, c_proj) = (&mut grads.mlp.c_fc, &mut grads.mlp.c_proj);
         let has_bias = device.linear_gelu_backward(
             &mut d.dwide, &mut c_fc.bias, &mut c_proj.weight, (!has_bias).then_some(&mut c_proj.bias),
-            dbranch, &s.pre, act, &matrices.mlp_proj, dims.mlp_proj,
+            dbranch, &s.kept, act, &matrices.mlp_proj, dims.mlp_proj,
         );
         device.linear_backward(
             &mut d.dnorm, &mut c_fc.weight, (!has_bias).then_some(&mut c_fc.bias),

@@ -1,6 +1,6 @@
 // Kernels that may begin before the one that was queued before them has ended, on Hopper and later: see `context/early.rs`.
 //
-// Each calls `wait_for_earlier` in every block before it reads or writes what any other kernel writes or reads, weights that
+// Each calls `wait_for_earlier` in every block, so that it has not ended before what it follows has, and before it reads or writes what any other kernel writes or reads, weights that
 // only the optimizer writes excepted. Elsewhere these do nothing, and kernels begin one after the other.
 
 // Returns when all that was queued before has ended, and what it wrote can be read.

@@ -83,7 +83,7 @@ impl CudaElement for F16 {
 }
 
 /// An NVIDIA GPU, with activations of element type `E`. Several threads may use one, but not while a pass is being recorded, see
-/// [`Device::replay`]; what they do in [`Device::install`], they do one after the other.
+/// [`Device::replay`]; what they do in [`Device::install`], they do one after the other; new tokens are made there while others change weights.
 pub struct Cuda<E> {
     pub(crate) context: Arc<Context>,
     matmul: Matmul,

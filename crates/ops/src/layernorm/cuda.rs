@@ -41,7 +41,7 @@ const FEW_ROWS: usize = 4;
 const WARPS: usize = 8;
 /// Rows that a group of warps has at once, backward.
 const BACKWARD_ROWS: usize = 2;
-/// Blocks at most of the backward pass: two for each processor of the largest cards. Fixed, because they decide the order
+/// Blocks at most of the backward pass: two for each processor of an H100 or H200. Fixed, because they decide the order
 /// of sums.
 const MAX_BLOCKS: usize = 264;
 

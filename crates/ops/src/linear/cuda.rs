@@ -1,5 +1,5 @@
-//! Linear layers on a GPU: products of cuBLASLt, with bias, GELU and residual fused into them where it can, or on Hopper
-//! those with GELU of `cuda_hopper.rs`, whichever is faster.
+//! Linear layers on a GPU: products of cuBLASLt, with bias, GELU and residual fused into them where it can. Many rows on Hopper go
+//! through GELU in `cuda_hopper.rs`; its residual, and the few rows of `cuda_row.rs`, are taken where they are faster.
 //!
 //! Row-major matrices are their transposes to cuBLASLt (see `cuda/matmul.rs`), so a forward product is out^T = W^T x^T: m
 //! is the number of outputs and n that of rows. What the library has no fused form of, a kernel does after the product.
@@ -327,6 +327,7 @@ impl<E: CudaElement> Linear for Cuda<E> {
         dims: LinearDims,
     ) {
         check(weights, dims, x, out);
+        assert!(kept.len() >= dims.rows * dims.outputs, "a buffer smaller than {dims:?}");
         if self.takes_row(out, x, weights, bias, dims) {
             return self.row_forward([out.pointer(), kept.pointer(), 0, x.pointer()], weights, bias, dims);
         }
@@ -356,6 +357,7 @@ impl<E: CudaElement> Linear for Cuda<E> {
         dims: LinearDims,
     ) {
         check(weights, dims, x, out);
+        assert!(residual.len() >= dims.rows * dims.outputs, "a buffer smaller than {dims:?}");
         if !dropout.is_active() && self.takes_row(out, x, weights, bias, dims) {
             let addresses = [out.pointer(), 0, residual.pointer(), x.pointer()];
             return self.row_forward(addresses, weights, bias, dims);
@@ -423,6 +425,7 @@ impl<E: CudaElement> Linear for Cuda<E> {
     ) -> bool {
         check(weights, dims, x, dout);
         let LinearDims { rows, inputs, outputs } = dims;
+        assert!(dpre.len().min(kept.len()) >= rows * inputs, "buffers smaller than {dims:?}");
         self.context.join_for(&[dpre.pointer(), dbias_of_pre.pointer()]);
         if self.is_for_hopper(weights, dims) {
             self.parameters_backward(dweights, dbias, dout, x, weights.storage, dims);

@@ -17,7 +17,7 @@ constexpr int PRODUCT_THREADS = 512;
 constexpr int CLUSTER = 2;
 constexpr int PRODUCT_ROWS = 128, PRODUCT_COLS = 192, PRODUCT_DEPTH = 64;
 constexpr int STAGES = 4;
-// Threads that take sums through GELU, 16 bytes at a time: so many rows of a tile at once.
+// Threads that take sums to memory, 16 bytes at a time: so many rows of a tile at once.
 constexpr int CHUNKS = PRODUCT_COLS / VEC, TAKEN_ROWS = 8, TAKERS = CHUNKS * TAKEN_ROWS;
 // Biases of a tile come with its first step, and the next tiles' may come before they are read.
 constexpr int BIASES = STAGES + 2;
@@ -183,7 +183,8 @@ __device__ __forceinline__ void take(char* memory, int taker, const Results& res
     u64 stride = (u64)TAKEN_ROWS * cols;
     // Rows that are taken at once begin on multiples of eight, so the swizzle is the same for all.
     const char* from = memory + STAGED_AT + of_eight * STAGED_ROW + ((chunk ^ of_eight) << 4);
-    // Where this thread's first row of half a tile lies, and how many there are; as many are taken, but none stored.
+    // Where this thread's first row of half a tile lies, and how many of its rows there are from there to the matrix's end. What is
+    // staged beyond that is taken like the rest, and not stored.
     struct Place {
         u64 at;
         int count;

@@ -21,7 +21,7 @@ pub(super) const TILE: (usize, usize) = (128, 192);
 const CLUSTER: usize = 2;
 /// Four stages of both operands, two staging tiles, eight rows of sums, twelve barriers.
 const SHARED_BYTES: usize = 4 * (TILE.0 + TILE.1) * 128 + 2 * TILE.0 * TILE.1 + 8 * 4 * TILE.1 + 12 * 8;
-/// Fewer rows are not worth timing another kernel for: prompts have many lengths.
+/// Fewer rows fill no card with tiles, and are not worth timing another kernel for: prompts have many lengths.
 const MIN_ROWS: usize = 1024;
 
 impl<E: CudaElement> Cuda<E> {
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
     use crate::linear::{Linear, Use, gelu_reference};
     use crate::testing::*;
-    use crate::{Device, Rng, Rounding};
+    use crate::{Changing, Device, Rng, Rounding};
     use half::f16;
 
     /// Whole tiles, and tiles cut off below, to the right and in depth; more tiles than clusters.
@@ -170,6 +170,12 @@ mod tests {
             same("residual", &download_act(device, &out, num_out), &want);
         }
 
+        // These are no matter of shape.
+        if (rows, inputs, outputs) == SHAPES[1] {
+            check_recorded(device, &weights, [&x_d, &residual_d], &bias, (&residual, &pre), dims);
+            check_round_trip(device, &weights, &x_d, &bias, &pre, dims);
+        }
+
         let pre_of_x = random::<E>(&mut rng, num_in);
         let slopes = slopes_at(&pre_of_x);
         let bits: Vec<u16> = slopes.iter().map(|&slope| f16::from_f32(slope).to_bits()).collect();
@@ -192,6 +198,69 @@ mod tests {
         let want: Vec<f32> = (0..inputs).map(|i| 2.0 * column(i) as f32).collect();
         let error = relative_error(&download(device, &sums, inputs), &want);
         assert!(error < 1e-5, "sums over the rows of dpre {dims:?}: {error:e}");
+    }
+
+    /// A recording takes each run's dropout, though the kernel has a structure before its arguments.
+    fn check_recorded<E: CudaElement>(
+        device: &Cuda<E>,
+        weights: &CudaWeights<E>,
+        [x, residual_d]: [&CudaBuf<E>; 2],
+        bias: &CudaBuf<f32>,
+        (residual, pre): (&[f32], &[f32]),
+        dims: LinearDims,
+    ) {
+        let (out, mut recording) = (device.zeros::<E>(pre.len()), Default::default());
+        for key in 1..=4 {
+            let dropout = Dropout::new(0.4, key, 1);
+            let changing = Changing { dropout_key: Some(key), ..Changing::default() };
+            let addresses = [out.pointer(), residual_d.pointer(), x.pointer()];
+            device.replay(&mut recording, 1, changing, || {
+                device.residual_forward_on_hopper(addresses, weights, bias, dropout, dims);
+            });
+            let want: Vec<f32> =
+                (0..pre.len()).map(|i| residual[i] + dropout.factor(i as u32) * pre[i]).collect();
+            let error = relative_error(&download_act(device, &out, pre.len()), &want);
+            assert!(error < 2.0 * forward_tolerance::<Cuda<E>>(), "run {key} of {dims:?}: {error:e}");
+        }
+    }
+
+    /// What a layer keeps of its GELU is what the next one's backward pass takes.
+    fn check_round_trip<E: CudaElement>(
+        device: &Cuda<E>,
+        weights: &CudaWeights<E>,
+        x: &CudaBuf<E>,
+        bias: &CudaBuf<f32>,
+        pre: &[f32],
+        dims: LinearDims,
+    ) {
+        let LinearDims { rows, inputs, outputs } = dims;
+        let back = LinearDims { rows, inputs: outputs, outputs: inputs };
+        let [mut kept, mut out, mut dpre, mut dx] = [(); 4].map(|()| device.zeros::<E>(pre.len()));
+        device.linear_gelu_forward(&mut kept, &mut out, x, weights, bias, dims);
+        let mut rng = Rng::new(3);
+        let mut next = device.weights(outputs, inputs, Storage::InputsOutputs, Use::Training);
+        let master = upload(device, &random::<E>(&mut rng, inputs * outputs));
+        device.pack(&mut [(&mut next, &master)], Rounding::Nearest);
+        let dout = upload_act(device, &random::<E>(&mut rng, rows * inputs));
+        let (mut dweights, mut dbias) = (device.zeros(inputs * outputs), device.zeros(inputs));
+        let mut sums = device.zeros(outputs);
+        device.linear_backward(&mut dx, &mut dweights, Some(&mut dbias), &dout, &out, &next, back);
+        let want: Vec<f32> =
+            download_act(device, &dx, pre.len()).iter().zip(slopes_at(pre)).map(|(x, s)| x * s).collect();
+        let has_sums = device.linear_gelu_backward(
+            &mut dpre,
+            &mut sums,
+            &mut dweights,
+            Some(&mut dbias),
+            &dout,
+            &kept,
+            &out,
+            &next,
+            back,
+        );
+        assert!(has_sums, "{dims:?} is for Hopper");
+        let error = relative_error(&download_act(device, &dpre, pre.len()), &want);
+        assert!(error < 2.0 * forward_tolerance::<Cuda<E>>(), "there and back, {dims:?}: {error:e}");
     }
 
     fn slopes_at(pre: &[f32]) -> Vec<f32> {

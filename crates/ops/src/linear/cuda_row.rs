@@ -24,7 +24,7 @@ const MAX_ROWS: usize = 4;
 /// Threads of a part of the depth, and the parts.
 const PART: usize = 256;
 const PARTS: usize = 4;
-/// Inputs from which on a thread has more than four loads to do. Those of one row are all begun at once, which takes registers
+/// Inputs above which a thread has more than four loads to do. Those of one row are all begun at once, which takes registers
 /// that would leave a layer of few inputs and many outputs no room for all its blocks.
 const DEEP: usize = 1024;
 /// Bytes of a row of weights that a block or cluster takes.

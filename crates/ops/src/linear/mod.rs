@@ -137,8 +137,8 @@ pub trait Linear: Device {
     /// The backward pass of a layer whose input was x = gelu(pre), through the GELU: sets `dpre` (rows, C), adds to
     /// `dweights` and `dbias`, as [`linear_backward`](Self::linear_backward) does. Returns whether it has also added the sums
     /// over the rows of `dpre` to `dbias_of_pre` (C), the gradient of the bias of the layer before: some devices have them on the
-    /// way. `kept` is what that layer's [`linear_gelu_forward`](Self::linear_gelu_forward) left, over the same rows and from as many
-    /// channels as this layer makes.
+    /// way. `kept` is what that layer's [`linear_gelu_forward`](Self::linear_gelu_forward) left, over the same rows, from as many channels
+    /// as this layer makes, of weights that are stored as this one's.
     #[must_use]
     fn linear_gelu_backward(
         &self,

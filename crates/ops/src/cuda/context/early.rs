@@ -4,6 +4,7 @@
 //! that is started here may begin as soon as the one before lets it or has ended, and waits by itself for what that wrote: see
 //! `early.cuh`. What it reads without waiting are weights. Hence chains: only kernels that are started here, so that write no
 //! weights, may have others begin early after them, and the first of a chain begins when everything before it has ended.
+//! Whether a chain goes on is known of what one thread queues at a time, as in [`Device::install`](crate::Device::install).
 
 use super::{Context, Lane, Shape, require};
 use cudarc::driver::sys as driver;

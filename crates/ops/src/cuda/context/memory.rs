@@ -199,12 +199,13 @@ impl Context {
         self.join();
         self.bind();
         self.end_chain();
-        let mut staging = self.staging.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let lock = || self.staging.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut staging = (bytes.len() <= SLOT_BYTES).then(lock);
         // SAFETY: both have so many bytes; the stream is waited for before anyone looks, or uses the slot again, whose last copy
         // was before this one in the stream.
         unsafe {
-            let slot = (bytes.len() <= SLOT_BYTES).then(|| staging.take());
-            let to = slot.map_or(bytes.as_mut_ptr(), |slot| staging.memory.add(slot * SLOT_BYTES));
+            let slot = staging.as_mut().map(|staging| staging.memory.add(staging.take() * SLOT_BYTES));
+            let to = slot.unwrap_or(bytes.as_mut_ptr());
             let copied = driver::cuMemcpyDtoHAsync_v2(to.cast(), pointer, bytes.len(), self.streams[0]);
             require("cuMemcpyDtoHAsync", copied);
             require("cuStreamSynchronize", driver::cuStreamSynchronize(self.streams[0]));

@@ -71,7 +71,7 @@ pub(crate) struct Context {
 
 // SAFETY: the driver's handles may be used from any thread whose current context is this one, which `bind` sees to.
 unsafe impl Send for Context {}
-// SAFETY: as above; everything that changes is behind a lock.
+// SAFETY: as above; everything that changes is behind a lock, or one word.
 unsafe impl Sync for Context {}
 
 /// A launch's shape.

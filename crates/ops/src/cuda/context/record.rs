@@ -100,7 +100,6 @@ impl Context {
         queue();
         // The second lane's work must end in the first's.
         self.join();
-        self.end_chain();
         let (graph, noted) = capture.end();
         (graph, noted.nodes)
     }
@@ -137,6 +136,8 @@ impl<'a> Capture<'a> {
         let mut graph = std::ptr::null_mut();
         // SAFETY: the graph is written, with null if the recording is worth nothing.
         let result = unsafe { driver::cuStreamEndCapture(self.context.streams[0], &mut graph) };
+        // What was recorded has not been queued.
+        self.context.end_chain();
         (graph, self.context.recorder().take().unwrap_or_default(), result)
     }
 }

@@ -218,6 +218,15 @@ impl<E: CudaElement> Cuda<E> {
         })
     }
 
+    /// Whether `other` is faster in a place than `first`, which does the same; both are always to be had.
+    pub(crate) fn is_faster(&self, place: Place, other: &dyn Fn(), first: &dyn Fn()) -> bool {
+        let always = |form: &dyn Fn()| {
+            form();
+            true
+        };
+        self.fastest_form(place, &[&|| always(first), &|| always(other)]) == 1
+    }
+
     fn measure_peak_flops(&self) -> f64 {
         // Large enough for every processor, small enough for what is left of the memory.
         let n = match (self.context.memory().0 > 1 << 30, E::IS_F32) {

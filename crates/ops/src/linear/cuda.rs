@@ -370,28 +370,22 @@ impl<E: CudaElement> Linear for Cuda<E> {
             if !dropout.is_active()
                 && self.try_product(forward(weights, dims, Epilogue::Bias, true), operands)
             {
-                return true;
+                return;
             }
             self.biased_product(out, x, weights, bias, dims);
             let len = dims.rows * dims.outputs;
             let [key, threshold, scale] = self.dropout_arguments(dropout);
             let shape = vectors::<E>(len);
             self.launch("residual_dropout", shape, arguments![out, residual, len, key, threshold, scale]);
-            true
         };
         let addresses = [out, residual, x].map(CudaBuf::pointer);
-        let of_hopper = || {
-            self.residual_forward_on_hopper(addresses, weights, bias, dropout, dims);
-            true
-        };
+        let of_hopper = || self.residual_forward_on_hopper(addresses, weights, bias, dropout, dims);
         let what = if dropout.is_active() { "residual and dropout" } else { "residual" };
         let place = (what, dims.rows, dims.inputs, dims.outputs);
-        let _ = match self.is_for_hopper(weights, dims)
-            && self.fastest_form(place, &[&of_library, &of_hopper]) == 1
-        {
+        match self.is_for_hopper(weights, dims) && self.is_faster(place, &of_hopper, &of_library) {
             true => of_hopper(),
             false => of_library(),
-        };
+        }
     }
 
     fn linear_backward(

@@ -49,16 +49,10 @@ impl<E: CudaElement> Cuda<E> {
         bias: &CudaBuf<f32>,
         dims: LinearDims,
     ) -> bool {
-        let of_library = || {
-            self.biased_product(out, x, weights, bias, dims);
-            true
-        };
-        let of_row = || {
-            self.row_forward([out.pointer(), 0, 0, x.pointer()], weights, bias, dims);
-            true
-        };
+        let of_library = || self.biased_product(out, x, weights, bias, dims);
+        let of_row = || self.row_forward([out.pointer(), 0, 0, x.pointer()], weights, bias, dims);
         let place = ("few rows", dims.rows, dims.inputs, dims.outputs);
-        self.is_for_row(weights, dims) && self.fastest_form(place, &[&of_library, &of_row]) == 1
+        self.is_for_row(weights, dims) && self.is_faster(place, &of_row, &of_library)
     }
 
     /// out = x W + bias, plus `residual`, or pre = x W + bias and out = gelu(pre), where these are not 0; by address.

@@ -155,20 +155,12 @@ impl<E: CudaElement> Loss for Cuda<E> {
     fn logits(&self, logits: &mut CudaBuf<f32>, x: &CudaBuf<E>, head: &CudaWeights<E>, dims: LossDims) {
         let LossDims { rows, channels, vocab_size } = dims;
         let of_layer = LinearDims { rows, inputs: channels, outputs: vocab_size };
-        let of_library = || {
-            self.head_product(logits.pointer(), 0, Kind::F32, x.pointer(), head, rows, dims);
-            true
-        };
-        let of_rows = || {
-            self.row_logits(logits.pointer(), x.pointer(), head, of_layer);
-            true
-        };
+        let of_library = || self.head_product(logits.pointer(), 0, Kind::F32, x.pointer(), head, rows, dims);
+        let of_rows = || self.row_logits(logits.pointer(), x.pointer(), head, of_layer);
         let place = ("logits of few rows", rows, channels, vocab_size);
-        let _ = match self.is_for_row_logits(head, of_layer)
-            && self.fastest_form(place, &[&of_library, &of_rows]) == 1
-        {
+        match self.is_for_row_logits(head, of_layer) && self.is_faster(place, &of_rows, &of_library) {
             true => of_rows(),
             false => of_library(),
-        };
+        }
     }
 }
